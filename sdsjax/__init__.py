@@ -1,0 +1,14 @@
+"""sdsjax: score distillation for text-to-3D in JAX, measured against ground truth."""
+
+__version__ = "0.1.0"
+
+__all__ = ["Asset", "__version__", "generate"]
+
+
+def __getattr__(name: str):
+    # Lazy: `import sdsjax` must not start a backend or read a network.
+    if name in ("generate", "Asset"):
+        from sdsjax import train
+
+        return getattr(train, name)
+    raise AttributeError(f"module 'sdsjax' has no attribute {name!r}")

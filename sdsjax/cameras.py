@@ -1,0 +1,163 @@
+"""Cameras: a pinhole in OpenCV axes, orbits around the object, random views.
+
+Notation and units: world right-handed, y up, the object's front along +z, the object
+inside the unit ball. Camera axes x right, y down, z forward. Azimuth and elevation in
+degrees; azimuth 0 looks at the front, +90 stands at +x and sees the object's own left
+side. `focal` and `principal` in pixels, pixel centres at +0.5.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["world_to_camera", "focal", "principal"],
+    meta_fields=["width", "height"],
+)
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    """A pinhole camera; a leading axis on the arrays makes it a batch for `vmap`.
+
+    Fields: world_to_camera [4, 4]; focal [2] (fx, fy) px; principal [2] (cx, cy) px;
+    width, height: static ints, px.
+    """
+
+    world_to_camera: jax.Array
+    focal: jax.Array
+    principal: jax.Array
+    width: int
+    height: int
+
+
+class OrbitRange(NamedTuple):
+    """Where random views are drawn: (low, high) each, degrees and world units."""
+
+    azimuth: tuple[float, float] = (-180.0, 180.0)
+    elevation: tuple[float, float] = (-10.0, 45.0)
+    distance: tuple[float, float] = (3.1, 3.1)
+    fov: tuple[float, float] = (40.0, 40.0)
+    overhead_fraction: float = 0.0
+
+
+def look_at(eye: jax.Array, target: jax.Array, up: jax.Array) -> jax.Array:
+    """World-to-camera matrix [4, 4] of an eye [3] that looks at a target [3].
+
+    A view along `up` borrows +z as its up vector: the top of an overhead picture is
+    then the object's back.
+    """
+    forward = target - eye
+    forward = forward / jnp.linalg.norm(forward)
+    right = jnp.cross(forward, up)
+    spare = jnp.cross(forward, jnp.array([0.0, 0.0, -1.0], eye.dtype))
+    right = jnp.where(jnp.sum(right**2) > 1e-8, right, spare)
+    right = right / jnp.linalg.norm(right)
+    down = jnp.cross(forward, right)
+    rotation = jnp.stack([right, down, forward])
+    top = jnp.concatenate([rotation, -(rotation @ eye)[:, None]], axis=1)
+    return jnp.concatenate([top, jnp.array([[0.0, 0.0, 0.0, 1.0]], eye.dtype)])
+
+
+def orbit_position(azimuth, elevation, distance) -> jax.Array:
+    """Camera position [3] (world) for angles in degrees."""
+    azimuth, elevation = jnp.deg2rad(azimuth), jnp.deg2rad(elevation)
+    return distance * jnp.stack(
+        [
+            jnp.sin(azimuth) * jnp.cos(elevation),
+            jnp.sin(elevation),
+            jnp.cos(azimuth) * jnp.cos(elevation),
+        ]
+    )
+
+
+def orbit_camera(
+    azimuth, elevation, distance=3.1, *, fov=40.0, width: int = 64, height: int = 64
+) -> Camera:
+    """A camera on a sphere around the origin, looking at it.
+
+    azimuth, elevation, fov (vertical) in degrees; distance in world units.
+    """
+    dtype = jnp.result_type(float)
+    azimuth, elevation, distance, fov = (
+        jnp.asarray(v, dtype) for v in (azimuth, elevation, distance, fov)
+    )
+    eye = orbit_position(azimuth, elevation, distance)
+    pose = look_at(eye, jnp.zeros(3, dtype), jnp.array([0.0, 1.0, 0.0], dtype))
+    focal = 0.5 * height / jnp.tan(0.5 * jnp.deg2rad(fov))
+    return Camera(
+        world_to_camera=pose,
+        focal=jnp.stack([focal, focal]),
+        principal=jnp.array([0.5 * width, 0.5 * height], dtype),
+        width=width,
+        height=height,
+    )
+
+
+def camera_position(camera: Camera) -> jax.Array:
+    """The camera's centre [3] in the world."""
+    rotation, translation = camera.world_to_camera[:3, :3], camera.world_to_camera[:3, 3]
+    return -rotation.T @ translation
+
+
+def camera_angles(camera: Camera) -> tuple[jax.Array, jax.Array]:
+    """Azimuth in (-180, 180] and elevation in [-90, 90], degrees, of one camera."""
+    x, y, z = camera_position(camera)
+    elevation = jnp.arctan2(y, jnp.sqrt(x**2 + z**2))
+    return jnp.rad2deg(jnp.arctan2(x, z)), jnp.rad2deg(elevation)
+
+
+def random_orbits(
+    key: jax.Array, count: int, orbit: OrbitRange, *, width: int, height: int
+) -> Camera:
+    """A batch [count] of views, azimuth stratified over the batch (threestudio's rule).
+
+    Half of the elevations are uniform in degrees and half uniform on the sphere, as
+    in DreamFusion (arXiv 2209.14988); `overhead_fraction` of them are redrawn in
+    60..85 degrees.
+    """
+    names = ("azimuth", "elevation", "sphere", "half", "distance", "fov", "over", "top")
+    keys = dict(zip(names, jax.random.split(key, len(names))))
+    low, high = orbit.azimuth
+    stratum = jnp.arange(count) + jax.random.uniform(keys["azimuth"], (count,))
+    azimuth = low + (high - low) * stratum / count
+    low, high = orbit.elevation
+    flat = jax.random.uniform(keys["elevation"], (count,), minval=low, maxval=high)
+    sines = jnp.sin(jnp.deg2rad(jnp.array([low, high])))
+    sine = jax.random.uniform(
+        keys["sphere"], (count,), minval=sines[0], maxval=sines[1]
+    )
+    half = jax.random.bernoulli(keys["half"], 0.5, (count,))
+    elevation = jnp.where(half, flat, jnp.rad2deg(jnp.arcsin(sine)))
+    over = jax.random.bernoulli(keys["over"], orbit.overhead_fraction, (count,))
+    top = jax.random.uniform(keys["top"], (count,), minval=60.0, maxval=85.0)
+    elevation = jnp.where(over, top, elevation)
+    distance = jax.random.uniform(
+        keys["distance"], (count,), minval=orbit.distance[0], maxval=orbit.distance[1]
+    )
+    fov = jax.random.uniform(
+        keys["fov"], (count,), minval=orbit.fov[0], maxval=orbit.fov[1]
+    )
+    build = partial(orbit_camera, width=width, height=height)
+    return jax.vmap(lambda a, e, d, f: build(a, e, d, fov=f))(
+        azimuth, elevation, distance, fov
+    )
+
+
+def pixel_rays(camera: Camera) -> tuple[jax.Array, jax.Array]:
+    """Origins and unit directions [h, w, 3] (world) through the pixel centres."""
+    u, v = jnp.meshgrid(
+        jnp.arange(camera.width) + 0.5, jnp.arange(camera.height) + 0.5, indexing="xy"
+    )
+    x = (u - camera.principal[0]) / camera.focal[0]
+    y = (v - camera.principal[1]) / camera.focal[1]
+    local = jnp.stack([x, y, jnp.ones_like(x)], axis=-1)
+    directions = local @ camera.world_to_camera[:3, :3]
+    directions = directions / jnp.linalg.norm(directions, axis=-1, keepdims=True)
+    origins = jnp.broadcast_to(camera_position(camera), directions.shape)
+    return origins, directions

@@ -1,0 +1,83 @@
+"""The forward process against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdsjax import diffusion
+from sdsjax.diffusion import NoiseSchedule
+
+SCHEDULES = [
+    NoiseSchedule.scaled_linear,
+    NoiseSchedule.linear,
+    NoiseSchedule.squaredcos_cap_v2,
+]
+
+
+@pytest.mark.parametrize("make", SCHEDULES)
+def test_variance_is_preserved_and_noise_grows(make):
+    schedule = make()
+    np.testing.assert_allclose(schedule.alphas**2 + schedule.sigmas**2, 1, rtol=1e-6)
+    assert (np.diff(schedule.sigmas) > 0).all()
+    assert schedule.num_steps == 1000
+    assert schedule.alphas.dtype == jnp.float32
+
+
+def test_published_end_points():
+    """Stable Diffusion: abar_0 = 1 - .00085; terminal sqrt(abar) = .06826 (its known
+    non-zero terminal SNR, arXiv 2305.08891)."""
+    schedule = NoiseSchedule.scaled_linear()
+    np.testing.assert_allclose(schedule.alphas[0] ** 2, 1 - 0.00085, rtol=1e-6)
+    np.testing.assert_allclose(schedule.alphas[-1], 0.068265, rtol=1e-4)
+
+
+def test_denoising_the_true_noise_returns_z():
+    schedule, z = NoiseSchedule.scaled_linear(), jnp.linspace(-1, 1, 12)
+    eps = jax.random.normal(jax.random.key(0), z.shape)
+    for t in (0, 500, 999):
+        z_t = diffusion.add_noise(schedule, z, eps, t)
+        np.testing.assert_allclose(
+            diffusion.denoised(schedule, z_t, eps, t), z, atol=2e-5
+        )
+
+
+def test_velocity_converts_to_the_noise_it_holds():
+    schedule, z = NoiseSchedule.scaled_linear(), jnp.linspace(-1, 1, 12)
+    eps, t = jax.random.normal(jax.random.key(0), z.shape), 321
+    alpha, sigma = diffusion.alpha_sigma(schedule, t)
+    z_t, velocity = alpha * z + sigma * eps, alpha * eps - sigma * z
+    np.testing.assert_allclose(
+        diffusion.velocity_to_noise(schedule, z_t, velocity, t), eps, atol=1e-5
+    )
+
+
+def test_guidance_convention():
+    cond, uncond = jnp.array([2.0]), jnp.array([1.0])
+    assert diffusion.guide(cond, uncond, 1.0) == cond
+    assert diffusion.guide(cond, uncond, 0.0) == uncond
+    assert diffusion.guide(cond, uncond, 7.5) == 8.5
+
+
+def test_ddim_with_the_exact_noise_of_a_point_lands_on_it():
+    schedule, z = NoiseSchedule.scaled_linear(), jnp.array([0.3, -0.8])
+    z_t = diffusion.add_noise(schedule, z, jnp.array([1.0, -0.5]), 980)
+    times = [980, 700, 400, 100, -1]
+    for t, after in zip(times, times[1:]):
+        alpha, sigma = diffusion.alpha_sigma(schedule, t)
+        eps_hat = (z_t - alpha * z) / sigma
+        z_t = diffusion.ddim_step(schedule, z_t, eps_hat, t, jnp.int32(after))
+    np.testing.assert_allclose(z_t, z, atol=1e-4)
+
+
+def test_weights_by_name():
+    schedule, t = NoiseSchedule.scaled_linear(), 250
+    a, s = (float(v) for v in diffusion.alpha_sigma(schedule, t))
+    wanted = {
+        "one": 1.0, "sigma2": s * s, "sigma_alpha": s * a, "alpha_over_sigma": a / s,
+        "sigma_over_alpha": s / a, "fantasia": a * s * s,
+    }  # fmt: skip
+    assert set(wanted) == set(diffusion.WEIGHTINGS)
+    for name, value in wanted.items():
+        weight = diffusion.weight_function(schedule, name)
+        np.testing.assert_allclose(weight(t), value, rtol=1e-5)
