@@ -1,0 +1,51 @@
+"""Score Distillation Sampling: e_s - eps.
+
+e_s = e_0 + s (e_y - e_0), s = `guidance_scale`; eps the noise that was added.
+Sources: DreamFusion eq. 3 (arXiv 2209.14988), whose omega is s - 1; Stable Score
+Distillation eqs. 3-4 for its three terms.
+"""
+
+from __future__ import annotations
+
+import jax
+
+from sdsjax.diffusion import NoiseSchedule, Weighting, guide, weight_function
+from sdsjax.estimators.common import draw_noise
+from sdsjax.math import norm
+from sdsjax.types import Estimate, Estimator
+
+
+def sds_direction(cond, uncond, eps, guidance_scale: float) -> jax.Array:
+    """e_s - eps, z's shape (DreamFusion eq. 3)."""
+    return guide(cond, uncond, guidance_scale) - eps
+
+
+def sds(
+    schedule: NoiseSchedule,
+    *,
+    guidance_scale: float = 100.0,
+    weighting: Weighting = "sigma2",
+) -> Estimator:
+    """SDS. guidance_scale s: DreamFusion's 100 is s = 101, threestudio's is s = 100.
+
+    aux: norms of e_y, h = e_y - e_0 and the direction before w(t).
+    """
+    weight = weight_function(schedule, weighting)
+
+    def init(prior, key, z_spec):
+        del prior, key, z_spec
+        return ()
+
+    def estimate(prior, key, state, z, t, view):
+        del state
+        eps, z_t = draw_noise(schedule, key, z, t)
+        e = prior.noise(z_t, t, view, branches=("cond", "uncond"))
+        direction = sds_direction(e.cond, e.uncond, eps, guidance_scale)
+        aux = {
+            "cond_norm": norm(e.cond),
+            "h_norm": norm(e.cond - e.uncond),
+            "direction_norm": norm(direction),
+        }
+        return Estimate(weight(t).astype(z.dtype) * direction, aux)
+
+    return Estimator(init, estimate)

@@ -1,0 +1,90 @@
+"""The exact priors against autodiff of their log density and brute force."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdsjax.diffusion import NoiseSchedule, alpha_sigma
+from sdsjax.priors import empirical, gaussian_mixture
+
+SCHEDULE = NoiseSchedule.scaled_linear()
+WEIGHTS = jnp.array([0.2, 0.4, 0.4])
+MEANS = jnp.array([[0.0, 0.0], [1.0, 1.0], [2.0, 1.0]])
+VARIANCES = jnp.array([0.1, 0.05, 0.05])
+KEEP = jnp.array([False, True, True])
+
+
+def log_density(z_t, t, keep):
+    alpha, sigma = alpha_sigma(SCHEDULE, t)
+    total = alpha**2 * VARIANCES + sigma**2
+    square = jnp.sum((z_t - alpha * MEANS) ** 2, axis=1)
+    parts = jnp.log(WEIGHTS * keep) - square / (2 * total) - jnp.log(total)
+    return jax.nn.logsumexp(parts)
+
+
+@pytest.mark.parametrize("t", [0, 20, 350, 999])
+def test_mixture_noise_is_minus_sigma_times_the_score(t):
+    prior = gaussian_mixture(SCHEDULE, WEIGHTS, MEANS, VARIANCES, KEEP)
+    _, sigma = alpha_sigma(SCHEDULE, t)
+    for z_t in jax.random.normal(jax.random.key(0), (5, 2)):
+        e = prior.noise(z_t, jnp.int32(t), None, ("cond", "uncond"))
+        for got, keep in [(e.cond, KEEP), (e.uncond, jnp.ones(3))]:
+            score = jax.grad(log_density)(z_t, t, keep)
+            np.testing.assert_allclose(got, -sigma * score, rtol=2e-3, atol=2e-4)
+        assert e.negative is None
+
+
+def test_only_the_branches_asked_for():
+    prior = gaussian_mixture(
+        SCHEDULE, WEIGHTS, MEANS, VARIANCES, KEEP, negative=[True, False, False]
+    )
+    e = prior.noise(jnp.zeros(2), jnp.int32(300), None, branches=("negative",))
+    assert e.cond is None
+    assert e.uncond is None
+    only = gaussian_mixture(SCHEDULE, [1.0], MEANS[:1], VARIANCES[:1], [True])
+    want = only.noise(jnp.zeros(2), jnp.int32(300), None, ("cond",)).cond
+    np.testing.assert_allclose(e.negative, want, atol=1e-6)
+
+
+def test_empirical_is_the_mixture_of_zero_variance():
+    points = jax.random.normal(jax.random.key(1), (7, 3, 3, 2))
+    keep = jnp.arange(7) < 4
+    exact = empirical(SCHEDULE, points, keep)
+    mixture = gaussian_mixture(SCHEDULE, jnp.ones(7), points, jnp.zeros(7), keep)
+    z_t = jax.random.normal(jax.random.key(2), (3, 3, 2))
+    for t in (50, 400, 900):
+        a = exact.noise(z_t, jnp.int32(t), None)
+        b = mixture.noise(z_t, jnp.int32(t), None)
+        np.testing.assert_allclose(a.cond, b.cond, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(a.uncond, b.uncond, rtol=1e-4, atol=1e-4)
+
+
+def test_empirical_stays_exact_where_sigma_is_small():
+    """Near one of 300 images at t = 0 the denoised image is that image."""
+    images = jax.random.uniform(jax.random.key(0), (300, 16, 16, 3), minval=-1)
+    prior = empirical(SCHEDULE, images, jnp.arange(300) < 150)
+    alpha, sigma = alpha_sigma(SCHEDULE, 0)
+    eps = jax.random.normal(jax.random.key(1), images[7].shape)
+    got = prior.noise(alpha * images[7] + sigma * eps, jnp.int32(0), None).cond
+    np.testing.assert_allclose(got, eps, atol=2e-4)
+
+
+def test_adapter_reaches_the_noise_of_a_known_point():
+    """psi = (z, variance 0) predicts eps exactly: a converged VSD network."""
+    prior = gaussian_mixture(SCHEDULE, WEIGHTS, MEANS, VARIANCES, KEEP)
+    psi = prior.adapter.init(jax.random.key(0))
+    z, eps, t = jnp.array([0.3, -2.0]), jnp.array([1.0, 0.5]), 200
+    alpha, sigma = alpha_sigma(SCHEDULE, t)
+    known = psi._replace(mean=z, log_variance=jnp.float32(-40.0))
+    got = prior.adapter.noise(known, alpha * z + sigma * eps, t, None)
+    np.testing.assert_allclose(got, eps, atol=1e-5)
+
+
+def test_masks_and_shapes_are_checked():
+    with pytest.raises(ValueError, match="keeps nothing"):
+        gaussian_mixture(SCHEDULE, WEIGHTS, MEANS, VARIANCES, [False] * 3)
+    with pytest.raises(ValueError, match="conditional has shape"):
+        empirical(SCHEDULE, jnp.zeros((4, 2, 2, 3)), [True])
+    with pytest.raises(ValueError, match="weights"):
+        gaussian_mixture(SCHEDULE, [1.0], MEANS, VARIANCES, KEEP)
