@@ -1,0 +1,91 @@
+"""CLIP's text encoder: token ids to the states that condition the denoiser.
+
+Notation: ids `[b n]` integers; states `[b n d]` after the final layer norm. Causal
+mask, no padding mask: pad tokens attend and are attended to, as in training.
+
+Source: Radford et al. 2021 (arXiv 2103.00020) as published in Hugging Face's
+`CLIPTextModel`; SD 1 takes OpenAI's (quick_gelu), SD 2 OpenCLIP's (exact gelu).
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from sdsjax.models.layers import LayerNorm, attention, gelu_exact, quick_gelu
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu_exact}
+
+
+class CLIPTextConfig(NamedTuple):
+    """What of a text encoder's config.json decides its arithmetic."""
+
+    vocab_size: int
+    hidden: int
+    mlp: int
+    layers: int
+    heads: int
+    positions: int
+    activation: str
+    epsilon: float
+
+
+class SelfAttention(nn.Module):
+    """Causal multi-head attention, every projection with a bias."""
+
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        b, n, c = x.shape
+
+        def project(name):
+            y = nn.Dense(c, dtype=self.dtype, name=name)(x)
+            return y.reshape(b, n, self.heads, c // self.heads)
+
+        causal = jnp.tril(jnp.ones((n, n), bool))
+        q, k, v = (project(name) for name in ("q_proj", "k_proj", "v_proj"))
+        y = attention(q, k, v, causal).reshape(b, n, c)
+        return nn.Dense(c, dtype=self.dtype, name="out_proj")(y)
+
+
+class EncoderLayer(nn.Module):
+    """Attention and MLP, each pre-normed and residual."""
+
+    config: CLIPTextConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        cfg = self.config
+        y = LayerNorm(cfg.epsilon, self.dtype, name="layer_norm1")(x)
+        x = x + SelfAttention(cfg.heads, self.dtype, name="self_attn")(y)
+        y = LayerNorm(cfg.epsilon, self.dtype, name="layer_norm2")(x)
+        y = nn.Dense(cfg.mlp, dtype=self.dtype, name="mlp_fc1")(y)
+        y = ACTIVATIONS[cfg.activation](y)
+        return x + nn.Dense(cfg.hidden, dtype=self.dtype, name="mlp_fc2")(y)
+
+
+class CLIPTextEncoder(nn.Module):
+    """ids `[b n]`, n at most `config.positions` -> states `[b n d]`."""
+
+    config: CLIPTextConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, input_ids):
+        cfg, n = self.config, input_ids.shape[1]
+        if n > cfg.positions:
+            raise ValueError(f"{n} tokens: the encoder has {cfg.positions} positions")
+
+        def embedding(name, rows, std):
+            init = nn.initializers.normal(std)
+            return self.param(name, init, (rows, cfg.hidden))
+
+        tokens = embedding("token_embedding", cfg.vocab_size, 0.02)
+        places = embedding("position_embedding", cfg.positions, 0.01)
+        x = (tokens[input_ids] + places[:n]).astype(self.dtype)
+        for i in range(cfg.layers):
+            x = EncoderLayer(cfg, self.dtype, name=f"layers_{i}")(x)
+        return LayerNorm(cfg.epsilon, self.dtype, name="final_layer_norm")(x)

@@ -1,0 +1,295 @@
+"""Hugging Face folders -> networks: the built-in toybox, a local folder, or the hub.
+
+Notation: a folder holds one subfolder a component (unet, vae, text_encoder, tokenizer,
+scheduler), each with its config.json and safetensors; weights are never unpickled and
+nothing in a folder is executed. A local path never touches the network; a repository
+id goes through huggingface_hub, which honours HF_HOME, HF_TOKEN and HF_HUB_OFFLINE.
+"""
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+from huggingface_hub import errors as hub_errors
+
+from sdsjax.diffusion import NoiseSchedule
+from sdsjax.models import config as configs
+from sdsjax.models import mapping
+from sdsjax.models.clip import CLIPTextEncoder
+from sdsjax.models.errors import LoaderError
+from sdsjax.models.tokenizer import Tokenizer
+from sdsjax.models.unet import UNet2DCondition
+from sdsjax.models.vae import AutoencoderKL
+from sdsjax.models.weights import find_weights, load_params, read_json
+
+BUILT_IN = Path(__file__).resolve().parent.parent / "weights"
+FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+class Network(NamedTuple):
+    """module: a linen module; params: its parameters; config: its NamedTuple."""
+
+    module: nn.Module
+    params: Any
+    config: Any
+
+
+class StableDiffusion(NamedTuple):
+    """The networks of one folder, its tokenizer, and how its UNet was trained."""
+
+    unet: Network
+    vae: Network
+    text_encoder: Network
+    tokenizer: Tokenizer
+    schedule: NoiseSchedule
+    prediction_type: str
+
+
+class Component(NamedTuple):
+    """How one component is read: file stem, config, table, module, dummy inputs."""
+
+    stem: str
+    read_config: Callable
+    table: Callable
+    module: Callable
+    inputs: Callable
+
+
+def _unet_inputs(cfg):
+    sample = jnp.zeros((1, 8, 8, cfg.in_channels))
+    return sample, jnp.zeros((1,), jnp.int32), jnp.zeros((1, 2, cfg.context))
+
+
+COMPONENTS = {
+    "unet": Component(
+        "diffusion_pytorch_model",
+        configs.unet_config,
+        lambda cfg, keys=(): mapping.unet_table(cfg),
+        UNet2DCondition,
+        _unet_inputs,
+    ),
+    "vae": Component(
+        "diffusion_pytorch_model",
+        configs.vae_config,
+        mapping.vae_table,
+        AutoencoderKL,
+        lambda cfg: (jnp.zeros((1, cfg.factor, cfg.factor, cfg.in_channels)),),
+    ),
+    "text_encoder": Component(
+        "model",
+        configs.clip_text_config,
+        mapping.clip_text_table,
+        CLIPTextEncoder,
+        lambda cfg: (jnp.zeros((1, 2), jnp.int32),),
+    ),
+}
+
+
+@lru_cache(maxsize=64)
+def param_shapes(name: str, config):
+    """The parameter tree of a component as shapes, nothing allocated."""
+    component = COMPONENTS[name]
+    module, inputs = component.module(config), component.inputs(config)
+    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+
+
+def load_component(
+    folder_or_repo,
+    name: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype=jnp.float32,
+    remat: bool = False,
+    sharding=None,
+) -> Network:
+    """Load `unet`, `vae` or `text_encoder` from a folder, a built-in name or the hub.
+
+    dtype: of parameters and computation (norm statistics, softmax and the VAE's moments
+    stay float32); variant: "fp16" for files so named; remat: recompute the VAE's blocks
+    in the backward pass; sharding: where the parameters go.
+    Raises LoaderError, one line, for anything that does not fit exactly.
+    """
+    if name not in COMPONENTS:
+        raise LoaderError(f"no component {name!r}; known: {', '.join(COMPONENTS)}")
+    root = resolve(folder_or_repo, revision=revision, variant=variant, folders=(name,))
+    return _load(root, name, variant, dtype, remat, sharding)
+
+
+def _load(root, name, variant, dtype, remat, sharding) -> Network:
+    folder, component = root / name, COMPONENTS[name]
+    if not folder.is_dir():
+        raise LoaderError(f"{root}: no subfolder {name}")
+    path = folder / "config.json"
+    config = component.read_config(read_json(path), path)
+    source = find_weights(folder, component.stem, variant)
+    ignored = {prefix + mapping.CLIP_IGNORED for prefix in ("", mapping.CLIP_PREFIX)}
+    if name == "text_encoder":
+        files = {k: v for k, v in source.files.items() if k not in ignored}
+        source = source._replace(files=files)
+    try:
+        table = component.table(config, list(source.files))
+    except LoaderError as error:
+        raise LoaderError(f"{source.name}: {error}") from None
+    params = load_params(source, table, param_shapes(name, config), dtype, sharding)
+    options = {"remat": remat} if name == "vae" else {}
+    return Network(component.module(config, dtype=dtype, **options), params, config)
+
+
+def load_stable_diffusion(
+    folder_or_repo,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype=jnp.float32,
+    remat: bool = False,
+    sharding=None,
+) -> StableDiffusion:
+    """Load all of a Stable Diffusion folder; arguments as in `load_component`.
+
+    Raises LoaderError, also where the components do not belong together.
+    """
+    root = resolve(folder_or_repo, revision=revision, variant=variant)
+    unet, vae, text = (
+        _load(root, name, variant, dtype, remat, sharding) for name in COMPONENTS
+    )
+    for what, found, expected in (
+        ("unet cross_attention_dim", unet.config.context, text.config.hidden),
+        ("unet in_channels", unet.config.in_channels, vae.config.latent_channels),
+        ("unet out_channels", unet.config.out_channels, vae.config.latent_channels),
+    ):
+        if found != expected:
+            raise LoaderError(
+                f"{root}: {what} = {found} does not fit its text encoder and VAE; "
+                f"expected {expected}"
+            )
+    tokenizer = Tokenizer.from_folder(root / "tokenizer", text.config.positions)
+    if tokenizer.vocab_size > text.config.vocab_size:
+        raise LoaderError(
+            f"{root}: the tokenizer has {tokenizer.vocab_size} tokens, the text "
+            f"encoder {text.config.vocab_size}"
+        )
+    schedule, prediction_type = read_schedule(root / "scheduler")
+    return StableDiffusion(unet, vae, text, tokenizer, schedule, prediction_type)
+
+
+def read_schedule(folder: Path) -> tuple[NoiseSchedule, str]:
+    """scheduler_config.json -> (schedule, "epsilon" or "v_prediction").
+
+    Only how the UNet was trained is read; the file's sampler settings are not.
+    """
+    path = Path(folder) / "scheduler_config.json"
+    config = read_json(path)
+
+    def refuse(key, expected):
+        raise LoaderError(f"{path}: {key} = {config.get(key)!r}; expected {expected}")
+
+    for key in ("trained_betas", "rescale_betas_zero_snr"):
+        if config.get(key) not in (None, False):
+            refuse(key, "none: it is not implemented")
+    prediction_type = config.get("prediction_type", "epsilon")
+    if prediction_type not in PREDICTION_TYPES:
+        refuse("prediction_type", " or ".join(PREDICTION_TYPES))
+    steps = config.get("num_train_timesteps", 1000)
+    if type(steps) is not int or steps < 1:
+        refuse("num_train_timesteps", "a positive integer")
+    # the defaults of the published scheduler classes
+    kind = config.get("beta_schedule", "linear")
+    if kind == "squaredcos_cap_v2":
+        return NoiseSchedule.squaredcos_cap_v2(steps), prediction_type
+    betas = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+    if not all(type(b) in (int, float) and 0 < b < 1 for b in betas):
+        refuse("beta_start", f"0 < beta_start, beta_end < 1; they are {betas}")
+    if kind == "linear":
+        return NoiseSchedule.linear(steps, *betas), prediction_type
+    if kind == "scaled_linear":
+        return NoiseSchedule.scaled_linear(steps, *betas), prediction_type
+    return refuse("beta_schedule", "scaled_linear, linear or squaredcos_cap_v2")
+
+
+def resolve(
+    folder_or_repo,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    folders: tuple[str, ...] = FOLDERS,
+) -> Path:
+    """A folder on disk for a path, a built-in name or a repository id.
+
+    Raises LoaderError; for a repository that is neither cached nor reachable it names
+    the command that fetches it.
+    """
+    text = os.fspath(folder_or_repo)
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        if revision is not None:
+            raise LoaderError(f"{path}: a local folder has no revision {revision!r}")
+        return path
+    if path.is_file():
+        raise LoaderError(
+            f"{path}: a file; expected a folder with {', '.join(FOLDERS)}"
+        )
+    if text and Path(text).name == text and (BUILT_IN / text).is_dir():
+        return BUILT_IN / text
+    owner, slash, repo = text.partition("/")
+    looks_local = text.startswith((".", "~", os.sep)) or path.is_absolute()
+    if looks_local or not slash or "/" in repo or "\\" in text or not (owner and repo):
+        known = sorted(p.name for p in BUILT_IN.iterdir()) if BUILT_IN.is_dir() else []
+        raise LoaderError(
+            f"{text!r}: no such folder; expected a local folder, a repository id "
+            f"'owner/name', or one of the built-in {', '.join(known) or '(none here)'}"
+        )
+    return _snapshot(text, revision, variant, folders)
+
+
+def _snapshot(repo, revision, variant, folders) -> Path:
+    patterns = [f"{name}/{kind}" for name in folders for kind in FILES]
+    # beside the weights wanted, folders hold other precisions and training leftovers
+    skipped = ["*non_ema*"] if variant else ["*non_ema*", "*.fp16*"]
+
+    def fetch(ignore):
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=ignore,
+            )
+        )
+
+    command = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
+    # subfolders only: the top of a repository holds whole-model checkpoints, many GB
+    command += " --include " + " ".join(f'"*/{kind}"' for kind in FILES)
+    command += " --exclude " + " ".join(f'"{kind}"' for kind in skipped)
+    try:
+        root = fetch(skipped)
+        wanted = [root / name for name in folders if name in COMPONENTS]
+        if not variant and not all(any(f.glob("*.safetensors")) for f in wanted):
+            root = fetch(["*non_ema*"])
+        return root
+    except hub_errors.GatedRepoError:
+        raise LoaderError(
+            f"{repo}: gated; accept its licence on its page at the hub, log in with "
+            "'hf auth login' (or set HF_TOKEN), and run again"
+        ) from None
+    except hub_errors.RevisionNotFoundError:
+        raise LoaderError(f"{repo}: no revision {revision!r} at the hub") from None
+    except hub_errors.RepositoryNotFoundError:
+        raise LoaderError(
+            f"{repo}: neither a local folder nor a public repository at the hub; if it "
+            "is private, log in with 'hf auth login'"
+        ) from None
+    except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LoaderError(
+            f"{repo}: not in the local cache and not reachable; with network, fetch it "
+            f"once by: {command}  ({type(error).__name__}: {reason})"
+        ) from None

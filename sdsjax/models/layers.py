@@ -1,0 +1,261 @@
+"""Layers shared by the networks: norms, convolutions, attention, residual blocks.
+
+Notation: b batch, h w rows and columns, c channels, n tokens, k heads, d channels of
+one head, g groups. Images are `[b h w c]`, token sequences `[b n c]`. `dtype` is the
+type of activations and matrix products; norm statistics, softmax and the embedding of
+time are float32 whatever it is. Submodules carry the names that torch's diffusers and
+transformers give them, with an underscore where torch has a dot before a number.
+
+Sources: Rombach et al. 2022 (arXiv 2112.10752); Ho et al. 2020 (arXiv 2006.11239);
+Vaswani et al. 2017 (arXiv 1706.03762); Shazeer 2020 for GEGLU (arXiv 2002.05202).
+"""
+
+import math
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+gelu_exact = partial(jax.nn.gelu, approximate=False)
+
+
+def quick_gelu(x):
+    """x sigmoid(1.702 x): the activation of OpenAI's CLIP."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def timestep_embedding(t, width: int):
+    """`[b]` timesteps (integers or reals) -> `[b width]` float32, `[cos, sin]`.
+
+    Frequencies 10000^(-i / (width / 2)); arXiv 1706.03762, section 3.5, in the order
+    that Stable Diffusion uses.
+    """
+    half = width // 2
+    rates = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    phase = t.astype(jnp.float32)[:, None] * rates
+    return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
+
+
+def attention(q, k, v, mask=None):
+    """softmax(q k^T / sqrt d) v over `[b n k d]`, softmax in float32.
+
+    mask: boolean, broadcastable to `[b k n n]`, True where attention is allowed.
+    The weights are normalised after the product with v, on the smaller array.
+    """
+    q, k, v = (a.swapaxes(1, 2) for a in (q * q.shape[-1] ** -0.5, k, v))
+    logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+    top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    weights = jnp.exp(logits - top)
+    total = weights.sum(-1, keepdims=True)
+    y = jnp.einsum(
+        "bhqk,bhkd->bhqd",
+        weights.astype(v.dtype),
+        v,
+        preferred_element_type=jnp.float32,
+    )
+    return (y / total).astype(v.dtype).swapaxes(1, 2)
+
+
+def upsample_nearest(x):
+    """`[b h w c]` -> `[b 2h 2w c]`."""
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+    return x.reshape(b, 2 * h, 2 * w, c)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation of `[b ... c]` (arXiv 1803.08494), statistics in float32.
+
+    Moments are taken per channel first and then pooled over the channels of a group,
+    so that the large array is never reshaped to a group axis; what is applied is one
+    multiply-add.
+    """
+
+    groups: int
+    epsilon: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        c = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (c,)).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (c,)).astype(jnp.float32)
+        space = tuple(range(1, x.ndim - 1))
+
+        def pool(m):  # [b c] means over space -> [b c] means over space and group
+            m = m.reshape(m.shape[0], self.groups, c // self.groups)
+            return jnp.broadcast_to(m.mean(-1, keepdims=True), m.shape).reshape(-1, c)
+
+        def spread(m):
+            return m.reshape(m.shape[0], *(1 for _ in space), c)
+
+        wide = x.astype(jnp.float32)
+        mean = pool(wide.mean(space))
+        # two passes: E[x^2] - E[x]^2 loses float32's digits where |mean| >> std
+        variance = pool(jnp.square(wide - spread(mean)).mean(space))
+        gain = scale * jax.lax.rsqrt(variance + self.epsilon)
+        return (wide * spread(gain) + spread(bias - mean * gain)).astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis (arXiv 1607.06450), float32 inside."""
+
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        c = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (c,)).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (c,)).astype(jnp.float32)
+        wide = x.astype(jnp.float32)
+        wide = wide - wide.mean(-1, keepdims=True)
+        variance = jnp.square(wide).mean(-1, keepdims=True)
+        y = wide * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
+        return y.astype(self.dtype)
+
+
+def conv(features, size, dtype, name, *, stride=1, padding=None, zero=False):
+    """Square convolution; `padding` counts pixels per side (default: size // 2)."""
+    pad = size // 2 if padding is None else padding
+    init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=(stride, stride),
+        padding=pad if isinstance(pad, tuple) else ((pad, pad), (pad, pad)),
+        dtype=dtype,
+        kernel_init=init,
+        name=name,
+    )
+
+
+class Downsample(nn.Module):
+    """3x3 convolution of stride 2. `asymmetric` pads right and bottom only (VAE)."""
+
+    channels: int
+    asymmetric: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        padding = ((0, 1), (0, 1)) if self.asymmetric else ((1, 1), (1, 1))
+        return conv(self.channels, 3, self.dtype, "conv", stride=2, padding=padding)(x)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, cropped to `size` (h, w), then a 3x3 convolution."""
+
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, size=None):
+        x = upsample_nearest(x)
+        if size is not None:
+            x = x[:, : size[0], : size[1]]
+        return conv(self.channels, 3, self.dtype, "conv")(x)
+
+
+class ResnetBlock(nn.Module):
+    """norm, silu, conv, + Linear(silu(time)), norm, silu, conv, + shortcut."""
+
+    channels: int
+    groups: int
+    epsilon: float
+    zero: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, time=None):
+        norm = partial(GroupNorm, self.groups, self.epsilon, self.dtype)
+        h = conv(self.channels, 3, self.dtype, "conv1")(nn.silu(norm(name="norm1")(x)))
+        if time is not None:
+            dense = nn.Dense(self.channels, dtype=self.dtype, name="time_emb_proj")
+            h = h + dense(nn.silu(time))[:, None, None, :]
+        h = nn.silu(norm(name="norm2")(h))
+        h = conv(self.channels, 3, self.dtype, "conv2", zero=self.zero)(h)
+        if x.shape[-1] != self.channels:
+            x = conv(self.channels, 1, self.dtype, "conv_shortcut")(x)
+        return x + h
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `[b n c]` tokens over `context` (default: themselves)."""
+
+    heads: int
+    qkv_bias: bool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, context=None):
+        b, n, c = x.shape
+        context = x if context is None else context
+        split = (self.heads, c // self.heads)
+
+        def project(name, tokens):
+            dense = nn.Dense(c, self.qkv_bias, dtype=self.dtype, name=name)
+            return dense(tokens).reshape(b, tokens.shape[1], *split)
+
+        q, k, v = project("to_q", x), project("to_k", context), project("to_v", context)
+        y = attention(q, k, v).reshape(b, n, c)
+        return nn.Dense(c, dtype=self.dtype, name="to_out_0")(y)
+
+
+class FeedForward(nn.Module):
+    """c -> 8c, split into (value, gate), value * gelu_exact(gate), 4c -> c."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        c = x.shape[-1]
+        both = nn.Dense(8 * c, dtype=self.dtype, name="net_0_proj")(x)
+        value, gate = jnp.split(both, 2, axis=-1)
+        return nn.Dense(c, dtype=self.dtype, name="net_2")(value * gelu_exact(gate))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention, feed-forward, each pre-normed and residual."""
+
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, context):
+        norm = partial(LayerNorm, 1e-5, self.dtype)
+        attend = partial(Attention, self.heads, False, self.dtype)
+        x = x + attend(name="attn1")(norm(name="norm1")(x))
+        x = x + attend(name="attn2")(norm(name="norm2")(x), context)
+        return x + FeedForward(self.dtype, name="ff")(norm(name="norm3")(x))
+
+
+class SpatialTransformer(nn.Module):
+    """One transformer block over the pixels of `[b h w c]`, text `[b n d]` as context.
+
+    `linear` projects in and out by Linear (SD 2), else by a 1x1 convolution (SD 1).
+    """
+
+    heads: int
+    groups: int
+    linear: bool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, context):
+        b, h, w, c = x.shape
+        if self.linear:
+            project = partial(nn.Dense, c, dtype=self.dtype)
+        else:
+            project = partial(nn.Conv, c, (1, 1), dtype=self.dtype)
+        y = GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x)
+        y = project(name="proj_in")(y).reshape(b, h * w, c)
+        y = TransformerBlock(self.heads, self.dtype, name="transformer_blocks_0")(
+            y, context
+        )
+        zeros = nn.initializers.zeros
+        y = project(name="proj_out", kernel_init=zeros)(y.reshape(b, h, w, c))
+        return x + y

@@ -1,0 +1,239 @@
+"""Torch keys <-> Flax paths, one table a component, generated from its config.
+
+Notation: an `Entry` says that the tensor `key` of a safetensors file is the parameter
+at `path` of the Flax tree, laid out as its `kind` says:
+
+    conv       weight `[o i h w]` -> kernel `[h w i o]`
+    linear     weight `[o i]`     -> kernel `[i o]`
+    norm       weight `[c]`       -> scale
+    embedding  weight `[rows c]`  -> as it is
+    raw        biases             -> as they are
+
+The table is complete: a file must hold exactly its keys. The Flax modules are named so
+that a path is the key with "_" for a "." before a number, wherever torch's names allow.
+"""
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from sdsjax.models.clip import CLIPTextConfig
+from sdsjax.models.errors import LoaderError
+from sdsjax.models.unet import UNetConfig
+from sdsjax.models.vae import VAEConfig
+
+TO_FLAX = {"conv": (2, 3, 1, 0), "linear": (1, 0)}
+PARAMETER = {"conv": "kernel", "linear": "kernel", "norm": "scale"}
+# the hub's VAE files say query, newer ones to_q; `to_out_0` is the Flax name
+VAE_SPELLINGS = {
+    "to_q": ("to_q", "query"),
+    "to_k": ("to_k", "key"),
+    "to_v": ("to_v", "value"),
+    "to_out_0": ("to_out.0", "proj_attn"),
+}
+CLIP_PREFIX = "text_model."
+CLIP_IGNORED = "embeddings.position_ids"
+
+
+class Entry(NamedTuple):
+    """One tensor: its torch key, its kind, its path in the Flax tree."""
+
+    key: str
+    kind: str
+    path: tuple[str, ...]
+
+
+def to_flax(kind: str, tensor: np.ndarray) -> np.ndarray:
+    """A torch tensor in Flax's layout (a view)."""
+    axes = TO_FLAX.get(kind)
+    return tensor.transpose(axes) if axes else tensor
+
+
+def to_torch(kind: str, array: np.ndarray) -> np.ndarray:
+    """The inverse of `to_flax` (a view)."""
+    axes = TO_FLAX.get(kind)
+    return array.transpose(np.argsort(axes)) if axes else array
+
+
+def torch_shape(kind: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a parameter of Flax shape `shape` has in a torch file."""
+    axes = TO_FLAX.get(kind)
+    return tuple(shape[i] for i in np.argsort(axes)) if axes else tuple(shape)
+
+
+def _layer(kind, key, path, bias=True) -> Iterator[Entry]:
+    yield Entry(f"{key}.weight", kind, (*path, PARAMETER[kind]))
+    if bias:
+        yield Entry(f"{key}.bias", "raw", (*path, "bias"))
+
+
+def _resnet(key, path, shortcut, time) -> Iterator[Entry]:
+    for name, kind in (
+        ("norm1", "norm"), ("conv1", "conv"), ("norm2", "norm"), ("conv2", "conv"),
+    ):  # fmt: skip
+        yield from _layer(kind, f"{key}.{name}", (*path, name))
+    if time:
+        yield from _layer("linear", f"{key}.time_emb_proj", (*path, "time_emb_proj"))
+    if shortcut:
+        yield from _layer("conv", f"{key}.conv_shortcut", (*path, "conv_shortcut"))
+
+
+def _transformer(key, path, linear) -> Iterator[Entry]:
+    projection = "linear" if linear else "conv"
+    yield from _layer("norm", f"{key}.norm", (*path, "norm"))
+    for name in ("proj_in", "proj_out"):
+        yield from _layer(projection, f"{key}.{name}", (*path, name))
+    key, path = f"{key}.transformer_blocks.0", (*path, "transformer_blocks_0")
+    for name in ("norm1", "norm2", "norm3"):
+        yield from _layer("norm", f"{key}.{name}", (*path, name))
+    for name in ("attn1", "attn2"):
+        for q in ("to_q", "to_k", "to_v"):
+            yield from _layer("linear", f"{key}.{name}.{q}", (*path, name, q), False)
+        yield from _layer("linear", f"{key}.{name}.to_out.0", (*path, name, "to_out_0"))
+    yield from _layer("linear", f"{key}.ff.net.0.proj", (*path, "ff", "net_0_proj"))
+    yield from _layer("linear", f"{key}.ff.net.2", (*path, "ff", "net_2"))
+
+
+def unet_table(config: UNetConfig) -> list[Entry]:
+    """686 entries for Stable Diffusion 1.5 and 2.1."""
+    return list(_unet_entries(config))
+
+
+def _unet_entries(config: UNetConfig) -> Iterator[Entry]:
+    channels, last = config.channels, len(config.channels) - 1
+    yield from _layer("conv", "conv_in", ("conv_in",))
+    for name in ("linear_1", "linear_2"):
+        yield from _layer("linear", f"time_embedding.{name}", ("time_embedding", name))
+
+    def stage(block, index, inputs, width, attend, resize):
+        key, path = f"{block}.{index}", f"{block}_{index}"
+        for j, before in enumerate(inputs):
+            yield from _resnet(
+                f"{key}.resnets.{j}", (path, f"resnets_{j}"), before != width, True
+            )
+            if attend:
+                yield from _transformer(
+                    f"{key}.attentions.{j}",
+                    (path, f"attentions_{j}"),
+                    config.linear_projection,
+                )
+        if resize:
+            yield from _layer(
+                "conv", f"{key}.{resize}.0.conv", (path, f"{resize}_0", "conv")
+            )
+
+    skips, width = [channels[0]], channels[0]
+    for i, attend in enumerate(config.down_attention):
+        inputs = [width, *(channels[i],) * (config.layers - 1)]
+        width = channels[i]
+        resize = "downsamplers" if i < last else None
+        yield from stage("down_blocks", i, inputs, width, attend, resize)
+        skips += [width] * (config.layers + (i < last))
+    for j in range(2):
+        yield from _resnet(
+            f"mid_block.resnets.{j}", ("mid_block", f"resnets_{j}"), False, True
+        )
+    yield from _transformer(
+        "mid_block.attentions.0",
+        ("mid_block", "attentions_0"),
+        config.linear_projection,
+    )
+    for i, attend in enumerate(config.up_attention):
+        before, width = width, channels[last - i]
+        carried = [before, *(width,) * config.layers]
+        inputs = [c + skips.pop() for c in carried]
+        resize = "upsamplers" if i < last else None
+        yield from stage("up_blocks", i, inputs, width, attend, resize)
+    yield from _layer("norm", "conv_norm_out", ("conv_norm_out",))
+    yield from _layer("conv", "conv_out", ("conv_out",))
+
+
+def vae_table(config: VAEConfig, keys: Collection[str] = ()) -> list[Entry]:
+    """248 entries for Stable Diffusion's.
+
+    keys: those of the file, which decide between the two spellings of the attention's
+    projections. Raises LoaderError if both occur.
+    """
+    attention = {part for k in keys if ".attentions." in k for part in k.split(".")}
+    legacy = {old for _, old in VAE_SPELLINGS.values()} & attention
+    modern = {name.split(".")[0] for name, _ in VAE_SPELLINGS.values()} & attention
+    if legacy and modern:
+        both = ", ".join(sorted(legacy | modern))
+        raise LoaderError(f"mixes two spellings of the VAE's attention ({both})")
+    return list(_vae_entries(config, bool(legacy)))
+
+
+def _vae_entries(config: VAEConfig, legacy: bool) -> Iterator[Entry]:
+    channels, last = config.channels, len(config.channels) - 1
+
+    def middle(side):
+        for j in range(2):
+            yield from _resnet(
+                f"{side}.mid_block.resnets.{j}",
+                (side, "mid_block", f"resnets_{j}"),
+                False,
+                False,
+            )
+        key = f"{side}.mid_block.attentions.0"
+        path = (side, "mid_block", "attentions_0")
+        yield from _layer("norm", f"{key}.group_norm", (*path, "group_norm"))
+        for name, spelling in VAE_SPELLINGS.items():
+            yield from _layer(
+                "linear", f"{key}.{spelling[legacy]}", (*path, "heads", name)
+            )
+
+    def side(name, block, widths, layers, resize):
+        yield from _layer("conv", f"{name}.conv_in", (name, "conv_in"))
+        before = widths[0]
+        for i, width in enumerate(widths):
+            key, path = f"{name}.{block}.{i}", (name, f"{block}_{i}")
+            for j in range(layers):
+                shortcut = j == 0 and before != width
+                yield from _resnet(
+                    f"{key}.resnets.{j}", (*path, f"resnets_{j}"), shortcut, False
+                )
+            before = width
+            if i < last:
+                yield from _layer(
+                    "conv", f"{key}.{resize}.0.conv", (*path, f"{resize}_0", "conv")
+                )
+        yield from middle(name)
+        yield from _layer("norm", f"{name}.conv_norm_out", (name, "conv_norm_out"))
+        yield from _layer("conv", f"{name}.conv_out", (name, "conv_out"))
+
+    layers, back = config.layers, channels[::-1]
+    yield from side("encoder", "down_blocks", channels, layers, "downsamplers")
+    yield from side("decoder", "up_blocks", back, layers + 1, "upsamplers")
+    for name in ("quant_conv", "post_quant_conv"):
+        yield from _layer("conv", name, (name,))
+
+
+def clip_text_table(config: CLIPTextConfig, keys: Collection[str] = ()) -> list[Entry]:
+    """196 entries for SD 1's encoder, 372 for SD 2's.
+
+    keys: those of the file, which decide whether `text_model.` stands before every
+    key. Raises LoaderError if it stands before some only.
+    """
+    prefixed = [key.startswith(CLIP_PREFIX) for key in keys]
+    if any(prefixed) and not all(prefixed):
+        odd = next(k for k, has in zip(keys, prefixed, strict=True) if not has)
+        raise LoaderError(f"mixes keys with and without {CLIP_PREFIX!r} (as {odd!r})")
+    prefix = CLIP_PREFIX if all(prefixed) else ""
+    return list(_clip_entries(config, prefix))
+
+
+def _clip_entries(config: CLIPTextConfig, prefix: str) -> Iterator[Entry]:
+    for name in ("token_embedding", "position_embedding"):
+        yield Entry(f"{prefix}embeddings.{name}.weight", "embedding", (name,))
+    for i in range(config.layers):
+        key, path = f"{prefix}encoder.layers.{i}", (f"layers_{i}",)
+        for name in ("layer_norm1", "layer_norm2"):
+            yield from _layer("norm", f"{key}.{name}", (*path, name))
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield from _layer(
+                "linear", f"{key}.self_attn.{name}", (*path, "self_attn", name)
+            )
+        for name in ("fc1", "fc2"):
+            yield from _layer("linear", f"{key}.mlp.{name}", (*path, f"mlp_{name}"))
+    yield from _layer("norm", f"{prefix}final_layer_norm", ("final_layer_norm",))
