@@ -102,7 +102,8 @@ def contact_sheet(
     sheet = _grid(pictures, labels, columns, zoom)
     if pairs:
         train, _ = pair_split()
-        chosen = [train[i * len(train) // pairs] for i in range(pairs)]
+        stride = len(train) // pairs + 29  # 29: the colours change along with the kinds
+        chosen = [train[i * stride % len(train)] for i in range(pairs)]
         orbits = [(40.0 * i % 360.0, 20.0) for i in range(pairs)]
         block = _grid(
             render_specs(chosen, orbits, size=size),

@@ -7,17 +7,11 @@ front, +90 the object's own left side, 180 the back; distance in world units.
 import jax
 import jax.numpy as jnp
 
-VIEW_WORDS = (
-    "front view",
-    "left side view",
-    "right side view",
-    "back view",
-    "overhead view",
-)
-FRONT, LEFT, RIGHT, BACK, OVERHEAD = range(5)
-FRONT_WITHIN = 45.0  # degrees of azimuth either side of the front
-BACK_BEYOND = 135.0
-OVERHEAD_ABOVE = 60.0  # degrees of elevation
+from sdsjax.prompts import BACK, FRONT, LEFT, OVERHEAD, RIGHT, TWO_SIDED, view_index
+
+__all__ = ["BACK", "FRONT", "LEFT", "OVERHEAD", "RIGHT", "view_index"]
+
+VIEW_WORDS = tuple(TWO_SIDED)
 FOV_DEG = 40.0
 DISTANCE = 3.1
 # One orbit a view word, where each word is at its plainest.
@@ -28,16 +22,6 @@ CANONICAL_ORBITS = (
     (180.0, 15.0),
     (0.0, 75.0),
 )
-
-
-def view_index(azimuth_deg, elevation_deg):
-    """The index into `VIEW_WORDS` of a camera's view, int32, the arguments' shape."""
-    azimuth = (jnp.asarray(azimuth_deg) + 180.0) % 360.0 - 180.0
-    side = jnp.where(azimuth > 0, LEFT, RIGHT)
-    index = jnp.where(jnp.abs(azimuth) > BACK_BEYOND, BACK, side)
-    index = jnp.where(jnp.abs(azimuth) <= FRONT_WITHIN, FRONT, index)
-    overhead = jnp.asarray(elevation_deg) > OVERHEAD_ABOVE
-    return jnp.where(overhead, OVERHEAD, index).astype(jnp.int32)
 
 
 def draw_orbit(key):
