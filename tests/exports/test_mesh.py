@@ -1,0 +1,133 @@
+"""Meshes: known solids come back with their size, place, colour and orientation."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import trimesh
+
+from sdsjax.exports.mesh import (
+    SH_C0,
+    MeshError,
+    density_field,
+    extract_mesh,
+    linear_from_display,
+    write_mesh,
+)
+from sdsjax.representations.gaussians import Gaussians
+
+
+def ball(radius=0.5, count=3000, sigma=0.06, centre=(0.1, 0.2, -0.1), shell=False):
+    """Splats in (or on) a ball: red where x is large, blue elsewhere."""
+    rng = np.random.default_rng(0)
+    ray = rng.normal(size=(count, 3))
+    ray /= np.linalg.norm(ray, axis=1, keepdims=True)
+    reach = radius * (1 if shell else rng.random((count, 1)) ** (1 / 3))
+    points = np.array(centre) + ray * reach
+    rgb = np.where(ray[:, :1] > 0, [[0.9, 0.1, 0.1]], [[0.1, 0.1, 0.9]])
+    return Gaussians(
+        means=jnp.asarray(points, jnp.float32),
+        log_scales=jnp.full((count, 3), np.log(sigma), jnp.float32),
+        quats=jnp.asarray(rng.normal(size=(count, 4)), jnp.float32),
+        opacity_logits=jnp.full(count, 2.0),
+        sh=jnp.asarray((rgb - 0.5) / SH_C0, jnp.float32)[:, None],
+        alive=jnp.ones(count, bool),
+    )
+
+
+def test_density_is_the_sum_over_all_pairs():
+    """Windows, batches and widening against a dense float64 sum at the nodes."""
+    rng = np.random.default_rng(3)
+    splats = ball(count=40)._replace(
+        log_scales=jnp.asarray(rng.uniform(-3.2, -1.2, (40, 3)), jnp.float32)
+    )
+    field = density_field(splats, resolution=24)
+    nodes = np.stack(np.meshgrid(*[np.arange(24)] * 3, indexing="ij"), axis=-1)
+    points = field.origin + field.step * nodes.reshape(-1, 3)
+    total = np.zeros(len(points))
+    for mean, log_scale, quat, logit in zip(
+        *(np.asarray(a, np.float64) for a in splats[:4])
+    ):
+        w, x, y, z = quat / np.linalg.norm(quat)
+        turn = trimesh.transformations.quaternion_matrix([w, x, y, z])[:3, :3]
+        cov = turn @ np.diag(np.exp(2 * log_scale)) @ turn.T
+        cov += (0.5 * field.step) ** 2 * np.eye(3)
+        d = points - mean
+        power = np.einsum("ni,ij,nj->n", d, np.linalg.inv(cov), d)
+        total += np.where(power < 9, np.exp(-0.5 * power), 0) / (1 + np.exp(-logit))
+    assert total.max() > 1
+    np.testing.assert_allclose(field.density.ravel(), total, atol=2e-3)
+
+
+@pytest.mark.parametrize("shell", [False, True])
+def test_ball_is_found_where_it_is(shell):
+    mesh = extract_mesh(ball(shell=shell), resolution=48)
+    solid = trimesh.Trimesh(mesh.vertices, mesh.faces)
+    assert solid.is_watertight
+    # One surface, also around a hollow shell, facing outwards.
+    assert solid.body_count == 1
+    np.testing.assert_allclose(solid.center_mass, [0.1, 0.2, -0.1], atol=0.02)
+    radius = (solid.volume * 3 / (4 * np.pi)) ** (1 / 3)
+    assert 0.5 < radius < 0.66
+
+
+def test_colours_follow_the_splats():
+    mesh = extract_mesh(ball(), resolution=32)
+    right = mesh.colours[mesh.vertices[:, 0] > 0.35]
+    left = mesh.colours[mesh.vertices[:, 0] < -0.15]
+    np.testing.assert_allclose(right.mean(axis=0), [0.9, 0.1, 0.1], atol=0.06)
+    np.testing.assert_allclose(left.mean(axis=0), [0.1, 0.1, 0.9], atol=0.06)
+
+
+def test_largest_component_only():
+    big, small = ball(), ball(radius=0.05, count=100, centre=(0.9, 0.9, 0.9))
+    both = Gaussians(*(jnp.concatenate(pair) for pair in zip(big, small)))
+    parts = [
+        trimesh.Trimesh(m.vertices, m.faces).body_count
+        for m in (
+            extract_mesh(both, resolution=48),
+            extract_mesh(both, resolution=48, largest_only=True),
+        )
+    ]
+    assert parts == [2, 1]
+
+
+def test_dead_splats_leave_no_trace():
+    splats = ball(count=400)
+    far = splats._replace(means=splats.means + 5.0, alive=jnp.zeros(400, bool))
+    both = Gaussians(*(jnp.concatenate(pair) for pair in zip(splats, far)))
+    one, two = (extract_mesh(s, resolution=24) for s in (splats, both))
+    np.testing.assert_array_equal(one.vertices, two.vertices)
+
+
+def test_empty_names_the_range():
+    faint = ball(count=50)._replace(opacity_logits=jnp.full(50, -8.0))
+    with pytest.raises(MeshError, match=r"opacities reach 0\.000335"):
+        extract_mesh(faint)
+    with pytest.raises(MeshError, match="the density runs from"):
+        extract_mesh(ball(count=50), resolution=16, level_scale=100.0)
+
+
+def test_glb_reloads_with_frame_and_colours(tmp_path):
+    mesh = extract_mesh(ball(), resolution=32)
+    path = write_mesh(tmp_path / "mesh.glb", mesh)
+    again = trimesh.load(path, force="mesh")
+    np.testing.assert_allclose(again.vertices, mesh.vertices, atol=1e-6)
+    colours = np.asarray(again.visual.vertex_colors)[:, :3] / 255
+    np.testing.assert_allclose(colours, linear_from_display(mesh.colours), atol=3e-3)
+    # Outwards: normals point away from the centre.
+    outwards = ((again.vertices - again.centroid) * again.vertex_normals).sum(axis=1)
+    assert (outwards > 0).mean() > 0.99
+
+
+def test_baked_texture_shows_the_vertex_colours(tmp_path):
+    mesh = extract_mesh(ball(count=500), resolution=16)
+    path = write_mesh(tmp_path / "mesh.glb", mesh, uv=True)
+    again = trimesh.load(path, force="mesh")
+    assert again.visual.material.metallicFactor == 0.0
+    shown = again.visual.to_color().vertex_colors[:, :3] / 255
+    near = np.linalg.norm(again.vertices[:, None] - mesh.vertices, axis=2).argmin(
+        axis=1
+    )
+    gap = np.abs(shown - mesh.colours[near])
+    assert np.median(gap) < 0.02
+    assert np.quantile(gap, 0.95) < 0.15
