@@ -2,6 +2,10 @@
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sdsjax.train import Asset, generate
+
 __all__ = ["Asset", "__version__", "generate"]
 
 

@@ -28,6 +28,7 @@ class ViewWords(NamedTuple):
 
 TWO_SIDED = ViewWords()
 ONE_SIDED = TWO_SIDED._replace(left="side view", right="side view")
+VIEW_WORDS = {"two_sided": TWO_SIDED, "one_sided": ONE_SIDED}
 
 
 def view_index(

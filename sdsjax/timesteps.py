@@ -29,7 +29,7 @@ def _fraction(step: jax.Array, total: int) -> jax.Array:
     return jnp.clip(jnp.asarray(step, jnp.float32) / max(total, 1), 0.0, 1.0)
 
 
-def _draw(key: jax.Array, shape, low: int, high: jax.Array) -> jax.Array:
+def _draw(key: jax.Array, shape, low: int, high: jax.Array | int) -> jax.Array:
     # A traced upper end: randint would recompile nothing but refuses float bounds.
     unit = jax.random.uniform(key, shape)
     t = low + jnp.floor(unit * (high - low + 1.0))

@@ -54,7 +54,7 @@ def caption(spec: SceneSpec, view: int | None = None, wording: int = 0) -> str:
         wording: any integer >= 0; counts through openings, then joinings.
     """
     text = _object(WORDINGS[wording % len(WORDINGS)], spec.color, spec.kind)
-    if spec.base_kind is not None:
+    if spec.base_kind is not None and spec.base_color is not None:
         joining = JOININGS[wording // len(WORDINGS) % len(JOININGS)]
         text += f" {joining} {_object('a', spec.base_color, spec.base_kind)}"
     return text if view is None else f"{text}, {VIEW_WORDS[int(view)]}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -37,11 +37,11 @@ WIDTHS = (24, 48, 80, 104)
 class Labels(NamedTuple):
     """What a picture shows, [b] int32 each; or, from the network, logits [b n]."""
 
-    kind: jax.Array
-    color: jax.Array
-    base: jax.Array
-    base_color: jax.Array
-    view: jax.Array
+    kind: Any
+    color: Any
+    base: Any
+    base_color: Any
+    view: Any
 
 
 SIZES = Labels(
@@ -121,7 +121,7 @@ def train_judge(
     def loss(params, frozen, given, key):
         del frozen
         x, answers, has_front = given
-        logits = module.apply({"params": params}, _roughen(x, key))
+        logits: Any = module.apply({"params": params}, _roughen(x, key))
         entropy = optax.softmax_cross_entropy_with_integer_labels
         parts = [jnp.mean(entropy(a, b)) for a, b in zip(logits[:4], answers[:4])]
         view = jnp.mean(entropy(logits.view, answers.view) * has_front)
@@ -164,7 +164,7 @@ def load_judge(folder: Path = FOLDER):
 
     @jax.jit
     def judge(params, x) -> Labels:
-        logits = module.apply({"params": params}, x)
+        logits: Any = module.apply({"params": params}, x)
         return Labels(*(jnp.argmax(part, axis=-1) for part in logits))
 
     return lambda x: Labels(*(np.asarray(a) for a in judge(params, x)))

@@ -8,6 +8,7 @@ on fresh renders. All are deterministic from their seeds.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +86,7 @@ def loss_by_timestep(
         eps = jax.random.normal(key, z.shape)
         z_t = schedule.alphas[t] * z + schedule.sigmas[t] * eps
         states = text.module.apply({"params": params[2]}, ids)
-        eps_hat = unet.module.apply(
+        eps_hat: Any = unet.module.apply(
             {"params": params[0]}, z_t, jnp.full(z.shape[0], t), states
         )
         return jnp.mean((eps_hat - eps) ** 2)

@@ -50,7 +50,7 @@ class Draw(NamedTuple):
 
 def geometries() -> list[tuple[str, str | None]]:
     """Every (kind, base kind): the single objects first, then the pairs."""
-    singles = [(kind, None) for kind in KINDS]
+    singles: list[tuple[str, str | None]] = [(kind, None) for kind in KINDS]
     return singles + [(kind, base) for kind in KINDS for base in BASES]
 
 

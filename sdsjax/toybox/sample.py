@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,16 +51,19 @@ def sample(
         def step(z, pair):
             t, after = pair
             t_all = jnp.full(2 * count, t)
-            out = unet.module.apply(
+            out: Any = unet.module.apply(
                 {"params": params["unet"]}, jnp.concatenate([z, z]), t_all, both
             )
-            e = guide(*jnp.split(out, 2), guidance_scale)
+            cond, uncond = jnp.split(out, 2)
+            e = guide(cond, uncond, guidance_scale)
             if networks.prediction_type == "v_prediction":
                 e = velocity_to_noise(networks.schedule, z, e, t)
             return ddim_step(networks.schedule, z, e, t, after), None
 
         z, _ = jax.lax.scan(step, z, (times[:-1], times[1:]))
-        decode = partial(vae.module.apply, {"params": params["vae"]}, method="decode")
+        decode: Any = partial(
+            vae.module.apply, {"params": params["vae"]}, method="decode"
+        )
         return jnp.clip(decode(z / vae.config.scaling_factor), -1.0, 1.0)
 
     params = {"unet": unet.params, "vae": vae.params}
@@ -75,4 +79,5 @@ def sample(
 def _states(networks: StableDiffusion, texts: Sequence[str]) -> jax.Array:
     encoder = networks.text_encoder
     ids = jnp.asarray(networks.tokenizer(list(texts)))
-    return encoder.module.apply({"params": encoder.params}, ids)
+    states: Any = encoder.module.apply({"params": encoder.params}, ids)
+    return states

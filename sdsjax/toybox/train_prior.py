@@ -8,8 +8,9 @@ exponential moving average, whose weights are written in Stable Diffusion's layo
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,8 @@ def _rng(recipe: PriorRecipe, stage: int, step: int) -> np.random.Generator:
 def train_vae(folder: Path, pool: pools.Pool, recipe: PriorRecipe, log) -> FitState:
     """The AutoencoderKL: |x - D(z)| + (x - D(z))^2 and a slight pull of q(z|x) to
     N(0, I), z drawn from q."""
-    module = AutoencoderKL(VAE)
+    module: Any = AutoencoderKL(VAE)
+    encode: Any = partial(module.apply, method="encode")
 
     def batch_at(step: int):
         rng = _rng(recipe, 1, step)
@@ -88,7 +90,7 @@ def train_vae(folder: Path, pool: pools.Pool, recipe: PriorRecipe, log) -> FitSt
     def loss(params, frozen, x, key):
         del frozen
         variables = {"params": params}
-        mean, logvar = module.apply(variables, x, method="encode")
+        mean, logvar = encode(variables, x)
         eps = jax.random.normal(key, mean.shape)
         z = mean + jnp.exp(0.5 * logvar) * eps
         error = module.apply(variables, z, method="decode") - x
@@ -182,7 +184,7 @@ def train_unet(
         spread = (slice(None), None, None, None)
         z_t = alpha[spread] * z + sigma[spread] * eps
         states = text.apply({"params": params["text_encoder"]}, ids)
-        eps_hat = unet.apply({"params": params["unet"]}, z_t, t, states)
+        eps_hat: Any = unet.apply({"params": params["unet"]}, z_t, t, states)
         square = jnp.mean((eps_hat - eps) ** 2, axis=(1, 2, 3))
         weighted = jnp.mean(min_snr_weight(schedule, t) * square)
         low, high = square[: count // 4].mean(), square[3 * count // 4 :].mean()
