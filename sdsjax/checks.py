@@ -1,0 +1,258 @@
+"""Checks of a whole config, before anything is built: types are right by now
+(`overrides`), here come ranges, names, pairs and the prompt's words.
+
+`resolve` is the front door: name and overrides in, a checked and frozen config out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from sdsjax.build import (
+    FACTORIES,
+    LOSSES,
+    OPTIMIZERS,
+    PRIORS,
+    arguments,
+    build_representation,
+)
+from sdsjax.config import (
+    Config,
+    ConfigError,
+    Source,
+    base_config,
+    flatten,
+    load,
+    one_of,
+)
+from sdsjax.diffusion import WEIGHTINGS, NoiseSchedule
+from sdsjax.estimators import ESTIMATORS
+from sdsjax.overrides import apply, hyperparameters
+from sdsjax.prompts import VIEW_WORDS
+from sdsjax.timesteps import TIMESTEPS
+
+ANY = math.inf
+# key: (lowest, highest), both allowed; `*` stands for one or more parts of a key.
+RANGES = {
+    "seed": (0, 2**32 - 1),
+    "steps": (1, 10_000_000),
+    "batch_size": (1, 4096),
+    "resolution": (8, 2048),
+    "checkpoint_every": (0, ANY),
+    "preview_every": (0, ANY),
+    "prior.views": (1, 1024),
+    "prior.image_size": (8, 2048),
+    "estimator.guidance_scale": (-1000, 1000),
+    "estimator.threshold": (0, 1000),
+    "timesteps.t_*": (0, 999),
+    "timesteps.switch": (0, 1),
+    "representation.count": (1, 10_000_000),
+    "representation.sh_degree": (0, 3),
+    "representation.max_alpha": (0.01, 0.9999),
+    "camera.azimuth": (-360, 360),
+    "camera.elevation": (-90, 90),
+    "camera.distance": (0.1, 100),
+    "camera.fov": (1, 170),
+    "camera.overhead_fraction": (0, 1),
+    "camera.first_steps": (0, ANY),
+    "camera.first_resolution": (8, 2048),
+    "camera.first_batch_size": (1, 4096),
+    "optimizer.b1": (0, 0.9999999),
+    "optimizer.b2": (0, 0.9999999),
+    "optimizer.eps": (1e-30, 1),
+    "optimizer.clip_norm": (1e-12, ANY),
+    "optimizer.lr_final_factor": (1e-6, 1),
+    "optimizer.lr.*": (0, 10),
+    "losses.*": (0, ANY),
+    "diagnostics.*": (1, ANY),
+    "exports.turntable_frames": (1, 3600),
+    "exports.mesh_resolution": (8, 1024),
+}
+# key: the values it may have
+CHOICES: dict[str, Callable[[], Any]] = {
+    "prior.name": lambda: PRIORS,
+    "prior.dtype": lambda: ("float32", "bfloat16"),
+    "prior.view_words": lambda: VIEW_WORDS,
+    "estimator.weighting": lambda: WEIGHTINGS,
+    "estimator.name": lambda: FACTORIES["estimator"],
+    "timesteps.name": lambda: FACTORIES["timesteps"],
+    "representation.name": lambda: FACTORIES["representation"],
+    "representation.space": lambda: ("image", "latent"),
+    "optimizer.name": lambda: OPTIMIZERS,
+}
+PAIRS = ("azimuth", "elevation", "distance", "fov")
+TOYBOX = "toybox-sd"
+
+
+def _numbers(value: Any) -> tuple:
+    values = value if isinstance(value, tuple) else (value,)
+    return tuple(
+        v for v in values if isinstance(v, int | float) and not isinstance(v, bool)
+    )
+
+
+def check_ranges(flat: Mapping[str, Any]) -> None:
+    """Every number within RANGES; raises ConfigError naming key, value and range."""
+    for key, value in flat.items():
+        for pattern, (low, high) in RANGES.items():
+            if not re.fullmatch(re.escape(pattern).replace(r"\*", r"[\w.]+"), key):
+                continue
+            if any(not low <= v <= high for v in _numbers(value)):
+                limits = f"in {low}..{high}" if high < ANY else f"at least {low}"
+                raise ConfigError(f"config key {key!r} must be {limits}, not {value}")
+
+
+def check_names(config: Config, flat: Mapping[str, Any]) -> None:
+    """Names are known, required hyper-parameters are given."""
+    for key, choices in CHOICES.items():
+        if key in flat and flat[key] not in choices():
+            raise one_of(key, flat[key], choices())
+    for section in FACTORIES:
+        for key, value in config[section].items():
+            if value is None and not _takes_none(config, section, key):
+                raise ConfigError(
+                    f"{section} {config[section].name!r} needs {key!r}: pass "
+                    f"--config.{section}.{key}=..."
+                )
+
+
+def _takes_none(config: Config, section: str, key: str) -> bool:
+    factory = FACTORIES[section][config[section].name]
+    return hyperparameters(factory)[key].default is None
+
+
+def check_factories(config: Config) -> None:
+    """What a factory itself refuses; calling one computes nothing."""
+    try:
+        ESTIMATORS[config.estimator.name](
+            NoiseSchedule.scaled_linear(), **arguments(config.estimator)
+        )
+        TIMESTEPS[config.timesteps.name](**arguments(config.timesteps))
+        build_representation(config, (config.resolution, config.resolution, 3))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_pairs(config: Config) -> None:
+    """Ranges of the camera and of the timesteps run from low to high."""
+    for name in PAIRS:
+        pair = config.camera[name]
+        if len(pair) != 2 or pair[0] > pair[1]:
+            raise ConfigError(
+                f"config key 'camera.{name}' must be (low, high), not {pair}"
+            )
+    times = config.timesteps
+    for name in ("t_max", "t_end"):
+        if times.get("t_min", 0) > times.get(name, 999):
+            raise ConfigError(
+                f"timesteps.t_min = {times.t_min} is above timesteps.{name} = "
+                f"{times[name]}: lower t_min or raise {name}"
+            )
+    if config.camera.first_steps > config.steps:
+        raise ConfigError(
+            f"camera.first_steps = {config.camera.first_steps} is more than steps = "
+            f"{config.steps}: lower it as well (0: no first phase)"
+        )
+
+
+def check_mixture(prior: Config) -> None:
+    """One weight, mean, variance and flag per component; positive where they must."""
+    count = len(prior.means)
+    for name in ("weights", "variances", "conditional"):
+        if len(prior[name]) != count or count == 0:
+            raise ConfigError(
+                f"prior.{name} has {len(prior[name])} entries for {count} prior.means: "
+                "give one for each component"
+            )
+    for name in ("weights", "variances"):
+        if min(prior[name]) <= 0:
+            raise ConfigError(f"prior.{name} must be positive, not {prior[name]}")
+    if not any(prior.conditional):
+        raise ConfigError("prior.conditional keeps nothing: let one entry be True")
+    if any(len(mean) != 3 for mean in prior.means):
+        raise ConfigError(f"prior.means must be rgb colours, not {prior.means}")
+
+
+def check_prompt(config: Config) -> None:
+    """There is a prompt; on the toybox its words and its grammar are known."""
+    if not config.prompt.strip():
+        raise ConfigError('the prompt is empty: pass --config.prompt="a blue house"')
+    prior = config.prior
+    if prior.name == "gaussian_mixture" or (
+        prior.name == "stable_diffusion" and prior.folder != TOYBOX
+    ):
+        return
+    from sdsjax.toybox.captions import CaptionError, parse_caption, vocabulary
+
+    try:
+        for caption in (config.prompt, *prior.captions):
+            parse_caption(caption)
+    except CaptionError as error:
+        raise ConfigError(_with_vocabulary(str(error), vocabulary())) from error
+    for word in re.findall(r"\w+", config.negative_prompt.lower()):
+        if word not in vocabulary():
+            raise one_of("word in negative_prompt", word, vocabulary())
+
+
+def _with_vocabulary(message: str, words: tuple[str, ...]) -> str:
+    return f"{message}. Words: {' '.join(words)}"
+
+
+def check_folder(config: Config) -> None:
+    """A local folder of weights exists; a repository's id looks like one."""
+    prior = config.prior
+    if prior.name != "stable_diffusion" or prior.folder == TOYBOX:
+        return
+    folder = Path(prior.folder).expanduser()
+    if (folder / "model_index.json").is_file():
+        return
+    if folder.is_dir():
+        raise ConfigError(
+            f"prior.folder {prior.folder!r} holds no model_index.json: pass a folder "
+            "in the Hugging Face layout of Stable Diffusion"
+        )
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", prior.folder):
+        raise ConfigError(
+            f"prior.folder {prior.folder!r} does not exist: pass a folder, a "
+            f"repository's id such as owner/name, or {TOYBOX!r}"
+        )
+
+
+def validate(config: Config) -> None:
+    """Raises ConfigError with one line for the first thing that cannot work."""
+    flat = flatten(config)
+    check_names(config, flat)
+    check_ranges(flat)
+    check_pairs(config)
+    check_factories(config)
+    if config.prior.name == "gaussian_mixture":
+        check_mixture(config.prior)
+    check_folder(config)
+    check_prompt(config)
+
+
+def resolve(
+    source: Source | str | ConfigDict, overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """The checked config of a file (`"ssd:image"`, a path) or a config already read,
+    with overrides applied.
+
+    overrides: {"estimator.threshold": 300} or nested; text is parsed by the key's type.
+    Raises ConfigError.
+    """
+    config = source if isinstance(source, ConfigDict) else load(source)
+    config = apply(
+        config,
+        overrides or {},
+        base=base_config(),
+        factories=FACTORIES,
+        losses=LOSSES,
+    )
+    validate(config)
+    return FrozenConfigDict(config)

@@ -1,0 +1,108 @@
+"""What the machine has and what it ran out of, said in one line each."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import sdsjax
+
+PACKAGE = Path(sdsjax.__file__).resolve().parent
+# Where an accelerator leaves its mark on Linux, whether JAX can use it or not.
+SIGNS = {
+    "an NVIDIA GPU": ("/proc/driver/nvidia/gpus", "cuda12 (or cuda13)"),
+    "a TPU": ("/sys/class/accel", "tpu"),
+}
+
+
+def warnings(signs: dict[str, tuple[str, str]] = SIGNS) -> list[str]:
+    """One line for each accelerator that sits unused."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return []
+    found = []
+    for name, (path, extra) in signs.items():
+        folder = Path(path)
+        if folder.is_dir() and any(folder.iterdir()):
+            found.append(
+                f"{name} is present but JAX {jax.__version__} runs on the CPU: install "
+                f"the extra {extra}, or unset JAX_PLATFORMS"
+            )
+    if (
+        platform.system() == "Windows"
+        and Path(r"C:\Windows\System32\nvcuda.dll").exists()
+    ):
+        found.append("an NVIDIA GPU is present; JAX uses it under WSL2 only")
+    return found
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the host or of a device."""
+    text = str(error)
+    named = "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
+    return isinstance(error, MemoryError) or (named and isinstance(error, RuntimeError))
+
+
+def memory_advice(config) -> str:
+    """What to lower, with the values now."""
+    hints = [
+        f"--config.batch_size (now {config.batch_size})",
+        f"--config.resolution (now {config.resolution})",
+    ]
+    count = config.representation.get("count")
+    if count:
+        hints.append(f"--config.representation.count (now {count})")
+    if config.prior.dtype == "float32" and config.prior.name == "stable_diffusion":
+        hints.append("or set --config.prior.dtype=bfloat16")
+    return f"out of memory: lower {', '.join(hints)}"
+
+
+@contextlib.contextmanager
+def memory_explained(config) -> Iterator[None]:
+    """Running out of memory inside becomes a MemoryError that says what to lower."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(memory_advice(config)) from error
+
+
+def report(error: BaseException, *, show_traceback: bool = False) -> int:
+    """Say on stderr what went wrong, in one line unless it is a bug; returns the exit
+    status."""
+    if isinstance(error, BrokenPipeError):
+        # `sdsjax --list | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    status = exit_status(error)
+    if status is None or show_traceback:
+        traceback.print_exception(error)
+    else:
+        print(f"sdsjax: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return status or 1
+
+
+def exit_status(error: BaseException) -> int | None:
+    """2 for a mistake of the user's or a file that cannot be used, what an error says
+    of itself (`exit_code`), 1 for memory or disk; None for what must be a bug."""
+    stated = getattr(error, "exit_code", None)
+    if stated is not None:
+        return int(stated)
+    if isinstance(error, MemoryError):
+        return 1
+    if isinstance(error, OSError):
+        return 1 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 2
+    if type(error).__module__.startswith("sdsjax"):
+        return 2
+    frames = traceback.extract_tb(error.__traceback__)
+    raised = Path(frames[-1].filename).resolve() if frames else Path()
+    ours = raised.is_relative_to(PACKAGE)
+    return 2 if ours and isinstance(error, ValueError) else None

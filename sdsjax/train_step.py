@@ -1,0 +1,199 @@
+"""One training step: pure, jitted once per phase, its state donated.
+
+Per view: (theta, camera) -> rendering -> x = 2 rgb - 1 -> z = encode(x) -> estimate;
+the descent direction in z (and in x, where an estimator gives one) is pulled back with
+jax.vjp and averaged over the views; the regulariser's gradient is added; optax moves
+theta. There is no surrogate loss: an estimate is a direction, not the gradient of one.
+
+Randomness: key = fold_in(base_key, step), split by name, so that a resumed run draws
+what the whole run drew. [n ...] is a batch of n views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sdsjax.encoding import bind, to_latent
+from sdsjax.math import norm, tree_norm
+from sdsjax.optimizers import make_control
+from sdsjax.pullback import all_finite, floating, linear_maps, merge
+from sdsjax.sharding import map_views
+from sdsjax.types import Array, PriorSource, PyTree, View
+
+KEY_NAMES = ("camera", "render", "t", "estimate", "learn", "control")
+
+
+class TrainState(NamedTuple):
+    """All that the next step needs; nothing else is checkpointed.
+
+    step: int32 scalar, updates done; params: theta; rep_state: the representation's;
+    opt_state: optax's; estimator_state: the estimator's.
+    """
+
+    step: Array
+    params: PyTree
+    rep_state: PyTree
+    opt_state: PyTree
+    estimator_state: PyTree
+
+
+def step_keys(base_key: Array, step: Array) -> dict[str, Array]:
+    """One key per name of KEY_NAMES, a function of (base_key, step) alone."""
+    keys = jax.random.split(jax.random.fold_in(base_key, step), len(KEY_NAMES))
+    return dict(zip(KEY_NAMES, keys))
+
+
+def init_state(
+    source, representation, estimator, optimizer, cameras, prior_params, key
+) -> TrainState:
+    """The state before the first step; traceable. cameras: key -> cameras [n]."""
+    key_params, key_estimator = jax.random.split(key)
+    params, rep_state = representation.init(key_params)
+    prior = bind(source, prior_params)
+
+    def one_latent(params, rep_state):
+        camera = jax.tree.map(lambda leaf: leaf[0], cameras(key))
+        rgb = representation.render(params, rep_state, camera, key).rgb
+        return to_latent(source, prior, representation.space, rgb)[0]
+
+    z_spec = jax.eval_shape(one_latent, params, rep_state)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        rep_state=rep_state,
+        opt_state=optimizer.init(params),
+        estimator_state=estimator.init(prior, key_estimator, z_spec),
+    )
+
+
+def summarise(aux: dict[str, Array]) -> dict[str, Array]:
+    """Means over views of an estimate's aux [n ...]; of arrays, of their L2 norm."""
+    sizes = {k: v if v.ndim == 1 else jax.vmap(norm)(v) for k, v in aux.items()}
+    return {f"estimate/{k}": jnp.mean(v.astype(jnp.float32)) for k, v in sizes.items()}
+
+
+def _make_forward(source, representation, mesh):
+    """forward(theta, state, prior_params, views, keys) -> ((z, x, penalty),
+    (renderings, terms)), of all views; theta: the floating leaves of the parameters."""
+
+    def one(shared, each):
+        params, rep_state, prior_params = shared
+        rendering = representation.render(params, rep_state, *each)
+        prior = bind(source, prior_params)
+        z, x = to_latent(source, prior, representation.space, rendering.rgb)
+        return z, x, rendering
+
+    def forward(theta, state, prior_params, views, keys):
+        params = merge(theta, state.params)
+        shared = (params, state.rep_state, prior_params)
+        z, x, renderings = map_views(one, mesh)(shared, (views, keys))
+        penalty, terms = representation.regularize(
+            params, state.rep_state, renderings, state.step
+        )
+        return (z, x, jnp.asarray(penalty, jnp.float32)), (renderings, terms)
+
+    return forward
+
+
+def _make_gradient(source, representation, estimator, sampler, total, mesh):
+    """(state, prior_params, views, keys) -> (grads, estimator_state, drawn, metrics);
+    drawn: the renderings [n ...]."""
+    draw = _make_forward(source, representation, mesh)
+
+    def estimate_one(shared, each):
+        prior_params, estimator_state = shared
+        key, z, t, view = each
+        prior = bind(source, prior_params)
+        return estimator.estimate(prior, key, estimator_state, z, t, view)
+
+    def gradient(state, prior_params, views, keys):
+        n = views.focal.shape[0]
+        key_render, key_estimate = (
+            jax.random.split(keys[name], n) for name in ("render", "estimate")
+        )
+        forward = partial(
+            draw, state=state, prior_params=prior_params, views=views, keys=key_render
+        )
+        theta = floating(state.params)
+        (z, x, penalty), pull, (drawn, terms) = jax.vjp(forward, theta, has_aux=True)
+
+        z, drawn = jax.lax.stop_gradient((z, drawn))
+        t = sampler(keys["t"], state.step, total, (n,))
+        seen = View(views, drawn)
+        estimates = jax.lax.stop_gradient(
+            map_views(estimate_one, mesh)(
+                (prior_params, state.estimator_state), (key_estimate, z, t, seen)
+            )
+        )
+
+        g_z = estimates.grad.astype(z.dtype)
+        g_x = zero_x = None if x is None else jnp.zeros_like(x)
+        if estimates.image_grad is not None:
+            g_x = estimates.image_grad.astype(x.dtype) / n
+        (grads,) = pull((g_z / n, g_x, jnp.ones_like(penalty)))
+        linear = linear_maps(forward, theta, pull, (zero_x, jnp.zeros_like(penalty)))
+        estimator_state = estimator.learn(
+            bind(source, prior_params), keys["learn"], state.estimator_state,
+            z, t, seen, estimates, linear,
+        )  # fmt: skip
+        metrics = {
+            "grad_z": jnp.mean(jax.vmap(norm)(g_z)),
+            "t": jnp.mean(t.astype(jnp.float32)),
+            **summarise(estimates.aux),
+            "regularizer": penalty,
+            **{f"regularizer/{name}": value for name, value in terms.items()},
+        }
+        return grads, estimator_state, drawn, metrics
+
+    return gradient
+
+
+def make_train_step(
+    source: PriorSource,
+    representation,
+    estimator,
+    optimizer: optax.GradientTransformation,
+    sampler,
+    cameras: Callable[[Array], PyTree],
+    *,
+    total: int,
+    control_every: int = 1,
+    mesh=None,
+) -> Callable:
+    """step(state, prior_params, base_key) -> (state, metrics); jitted, state donated.
+
+    cameras: key -> cameras [n] (n views a step); sampler: (key, step, total, shape) ->
+    t; total: the run's number of steps; control_every: steps between two density
+    controls; mesh: see sdsjax.sharding. metrics: scalars by name, left on the device.
+    """
+    gradient = _make_gradient(source, representation, estimator, sampler, total, mesh)
+    control = make_control(representation, control_every)
+
+    def step(state: TrainState, prior_params, base_key):
+        keys = step_keys(base_key, state.step)
+        views = cameras(keys["camera"])
+        grads, estimator_state, drawn, metrics = gradient(
+            state, prior_params, views, keys
+        )
+
+        # optax meets every leaf: those that no gradient reaches get zeros.
+        grads = merge(grads, jax.tree.map(lambda p: jnp.zeros(p.shape), state.params))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics["finite"] = all_finite(grads, params)
+        for name in params._fields:
+            metrics[f"grad/{name}"] = tree_norm(getattr(grads, name))
+
+        aux = {"grads": grads, "renderings": drawn}
+        edited = control(
+            keys["control"], state.step, params, state.rep_state, opt_state, aux
+        )
+        return TrainState(state.step + 1, *edited, estimator_state), metrics
+
+    return jax.jit(step, donate_argnums=0)

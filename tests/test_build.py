@@ -1,0 +1,149 @@
+"""A config becomes pieces: shapes, groups, phases, and every prior by name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdsjax.build import background, build, build_phases
+from sdsjax.cameras import OrbitRange
+from sdsjax.checks import resolve
+from sdsjax.config import ConfigError
+
+MIXTURE = {"prior.name": "gaussian_mixture", "resolution": 8}
+
+
+def pieces_of(name="ssd", **overrides):
+    return build(resolve(name, {**MIXTURE, **overrides}))
+
+
+@pytest.mark.parametrize("name", ["ssd", "sds", "ssd:image", "sds:image"])
+def test_the_pieces_fit_together(name):
+    pieces = pieces_of(name, **{} if ":" in name else {"representation.count": 5})
+
+    def one_view(key, source_params):
+        params, state = pieces.representation.init(key)
+        prior = pieces.source.bind(source_params)
+        camera = jax.tree.map(lambda leaf: leaf[0], pieces.phases[-1].cameras(key))
+        z = pieces.representation.render(params, state, camera, key).rgb
+        t = pieces.sampler(key, 0, 10, ())
+        memory = pieces.estimator.init(prior, key, z)
+        estimate = pieces.estimator.estimate(prior, key, memory, z, t, None)
+        moments = pieces.optimizer.init(params)
+        return estimate.grad, params, pieces.optimizer.update(params, moments, params)
+
+    key = jax.random.key(0)
+    grad, params, (updates, _) = jax.eval_shape(one_view, key, pieces.source.params)
+    assert grad.shape == pieces.image_shape
+    assert pieces.fields == params._fields
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+
+
+def test_priors_can_be_bound_inside_jit():
+    pieces = pieces_of()
+    z, t = jnp.ones(pieces.image_shape), jnp.int32(500)
+
+    def noise(params):
+        return pieces.source.bind(params).noise(z, t, None).cond
+
+    inside, outside = jax.jit(noise)(pieces.source.params), noise(pieces.source.params)
+    np.testing.assert_allclose(inside, outside, rtol=1e-5, atol=1e-6)
+
+
+def test_the_mixture_keeps_what_the_prompt_keeps():
+    red = ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+    pieces = pieces_of(**{"prior.means": red, "prior.conditional": (True, False)})
+    prior = pieces.source.bind(pieces.source.params)
+    t = jnp.int32(999)
+    alpha, sigma = pieces.schedule.alphas[t], pieces.schedule.sigmas[t]
+    z_t = jnp.zeros(pieces.image_shape)
+    e = prior.noise(z_t, t, None)
+    at_red = np.asarray([1.0, -1.0, -1.0])
+    total = alpha**2 * 0.01 + sigma**2
+    np.testing.assert_allclose(e.cond[0, 0], -sigma * alpha * at_red / total, rtol=1e-4)
+    assert float(e.uncond[0, 0, 2]) > float(e.cond[0, 0, 2]) - 1.0
+
+
+def test_the_empirical_prior_is_made_of_true_renders():
+    pieces = pieces_of(
+        **{
+            "prior.name": "empirical",
+            "prior.captions": ("a red cube",),
+            "prior.views": 2,
+            "resolution": 16,
+        }
+    )
+    images = pieces.source.params
+    assert images.shape == (4, 16, 16, 3)
+    prior = pieces.source.bind(images)
+    t = jnp.int32(20)
+    alpha, sigma = pieces.schedule.alphas[t], pieces.schedule.sigmas[t]
+    e = prior.noise(alpha * images[0], t, None)
+    np.testing.assert_allclose(
+        (alpha * images[0] - sigma * e.cond) / alpha, images[0], atol=1e-3
+    )
+    assert float(jnp.abs(images[0] - images[2]).mean()) > 0.05
+
+
+def test_learning_rates_go_to_their_groups():
+    pieces = pieces_of(
+        **{
+            "representation.count": 5,
+            "optimizer.lr.means": 0.5,
+            "optimizer.lr.sh": 0.0,
+            "optimizer.lr_final_factor": 1.0,
+        }
+    )
+
+    @jax.jit
+    def first_update():
+        params, _ = pieces.representation.init(jax.random.key(0))
+        grads = jax.tree.map(jnp.ones_like, params)
+        return pieces.optimizer.update(grads, pieces.optimizer.init(params), params)
+
+    updates, _ = first_update()
+    # Adam's first step has the learning rate's size
+    np.testing.assert_allclose(updates.means, -0.5, rtol=1e-4)
+    np.testing.assert_allclose(updates.log_scales, -0.01, rtol=1e-4)
+    np.testing.assert_array_equal(updates.sh, 0.0)
+
+
+def test_groups_without_a_rate_are_refused():
+    with pytest.raises(ConfigError, match="pixels"):
+        pieces_of(**{"representation.name": "image"})
+
+
+def test_phases_cover_every_step_once():
+    config = resolve("ssd:sd21")
+    first, second = build_phases(config, OrbitRange())
+    assert (first.first, first.last, second.first, second.last) == (
+        0,
+        5000,
+        5000,
+        15000,
+    )
+    assert (first.resolution, first.batch_size) == (64, 8)
+    cameras = jax.eval_shape(first.cameras, jax.random.key(0))
+    assert cameras.world_to_camera.shape == (8, 4, 4)
+    assert (cameras.width, cameras.height) == (64, 64)
+    (only,) = build_phases(resolve("ssd"), OrbitRange())
+    assert (only.first, only.last) == (0, 600)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("random", "random"),
+        ("white", (1.0, 1.0, 1.0)),
+        ("0,0.5,1", (0.0, 0.5, 1.0)),
+        ("(0, 0.5, 1)", (0.0, 0.5, 1.0)),
+    ],
+)
+def test_background(text, value):
+    assert background(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "blue", "1,1", "0,0,2", "0,0,nan", "1,2,3,4"])
+def test_background_refuses(text):
+    with pytest.raises(ConfigError, match=r"r,g,b"):
+        background(text)
