@@ -115,5 +115,3 @@ def gaussian_mixture(
         decode=lambda z: z,
         adapter=affine_adapter(schedule, means.shape[1:]),
     )
-
-

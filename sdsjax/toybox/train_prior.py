@@ -61,7 +61,7 @@ class PriorRecipe(NamedTuple):
     vae_steps: int = 2000
     vae_batch: int = 16
     vae_rate: float = 1.5e-3
-    unet_steps: int = 8000
+    unet_steps: int = 5000
     unet_batch: int = 32
     unet_rate: float = 8e-4
     pair_fraction: float = 0.3

@@ -1,0 +1,1 @@
+"""The renderers: `rasterize.rasterize` (Gaussians) and its dense reference."""

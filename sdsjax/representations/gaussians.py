@@ -1,0 +1,172 @@
+"""A cloud of anisotropic Gaussians as a `Representation`.
+
+Notation: params are the five learnable fields (GaussianParams); which rows are alive
+is state, so that no optimizer ever touches it; `as_gaussians` joins the two into what
+the rasteriser and the exports take. Scales, opacities and colours are learnt as
+log_scales, opacity_logits and SH coefficients (render/project.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sdsjax import losses as loss
+from sdsjax.cameras import Camera
+from sdsjax.render.project import Gaussians
+from sdsjax.render.rasterize import rasterize
+from sdsjax.render.sh import coefficient_of_colour, degree_of
+from sdsjax.representations import initial
+from sdsjax.types import Rendering, Representation
+
+Array = jax.Array
+
+__all__ = ["GaussianParams", "GaussianState", "Gaussians", "as_gaussians", "gaussians"]
+
+
+class GaussianParams(NamedTuple):
+    """What is learnt: means [n 3], log_scales [n 3], quats [n 4] (w x y z),
+    opacity_logits [n], sh [n k 3]."""
+
+    means: Array
+    log_scales: Array
+    quats: Array
+    opacity_logits: Array
+    sh: Array
+
+
+class GaussianState(NamedTuple):
+    """What is not learnt: alive [n] bool, the rows that are drawn."""
+
+    alive: Array
+
+
+# Each takes (params, alive, renderings); renderings may carry a leading axis of views.
+REGULARIZERS = {
+    "opacity": lambda p, a, r: loss.mean_opacity(jax.nn.sigmoid(p.opacity_logits), a),
+    "scale": lambda p, a, r: loss.mean_scale(jnp.exp(p.log_scales), a),
+    "position": lambda p, a, r: loss.mean_distance(p.means, a),
+    "bounds": lambda p, a, r: loss.outside_ball(p.means, a, 1.0),
+    "anisotropy": lambda p, a, r: loss.anisotropy(jnp.exp(p.log_scales), a),
+    "sparsity": lambda p, a, r: loss.sparsity(r.opacity),
+    "entropy": lambda p, a, r: loss.binary_entropy(r.opacity),
+    "total_variation": lambda p, a, r: loss.total_variation(r.rgb),
+}
+
+
+def as_gaussians(params: GaussianParams, state: GaussianState) -> Gaussians:
+    """Joins what is learnt and what is not into what is drawn and exported."""
+    return Gaussians(*params, alive=state.alive)
+
+
+def gaussians(
+    *,
+    count: int,
+    sh_degree: int = 0,
+    init: str | Array = "ball",
+    init_radius: float = 0.6,
+    init_scale: float | None = None,
+    init_opacity: float = 0.1,
+    background: str | Sequence[float] = "random",
+    losses: Mapping[str, float] | None = None,
+    max_alpha: float = 0.99,
+    antialias: bool = False,
+    capacity: int | None = None,
+    tile_size: int | None = None,
+) -> Representation:
+    """`count` Gaussians that fill a ball, a shell or the given points [count 3].
+
+    init_radius in world units; init_scale: standard deviation (world units; None: half
+    the cloud's spacing); background: "random" (a flat colour a view, drawn from the
+    key; white without a key), "white", or rgb. losses: weight of each regulariser
+    (REGULARIZERS). capacity, tile_size, max_alpha, antialias: see `rasterize`.
+    Raises ValueError on an unknown init, regulariser, background or shape.
+    """
+    _check(count, sh_degree, init, init_opacity, background, losses)
+    weights = {name: w for name, w in dict(losses or {}).items() if w}
+
+    def begin(key: Array) -> tuple[GaussianParams, GaussianState]:
+        key_means, key_quats, key_colour = jax.random.split(key, 3)
+        if isinstance(init, str):
+            means = initial.cloud(key_means, init, count, init_radius)
+            spacing = initial.spacing(init, count, init_radius)
+        else:
+            means = jnp.asarray(init, jnp.result_type(float))
+            spacing = initial.spacing("ball", count, init_radius)
+        scale = init_scale or 0.5 * spacing
+        rgb = jax.random.uniform(key_colour, (count, 3), minval=0.4, maxval=0.6)
+        sh = jnp.zeros((count, (sh_degree + 1) ** 2, 3), means.dtype)
+        params = GaussianParams(
+            means=means,
+            log_scales=jnp.full((count, 3), math.log(scale), means.dtype),
+            quats=jax.random.normal(key_quats, (count, 4), means.dtype),
+            opacity_logits=jnp.full(
+                count, math.log(init_opacity / (1 - init_opacity)), means.dtype
+            ),
+            sh=sh.at[:, 0].set(coefficient_of_colour(rgb)),
+        )
+        return params, GaussianState(alive=jnp.ones(count, bool))
+
+    def render(params, state, camera: Camera, key: Array | None) -> Rendering:
+        return rasterize(
+            as_gaussians(params, state),
+            camera,
+            background=_background(background, key, params.means.dtype),
+            max_alpha=max_alpha,
+            antialias=antialias,
+            capacity=capacity,
+            tile_size=tile_size,
+        )
+
+    def regularize(params, state, renderings, step):
+        del step
+        terms = {
+            name: weight * REGULARIZERS[name](params, state.alive, renderings)
+            for name, weight in weights.items()
+        }
+        return sum(terms.values(), jnp.zeros((), params.means.dtype)), terms
+
+    return Representation(
+        init=begin, render=render, space="image", regularize=regularize
+    )
+
+
+def _background(background, key: Array | None, dtype) -> Array:
+    if key is None or background == "white":
+        return jnp.ones(3, dtype)  # scores and exports compare on white
+    if not isinstance(background, str):
+        return jnp.asarray(background, dtype)
+    return jax.random.uniform(key, (3,), dtype)
+
+
+def _check(count, sh_degree, init, init_opacity, background, losses) -> None:
+    if count < 1:
+        raise ValueError(f"count={count}: at least one Gaussian is needed")
+    degree_of((sh_degree + 1) ** 2)
+    if isinstance(init, str):
+        if init not in initial.CLOUDS:
+            raise ValueError(
+                f"init={init!r}: allowed are {', '.join(initial.CLOUDS)} or an array "
+                "of points"
+            )
+    elif jnp.shape(init) != (count, 3):
+        raise ValueError(f"init has shape {jnp.shape(init)}: give ({count}, 3)")
+    if not 0 < init_opacity < 1:
+        raise ValueError(f"init_opacity={init_opacity}: give a number between 0 and 1")
+    if isinstance(background, str):
+        if background not in ("random", "white"):
+            raise ValueError(
+                f"background={background!r}: allowed are 'random', 'white' or (r, g, b)"
+            )
+    elif len(background) != 3:
+        raise ValueError(f"background={background}: give three numbers (r, g, b)")
+    unknown = sorted(set(losses or {}) - set(REGULARIZERS))
+    if unknown:
+        raise ValueError(
+            f"losses: unknown {', '.join(unknown)}; allowed are "
+            f"{', '.join(sorted(REGULARIZERS))}"
+        )
