@@ -116,7 +116,7 @@ class Log:
         """Every number of a row, under the row's `step`."""
         for name, value in row.items():
             if name != "step":
-                self._writer.add_scalar(name, value, row["step"])
+                self._writer.add_scalar(name, value, int(row["step"]))
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
         """picture uint8 [h w 3]."""

@@ -9,6 +9,7 @@ optimizer moment with them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def grouped_adam(
             f"optimizer.lr names {', '.join(unknown)}, which the representation does "
             f"not have: its parameter groups are {', '.join(fields)}"
         )
-    groups = {
+    groups: Any = {
         name: optax.adam(lr[name], b1=b1, b2=b2, eps=eps)
         if callable(lr.get(name)) or lr.get(name)
         else optax.set_to_zero()

@@ -71,12 +71,13 @@ def make_previews(
     def preview(params, rep_state, prior_params, key):
         prior = bind(source, prior_params)
         cameras = fixed_views(orbit, size)
-        draw = lambda camera: representation.render(params, rep_state, camera, None)  # noqa: E731
-        renderings = jax.vmap(draw)(cameras)
+        renderings = jax.vmap(
+            lambda camera: representation.render(params, rep_state, camera, None)
+        )(cameras)
         if prior.decode is None:
             return renderings.rgb, None
-        first = jax.tree.map(lambda leaf: leaf[0], (renderings, cameras))
-        seen = xhats(prior, *first, key)
+        rendering, camera = jax.tree.map(lambda leaf: leaf[0], (renderings, cameras))
+        seen = xhats(prior, rendering, camera, key)
         renders = renderings.rgb
         if representation.space == "latent":
             renders = 0.5 * (jax.vmap(prior.decode)(renders) + 1.0)

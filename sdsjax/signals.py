@@ -20,7 +20,7 @@ class Interrupted(SystemExit):
 
     @property
     def exit_code(self) -> int:
-        return self.code
+        return int(self.code or 0)
 
 
 class Stop:

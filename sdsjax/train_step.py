@@ -134,7 +134,7 @@ def _make_gradient(source, representation, estimator, sampler, total, mesh):
 
         g_z = estimates.grad.astype(z.dtype)
         g_x = zero_x = None if x is None else jnp.zeros_like(x)
-        if estimates.image_grad is not None:
+        if estimates.image_grad is not None and x is not None:
             g_x = estimates.image_grad.astype(x.dtype) / n
         (grads,) = pull((g_z / n, g_x, jnp.ones_like(penalty)))
         linear = linear_maps(forward, theta, pull, (zero_x, jnp.zeros_like(penalty)))
@@ -191,9 +191,10 @@ def make_train_step(
             metrics[f"grad/{name}"] = tree_norm(getattr(grads, name))
 
         aux = {"grads": grads, "renderings": drawn}
-        edited = control(
+        params, rep_state, opt_state = control(
             keys["control"], state.step, params, state.rep_state, opt_state, aux
         )
-        return TrainState(state.step + 1, *edited, estimator_state), metrics
+        new = TrainState(state.step + 1, params, rep_state, opt_state, estimator_state)
+        return new, metrics
 
     return jax.jit(step, donate_argnums=0)

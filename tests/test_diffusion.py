@@ -1,5 +1,7 @@
 """The forward process against closed forms."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +65,7 @@ def test_ddim_with_the_exact_noise_of_a_point_lands_on_it():
     schedule, z = NoiseSchedule.scaled_linear(), jnp.array([0.3, -0.8])
     z_t = diffusion.add_noise(schedule, z, jnp.array([1.0, -0.5]), 980)
     times = [980, 700, 400, 100, -1]
-    for t, after in zip(times, times[1:]):
+    for t, after in itertools.pairwise(times):
         alpha, sigma = diffusion.alpha_sigma(schedule, t)
         eps_hat = (z_t - alpha * z) / sigma
         z_t = diffusion.ddim_step(schedule, z_t, eps_hat, t, jnp.int32(after))

@@ -153,14 +153,15 @@ def accumulate(plan: Plan, splats: Splats, features: Array, differentiation: str
     )
     hidden = lax.stop_gradient(splats)
     if differentiation == "forward":
-        tiles, counts, _ = _forward_views(plan, *_lift((table, hidden)))
+        table, hidden = _lift((table, hidden))
+        tiles, counts, _ = _forward_views(plan, table, hidden)
         tiles, counts = tiles[0], jax.tree.map(lambda a: a[0], counts)
     else:
         tiles, counts = _sums(plan, table, hidden)
     return _untile(tiles, plan.grid), counts
 
 
-def _lift(tree):
+def _lift(tree) -> Any:
     return jax.tree.map(lambda a: a[None], tree)
 
 

@@ -41,11 +41,11 @@ def degree_of(count: int) -> int:
 def basis(directions: Array, degree: int) -> Array:
     """Real SH basis [..., (degree + 1)^2] at unit directions [..., 3]."""
     x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
+    xx, yy, zz = x * x, y * y, z * z
     terms = [jnp.full_like(x, C0)]
     if degree >= 1:
         terms += [-_C1 * y, _C1 * z, -_C1 * x]
     if degree >= 2:
-        xx, yy, zz = x * x, y * y, z * z
         a, b = _C2
         terms += [a * x * y, -a * y * z, b * (2 * zz - xx - yy), -a * x * z]
         terms += [0.5 * a * (xx - yy)]
