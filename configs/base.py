@@ -15,7 +15,7 @@ from sdsjax.config import Config
 def base_config() -> Config:
     """Gaussians on the embedded prior toybox-sd: minutes on two CPU cores, offline."""
     config: Config = ConfigDict()
-    config.prompt = "a blue house"
+    config.prompt = "a red snowman"
     config.negative_prompt = ""
     config.seed = 0
     config.steps = 600

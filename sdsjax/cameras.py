@@ -127,7 +127,8 @@ def random_orbits(
     names = ("azimuth", "elevation", "sphere", "half", "distance", "fov", "over", "top")
     keys = dict(zip(names, jax.random.split(key, len(names))))
     low, high = orbit.azimuth
-    stratum = jnp.arange(count) + jax.random.uniform(keys["azimuth"], (count,))
+    shift = jax.random.uniform(keys["azimuth"], (count,))
+    stratum = jnp.arange(count, dtype=shift.dtype) + shift
     azimuth = low + (high - low) * stratum / count
     low, high = orbit.elevation
     flat = jax.random.uniform(keys["elevation"], (count,), minval=low, maxval=high)
@@ -155,7 +156,9 @@ def random_orbits(
 def pixel_rays(camera: Camera) -> tuple[jax.Array, jax.Array]:
     """Origins and unit directions [h, w, 3] (world) through the pixel centres."""
     u, v = jnp.meshgrid(
-        jnp.arange(camera.width) + 0.5, jnp.arange(camera.height) + 0.5, indexing="xy"
+        jnp.arange(camera.width, dtype=float) + 0.5,
+        jnp.arange(camera.height, dtype=float) + 0.5,
+        indexing="xy",
     )
     x = (u - camera.principal[0]) / camera.focal[0]
     y = (v - camera.principal[1]) / camera.focal[1]

@@ -138,7 +138,7 @@ class Checkpoints:
                 raise CheckpointError(f"{what}: file {name} has changed since written")
         return manifest
 
-    def _manager(self) -> ocp.CheckpointManager:
+    def _store(self) -> ocp.CheckpointManager:
         if self._orbax is None:
             self.folder.mkdir(exist_ok=True)
             options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
@@ -156,10 +156,10 @@ class Checkpoints:
         try:
             # Zero-size arrays have nothing to store, and Orbax refuses them.
             stored = {name: leaf for name, leaf in named.items() if leaf.size}
-            saved = self._manager().save(
+            saved = self._store().save(
                 step, args=ocp.args.StandardSave(stored), force=True
             )
-            self._manager().wait_until_finished()
+            self._store().wait_until_finished()
             manifest = {
                 "format": FORMAT,
                 "step": step,
@@ -249,7 +249,7 @@ class Checkpoints:
             )
         target = {n: a for n, a in named_leaves(blank).items() if a.size}
         try:
-            stored = self._manager().restore(
+            stored = self._store().restore(
                 step, args=ocp.args.StandardRestore(target)
             )
         except Exception as error:

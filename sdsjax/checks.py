@@ -55,6 +55,12 @@ RANGES = {
     "representation.count": (1, 10_000_000),
     "representation.sh_degree": (0, 3),
     "representation.max_alpha": (0.01, 0.9999),
+    "representation.tile_size": (1, 256),
+    "representation.capacity": (1, ANY),
+    "representation.init_radius": (1e-6, 10),
+    "representation.init_scale": (1e-6, 10),
+    "representation.init_std": (0, 10),
+    "representation.init_opacity": (1e-4, 0.9999),
     "camera.azimuth": (-360, 360),
     "camera.elevation": (-90, 90),
     "camera.distance": (0.1, 100),
@@ -190,9 +196,17 @@ def check_prompt(config: Config) -> None:
         return
     from sdsjax.toybox.captions import CaptionError, parse_caption, vocabulary
 
+    if not all(isinstance(caption, str) for caption in prior.captions):
+        raise ConfigError(f"prior.captions must be texts, not {prior.captions}")
     try:
         for caption in (config.prompt, *prior.captions):
-            parse_caption(caption)
+            _, view = parse_caption(caption)
+            if view is not None and prior.view_prompts:
+                raise ConfigError(
+                    f"{caption!r} names a view already, and prior.view_prompts appends "
+                    "one for each camera: leave it out of the prompt, or pass "
+                    "--config.prior.view_prompts=false"
+                )
     except CaptionError as error:
         raise ConfigError(_with_vocabulary(str(error), vocabulary())) from error
     for word in re.findall(r"\w+", config.negative_prompt.lower()):

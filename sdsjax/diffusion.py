@@ -143,5 +143,6 @@ def weight_function(
                 f"{', '.join(WEIGHTINGS)} or pass a callable (alpha, sigma) -> w"
             )
         weighting = WEIGHTINGS[weighting]
-    table = weighting(schedule.alphas, schedule.sigmas)
+    weights = jnp.asarray(weighting(schedule.alphas, schedule.sigmas), jnp.float32)
+    table = jnp.broadcast_to(weights, schedule.alphas.shape)
     return lambda t: table[t]

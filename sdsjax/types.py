@@ -17,7 +17,6 @@ from sdsjax.diffusion import NoiseSchedule
 
 Array = jax.Array
 PyTree = Any
-BRANCHES = ("cond", "uncond", "negative")
 
 
 class NoisePrediction(NamedTuple):

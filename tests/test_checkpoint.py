@@ -193,6 +193,29 @@ def test_leftovers_of_a_killed_save_are_cleaned(copy):
     assert sorted(p.name for p in copy.iterdir()) == ["1", "2"]
 
 
+@pytest.mark.parametrize("damage", [flip, Path.unlink])
+def test_a_step_gone_back_from_is_saved_again(copy, damage):
+    damage(copy / "2" / MANIFEST)
+    checkpoints = Checkpoints(copy)
+    assert checkpoints.restore(template(), [].append)[0] == 1
+    checkpoints.save(2, make_state(2))
+    checkpoints.verify(2)
+    checkpoints.close()
+    step, state = restored(copy)
+    assert step == 2
+    assert same(state, make_state(2))
+
+
+def test_unfinished_steps_alone_are_saved_again(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, make_state(1))
+    (checkpoints.folder / "1" / MANIFEST).unlink()
+    assert checkpoints.restore(template(), [].append) is None
+    checkpoints.save(1, make_state(1))
+    checkpoints.verify(1)
+    checkpoints.close()
+
+
 def test_another_state_is_refused_with_names(copy):
     other = template()._replace(tree={**template().tree, "flags": template().step})
     with pytest.raises(CheckpointError, match=r"holds another state.*flags"):
@@ -208,14 +231,14 @@ def test_disk_cap_keeps_the_newest(tmp_path):
 
 def test_failed_save_leaves_the_earlier_steps(copy, monkeypatch):
     checkpoints = Checkpoints(copy)
-    manager = checkpoints._manager()
+    store = checkpoints._store()
 
     def full(step, **_):
         (copy / str(step)).mkdir()
         (copy / str(step) / "part").write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(manager, "save", full)
+    monkeypatch.setattr(store, "save", full)
     with pytest.raises(CheckpointError, match=r"No space left.*last good one is 2"):
         checkpoints.save(3, make_state(3))
     assert restored(copy)[0] == 2

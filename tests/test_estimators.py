@@ -194,3 +194,20 @@ def test_ssd_rejects_what_it_cannot_do():
         make("ssd", reduction="half")
     with pytest.raises(ValueError, match="threshold"):
         make("ssd", threshold=-1)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_contract_strict_promotion(name):
+    """No silent widening of types or ranks anywhere between z and the gradient."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        for dtype in (jnp.float32, jnp.bfloat16):
+            grad = run(make(name), jax.random.key(1), jnp.ones(SHAPE, dtype), 300).grad
+            assert grad.dtype == dtype
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_weighting_may_be_a_constant(name):
+    z, key = jnp.ones(SHAPE), jax.random.key(1)
+    one = run(make(name, weighting="one"), key, z, 300).grad
+    two = run(make(name, weighting=lambda alpha, sigma: 2.0), key, z, 300).grad
+    np.testing.assert_allclose(two, 2 * one, rtol=1e-6)

@@ -1,9 +1,13 @@
 """The loop: what a run leaves behind, how it fails, what it refuses."""
 
+import inspect
 import json
 import os
+import signal
 import struct
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +24,7 @@ from sdsjax.lock import RunError
 from sdsjax.previews import picture
 from sdsjax.run_directory import differences
 from sdsjax.session import Diverged, preset_and_overrides
+from sdsjax.signals import Interrupted
 
 
 def write_report_only(workdir, *_, **__):
@@ -183,6 +188,21 @@ def test_nan_aborts_and_never_becomes_a_checkpoint(tmp_path, monkeypatch):
     assert np.isfinite(asset.params.pixels).all()
 
 
+def test_a_stopped_run_says_what_stopped_it(tmp_path, monkeypatch):
+    said = {}
+    monkeypatch.setattr(
+        session_module.exports, "export_all", lambda *_, **rest: said.update(rest)
+    )
+    asked = SimpleNamespace(requested=signal.SIGTERM)
+    monkeypatch.setattr(train, "Stop", lambda: nullcontext(asked))
+    with pytest.raises(Interrupted) as hit:
+        train.run(tiny_run.config(), tmp_path / "a")
+    assert hit.value.code == hit.value.exit_code == 143
+    sentence = "stopped by SIGTERM at step 1; the same command continues it"
+    assert said["status"] == "stopped"
+    assert said["warnings"][-1] == str(hit.value) == sentence
+
+
 def test_lock_of_a_living_process_refuses(tmp_path):
     workdir = tmp_path / "a"
     workdir.mkdir()
@@ -231,8 +251,11 @@ def read_scalars(folder: Path, tag: str) -> list[int]:
     return steps
 
 
-def test_crash_and_resume_logs_every_step_once(tmp_path, monkeypatch):
+# The crash at step 20 comes after a first checkpoint, or before it.
+@pytest.mark.parametrize("checkpoint_every", [10, 20])
+def test_crash_and_resume_logs_every_step_once(tmp_path, monkeypatch, checkpoint_every):
     workdir = tmp_path / "a"
+    config = tiny_run.config(checkpoint_every=checkpoint_every)
     save = session_module.Session.save
 
     def crash(self, log):
@@ -246,9 +269,9 @@ def test_crash_and_resume_logs_every_step_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(session_module.Session, "save", crash)
     with pytest.raises(KeyboardInterrupt):
-        train.run(tiny_run.config(), workdir)
+        train.run(config, workdir)
     monkeypatch.setattr(session_module.Session, "save", save)
-    train.run(tiny_run.config(), workdir)
+    train.run(config, workdir)
     rows = [json.loads(x) for x in (workdir / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [5, 10, 15, 20, 25, 30]
     assert read_scalars(workdir / "tensorboard", "grad_z") == [5, 10, 15, 20, 25, 30]
@@ -266,6 +289,12 @@ def test_the_loop_fetches_only_what_is_due(tmp_path, monkeypatch):
     train.run(config, tmp_path / "a")
     # Two logged steps, the check of the last step, and saving's own check.
     assert len(fetched) <= 4
+
+
+def test_every_diagnostic_is_attended_to():
+    source = inspect.getsource(train.attend)
+    for key in tiny_run.config().diagnostics:
+        assert f"diagnostics.{key}" in source
 
 
 def test_two_phases_share_one_state(tmp_path):
@@ -290,6 +319,15 @@ def test_generate_is_the_same_job(finished, tmp_path):
     said = preset_and_overrides(run["sessions"][0]["command"])
     assert said["config"] == "ssd:image"
     assert said["overrides"]["prompt"] == "a red cube"
+
+
+def test_generate_passes_on_what_is_no_config_key(monkeypatch):
+    monkeypatch.setattr(train, "run", lambda *args, **options: (args, options))
+    overrides = dict(tiny_run.OVERRIDES, allow_config_change=True)
+    prompt = overrides.pop("prompt")
+    (_, workdir), options = train.generate(prompt, "ssd:image", **overrides)
+    assert workdir == "runs/ssd-image-a-red-cube-0"
+    assert options["allow_config_change"] is True
 
 
 def test_picture_shows_every_kind_of_rendering():

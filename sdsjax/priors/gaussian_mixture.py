@@ -25,7 +25,7 @@ def mixture_noise(z_t, alpha, sigma, log_weights, means, variances):
     variances [k] or broadcastable to means.
     """
     total = alpha**2 * variances + sigma**2
-    offset = z_t - alpha * means
+    offset = z_t[None] - alpha * means
     axes = tuple(range(1, means.ndim))
     total = jnp.broadcast_to(total, means.shape)
     logits = log_weights - 0.5 * jnp.sum(offset**2 / total + jnp.log(total), axes)
@@ -104,7 +104,8 @@ def gaussian_mixture(
         out = {}
         for branch in branches:
             logits = jnp.where(masks[branch], log_weights, -jnp.inf)
-            eps = mixture_noise(z_t, alpha, sigma, logits, means, variances)
+            fitted = (a.astype(z_t.dtype) for a in (logits, means, variances))
+            eps = mixture_noise(z_t, alpha, sigma, *fitted)
             out[branch] = eps.astype(z_t.dtype)
         return NoisePrediction(**out)
 

@@ -69,7 +69,9 @@ def rotation_columns(quats: Array) -> list[list[Array]]:
     # The inner where keeps the gradient of a zero quaternion finite.
     usable = norm2 > 1e-24
     scale = jax.lax.rsqrt(jnp.where(usable, norm2, 1.0))
-    w, x, y, z = (jnp.where(usable, quats[:, i] * scale, i == 0) for i in range(4))
+    w, x, y, z = (
+        jnp.where(usable, quats[:, i] * scale, float(i == 0)) for i in range(4)
+    )
     return [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
         [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
@@ -83,14 +85,14 @@ def normals(gaussians: Gaussians, camera: Camera) -> Array:
     shortest = jnp.argmin(gaussians.log_scales, axis=-1)
     chosen = [shortest == axis for axis in range(3)]
     normal = jnp.stack([jnp.select(chosen, rotation[row]) for row in range(3)], axis=-1)
-    towards = camera_position(camera) - gaussians.means
+    towards = camera_position(camera)[None] - gaussians.means
     facing = jnp.sum(normal * jax.lax.stop_gradient(towards), axis=-1) >= 0
     return jnp.where(facing[:, None], normal, -normal)
 
 
 def view_directions(means: Array, camera: Camera) -> Array:
     """Unit vectors [n 3] from the camera's centre to points [n 3], world frame."""
-    offset = means - camera_position(camera)
+    offset = means - camera_position(camera)[None]
     length2 = jnp.sum(offset**2, axis=-1, keepdims=True)
     return offset * jax.lax.rsqrt(jnp.maximum(length2, 1e-24))
 

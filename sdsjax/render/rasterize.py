@@ -14,6 +14,7 @@ composites every Gaussian into every pixel by plain autodiff: the oracle of the 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,8 +87,16 @@ def rasterize_reference(
     max_alpha: float = 0.99,
     antialias: bool = False,
     screen_offset: Array | None = None,
+    capacity: int | None = None,
+    tile_size: int | None = None,
+    differentiation: str = "reverse",
 ) -> Rendering:
-    """What `rasterize` computes, over all pairs of Gaussians and pixels [n h w]."""
+    """What `rasterize` computes, over all pairs of Gaussians and pixels [n h w].
+
+    Takes the same arguments; those that only say how to compute (capacity, tile_size,
+    differentiation) change nothing here: plain autodiff goes both ways.
+    """
+    del capacity, tile_size, differentiation
     splats, features = _shade(gaussians, camera, antialias, screen_offset)
     order = jnp.argsort(jnp.where(splats.extent[:, 0] < 0, jnp.inf, splats.depth))
     mean, conic, log_opacity, features = (
@@ -157,11 +166,12 @@ def accumulate(plan: Plan, splats: Splats, features: Array, differentiation: str
         tiles, counts, _ = _forward_views(plan, table, hidden)
         tiles, counts = tiles[0], jax.tree.map(lambda a: a[0], counts)
     else:
-        tiles, counts = _sums(plan, table, hidden)
+        sums: Any = _sums(plan, table, hidden)
+        tiles, counts = sums
     return _untile(tiles, plan.grid), counts
 
 
-def _lift(tree) -> Any:
+def _lift(tree):
     return jax.tree.map(lambda a: a[None], tree)
 
 

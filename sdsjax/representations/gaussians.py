@@ -97,7 +97,7 @@ def gaussians(
         else:
             means = jnp.asarray(init, jnp.result_type(float))
             spacing = initial.spacing("ball", count, init_radius)
-        scale = init_scale or 0.5 * spacing
+        scale = 0.5 * spacing if init_scale is None else init_scale
         rgb = jax.random.uniform(key_colour, (count, 3), minval=0.4, maxval=0.6)
         sh = jnp.zeros((count, (sh_degree + 1) ** 2, 3), means.dtype)
         params = GaussianParams(

@@ -26,6 +26,7 @@ def _add_sheet(commands):
 
 def _train(arguments):
     from sdsjax.toybox import card, pool, train_prior
+    from sdsjax.toybox.judge import load_judge as judge_first
 
     work, out = Path(arguments.work), Path(arguments.out)
     recipe = train_prior.PriorRecipe()
@@ -44,6 +45,7 @@ def _train(arguments):
         params = judge.train_judge(work, pictures, steps=arguments.judge_steps)
         judge.save_judge(params, out)
     else:
+        judge_first()  # before hours of training, not after
         train_prior.train_prior(work, out, recipe)
         card.write_card(out, work, recipe)
     print(f"wrote {out}")

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 PyTree = Any
@@ -160,13 +160,21 @@ def save_state(path: Path, state: PyTree) -> None:
     os.replace(scratch, path)
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array of a safetensors file by name; ValueError if it cannot be read."""
+    try:
+        with safe_open(str(path), "np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file: {error}") from error
+
+
 def load_state(path: Path, like: PyTree) -> PyTree:
     """Reads what `save_state` wrote into the structure of `like`.
 
     Raises ValueError, naming the entry, if names, shapes or types differ.
     """
-    with safe_open(str(path), "np") as file:
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    found = read_arrays(path)
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     out = []
     for key_path, leaf in leaves:

@@ -17,12 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from sdsjax.toybox import pool as pools
 from sdsjax.toybox.captions import caption
-from sdsjax.toybox.fit import Recipe, fit, flat
+from sdsjax.toybox.fit import Recipe, fit, flat, read_arrays
 from sdsjax.toybox.objects import BASES, COLORS, DIRECTED_KINDS, KINDS
 from sdsjax.toybox.scene import SceneSpec
 from sdsjax.toybox.views import VIEW_WORDS
@@ -148,12 +147,11 @@ def save_judge(params, folder: Path = FOLDER, card: dict | None = None) -> None:
 def load_judge(folder: Path = FOLDER):
     """The shipped judge: x [b 64 64 3] -> Labels of indices [b], jitted.
 
-    Raises ValueError if the file does not fit the network.
+    Raises ValueError if the file is missing, damaged or does not fit the network.
     """
     module = Judge()
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    with safe_open(str(folder / "model.safetensors"), "np") as file:
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    found = read_arrays(folder / "model.safetensors")
     wanted = flat(shapes["params"])
     if {k: v.shape for k, v in found.items()} != {
         k: v.shape for k, v in wanted.items()
@@ -170,9 +168,9 @@ def load_judge(folder: Path = FOLDER):
     return lambda x: Labels(*(np.asarray(a) for a in judge(params, x)))
 
 
-def agreement(said: Labels, true: Labels) -> dict[str, float]:
+def agreement(said: Labels, true: Labels) -> dict[str, float | None]:
     """Shares of right answers: kind, colour; view of kinds with a front; for pairs:
-    kind, base and both colours right at once."""
+    kind, base and both colours right at once. None where there is nothing to share."""
     front, paired = directed(true.kind), true.base != NONE
     all_right = (
         (said.kind == true.kind)
@@ -182,7 +180,7 @@ def agreement(said: Labels, true: Labels) -> dict[str, float]:
     )
 
     def share(right, among):
-        return float(np.mean(right[among])) if among.any() else float("nan")
+        return float(np.mean(right[among])) if among.any() else None
 
     single = ~paired
     return {

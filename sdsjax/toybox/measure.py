@@ -93,7 +93,7 @@ def loss_by_timestep(
 
     params, losses = (unet.params, vae.params, text.params), {}
     for t in range(50, 1000, 100):
-        parts = np.split(np.arange(count), count // 50)
+        parts = np.array_split(np.arange(count), max(1, count // 50))
         values = [
             float(error(params, x[i], ids[i], t, jax.random.key(int(i[0]) + t)))
             for i in parts
