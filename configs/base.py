@@ -78,11 +78,11 @@ def base_config() -> Config:
     config.losses = ConfigDict()  # weight per regulariser of the representation
     config.diagnostics = ConfigDict()
     config.diagnostics.every = 10  # steps between two lines of the log
-    config.diagnostics.samples = 1  # views whose denoised image a preview shows
     config.diagnostics.nan_check_every = 10
     config.exports = ConfigDict({"turntable_frames": 48, "mesh_resolution": 64})
     config.exports.uv = False  # bake the mesh's colours into a texture
-    config.scoring = ConfigDict({"truth": True})  # the toybox's: against ground truth
+    # the toybox's: against ground truth, and what a direct fit to it would score
+    config.scoring = ConfigDict({"truth": True, "ceiling": True})
     return config
 
 

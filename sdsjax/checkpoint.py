@@ -220,6 +220,7 @@ class Checkpoints:
                 )
             for step in self.steps():
                 self._remove(step)
+            self.close()
             return None
         step, manifest = found
         state = self._load(step, manifest, template)
@@ -227,6 +228,7 @@ class Checkpoints:
             if other > step:
                 announce(f"going back to checkpoint {step}; {other} is removed")
                 self._remove(other)
+        self.close()
         return step, state
 
     def load(self, step: int, template: PyTree) -> PyTree:
@@ -249,9 +251,7 @@ class Checkpoints:
             )
         target = {n: a for n, a in named_leaves(blank).items() if a.size}
         try:
-            stored = self._store().restore(
-                step, args=ocp.args.StandardRestore(target)
-            )
+            stored = self._store().restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
@@ -268,6 +268,7 @@ class Checkpoints:
         return state
 
     def close(self) -> None:
+        """Let go of Orbax, which remembers steps it saw; the next use looks again."""
         if self._orbax is not None:
             self._orbax.close()
             self._orbax = None

@@ -12,15 +12,12 @@ from sdsjax.build import FACTORIES
 from sdsjax.config import (
     config_folder,
     config_names,
-    default_workdir,
     flatten,
     read_module,
 )
 from sdsjax.overrides import hyperparameters
 from sdsjax.toybox.captions import vocabulary
 from sdsjax.toybox.objects import BASES, COLORS, KINDS
-
-__all__ = ["default_workdir", "dry_run", "listing"]
 
 
 def _first_line(documented) -> str:

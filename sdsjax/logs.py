@@ -62,10 +62,9 @@ class Log:
     def __init__(self, folder: Path, total: int, start: int) -> None:
         self.total, self.start = total, start
         self.timer = StepTimer()
-        # A scalar of step s is logged under s: those past the checkpoint go.
-        self._writer = SummaryWriter(
-            str(folder), purge_step=start + 1 if start else None, flush_secs=10
-        )
+        # A scalar of step s is logged under s: those past the checkpoint go, all of
+        # them where there is none.
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1, flush_secs=10)
         self._console = Console(stderr=True)
         self._bar = None
         self._last_line = 0.0

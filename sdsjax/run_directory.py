@@ -124,7 +124,7 @@ def inspect(folder: Path, config: dict, *, allow_config_change: bool = False) ->
             + "; ".join(changed)
             + "): choose another --workdir or pass --allow_config_change"
         )
-    return {"finished": read_json(folder / "finished.json"), "changed": changed}
+    return {"finished": read_json(folder / "finished.json")}
 
 
 class RunDirectory:

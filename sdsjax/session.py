@@ -23,6 +23,8 @@ from sdsjax.previews import make_previews, picture, write_preview
 from sdsjax.representations.gaussians import GaussianParams, as_gaussians
 from sdsjax.run_directory import RunDirectory
 from sdsjax.sharding import replicate
+from sdsjax.toybox.captions import CaptionError
+from sdsjax.toybox.ceiling import ceiling as fit_ceiling
 from sdsjax.train_step import init_state
 
 Event = Callable[[str, dict], None]
@@ -177,6 +179,7 @@ class Session:
             to_json(self.config),
             self.directory.history,
             status=status,
+            ceiling=self.ceiling() if usable else None,
             warnings=(*self.notes, *warnings),
             provenance_of_run={
                 **preset_and_overrides(self.directory.command),
@@ -184,6 +187,19 @@ class Session:
                 "seconds": round(self.seconds(), 2),
             },
         )
+
+    def ceiling(self) -> dict | None:
+        """What this representation scores when fitted to true renders; None where
+        there is no truth to fit."""
+        scoring = self.config.scoring
+        if not (scoring.truth and scoring.ceiling):
+            return None
+        if not isinstance(self.state.params, GaussianParams):
+            return None
+        try:
+            return fit_ceiling(self.config.prompt, self.pieces.representation)
+        except CaptionError:
+            return None  # a prompt outside the toybox has no truth
 
     def finish(self, paths: dict[str, Path]) -> None:
         """Mark the directory as done."""

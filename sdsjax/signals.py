@@ -16,7 +16,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(SystemExit):
-    """The run was asked to stop and has stopped; `code` is 128 + the signal."""
+    """The run was asked to stop by the signal `number` and has stopped after `step`;
+    `code` is 128 + the signal."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(128 + number)
+        self.number, self.step = number, step
+
+    def __str__(self) -> str:
+        name = signal.Signals(self.number).name
+        return f"stopped by {name} at step {self.step}; the same command continues it"
 
     @property
     def exit_code(self) -> int:
@@ -66,7 +75,3 @@ class Stop:
         self._watcher.join(timeout=5)
         os.close(self._read)
         os.close(self._write)
-
-    def check(self) -> bool:
-        """Whether a stop was asked for."""
-        return self.requested is not None

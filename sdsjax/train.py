@@ -18,7 +18,7 @@ import jax
 from sdsjax.build import Pieces, build
 from sdsjax.checkpoint import CheckpointError, Checkpoints
 from sdsjax.compile_cache import enable_compile_cache
-from sdsjax.config import flatten, locate, to_json
+from sdsjax.config import default_workdir, flatten, locate, to_json
 from sdsjax.logs import Log
 from sdsjax.run_directory import RunDirectory, inspect, read_json
 from sdsjax.session import Diverged, Event, Session, first_state
@@ -106,7 +106,7 @@ def optimise(session: Session, log: Log, stop: Stop) -> None:
             if stop.requested:
                 session.save(log)
                 log.say(f"stopped: checkpoint {session.step} is written")
-                raise Interrupted(128 + stop.requested)
+                raise Interrupted(stop.requested, session.step)
 
 
 def attend(session: Session, log: Log, metrics: dict) -> None:
@@ -155,16 +155,24 @@ def generate(prompt: str, config: str = "ssd", **overrides) -> Asset:
     """From a prompt to an asset: the command line's job from Python.
 
     config: a name, `name:variant` or path; overrides: config keys, nested dicts or
-    dotted (`**{"optimizer.lr.means": 0.02}`), and `workdir`, `on_event`. Raises as
-    `run` does, ConfigError for a bad value.
+    dotted (`**{"optimizer.lr.means": 0.02}`), and what `run` takes: `workdir`,
+    `allow_config_change`, `on_event`. Raises as `run` does, ConfigError for a bad
+    value.
     """
-    from sdsjax import checks, describe
+    from sdsjax import checks
 
     workdir = overrides.pop("workdir", None)
     on_event = overrides.pop("on_event", None)
+    allow = overrides.pop("allow_config_change", False)
     resolved = checks.resolve(config, {"prompt": prompt, **overrides})
     if workdir is None:
-        workdir = describe.default_workdir(locate(config).label, resolved)
+        workdir = default_workdir(locate(config).label, resolved)
     said = flatten({"prompt": prompt, **overrides})
     command = [f"--config={config}", *(f"--config.{k}={v}" for k, v in said.items())]
-    return run(resolved, workdir, command=command, on_event=on_event)
+    return run(
+        resolved,
+        workdir,
+        allow_config_change=allow,
+        command=command,
+        on_event=on_event,
+    )

@@ -192,4 +192,5 @@ def test_slugs_without_letters_differ():
 
 def test_default_workdir():
     label, config = locate("ssd:image").label, load("ssd:image")
-    assert default_workdir(label, config) == "runs/ssd-image-a-blue-house-0"
+    expected = f"runs/ssd-image-{slug(config.prompt)}-0"
+    assert default_workdir(label, config) == expected
