@@ -60,7 +60,7 @@ def _add_train(commands):
     command.add_argument("network", choices=("prior", "judge"))
     command.add_argument("--work", required=True, help="folder for checkpoints")
     command.add_argument("--out", required=True, help="folder for the weights")
-    command.add_argument("--judge_steps", type=int, default=3000)
+    command.add_argument("--judge_steps", type=int, default=6000)
     for name, value in PriorRecipe()._asdict().items():
         command.add_argument(f"--{name}", type=type(value), help=f"default {value}")
     command.set_defaults(run=_train)

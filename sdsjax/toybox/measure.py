@@ -104,7 +104,7 @@ def loss_by_timestep(
 
 def sample_sheet(path: Path, pictures: np.ndarray, texts: list[str], columns: int = 8):
     """Draws captioned pictures [n h w 3] in [-1, 1] as one PNG, each doubled."""
-    side, band = 2 * pictures.shape[1], 24
+    side, band = 2 * pictures.shape[1], 36
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * side, rows * (side + band)), "white")
     pen = ImageDraw.Draw(sheet)
@@ -112,8 +112,7 @@ def sample_sheet(path: Path, pictures: np.ndarray, texts: list[str], columns: in
         x, y = (i % columns) * side, (i // columns) * (side + band)
         rgb = np.round(127.5 * (np.clip(picture, -1, 1) + 1)).astype(np.uint8)
         sheet.paste(Image.fromarray(rgb).resize((side, side), Image.NEAREST), (x, y))
-        half = text.find(" on ") if " on " in text else text.find(", ")
-        head, tail = (text[:half], text[half:].strip(", ")) if half > 0 else (text, "")
-        pen.text((x + 2, y + side), head, fill="black", font_size=10)
-        pen.text((x + 2, y + side + 11), tail, fill="black", font_size=10)
+        lines = text.replace(" on ", "\non ").replace(", ", "\n").split("\n")
+        for k, line in enumerate(lines):
+            pen.text((x + 2, y + side + 11 * k), line, fill="black", font_size=10)
     sheet.save(path)
