@@ -176,11 +176,12 @@ def test_list_shows_configs_estimators_and_words(capsys, folder):
 
 def test_dry_run_prints_flags_that_reproduce_it(capsys, folder):
     flags = [f"--config.{key}={value}" for key, value in TINY.items()]
-    assert cli(["--config=ssd", *flags, "--config.seed=5", "--dry_run"]) == 0
+    named = "--config.prompt=a green mug"
+    assert cli(["--config=ssd", *flags, "--config.seed=5", named, "--dry_run"]) == 0
     first = capsys.readouterr().out
     assert "--config.seed=5" in first
     assert "--config.estimator.rescale=True" in first
-    assert "runs/ssd-a-blue-house-5" in first
+    assert "runs/ssd-a-green-mug-5" in first
     assert "gaussians 280" in first  # 20 rows of 3 + 3 + 4 + 1 + 3
     again = [f for f in shlex.split(first) if f.startswith("--config.")]
     assert cli(["--config=ssd", *again, "--dry_run"]) == 0
