@@ -1,8 +1,9 @@
 """Score Distillation Sampling: the guided noise prediction minus the noise added.
 
 Paper: DreamFusion (arXiv 2209.14988), eq. 3; its omega is `guidance_scale` - 1.
-Cost: `:toybox` under 5 minutes on 2 CPU cores; `:image` 1 minute; `:sd21` hours on one
-accelerator with 16 GB or more, on Gaussians where the paper has a NeRF (a later room).
+Cost: `:toybox` about 2 minutes on 2 CPU cores, `:image` half a minute; `:sd21` wants an
+accelerator and has only been run on small random weights; it optimises Gaussians where
+the paper has a NeRF (a later room).
 Command: python -m sdsjax.main --config=configs/sds.py --config.prompt="a red mug"
 """
 

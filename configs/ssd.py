@@ -2,8 +2,9 @@
 
 Paper: Stable Score Distillation for High-Quality 3D Generation (arXiv 2312.09305), alg.
 1. M (`estimator.threshold`) is not stated there and is the decisive setting.
-Cost: `:toybox` under 5 minutes on 2 CPU cores; `:image` 1 minute; `:sd21` hours on one
-accelerator with 16 GB or more, on Gaussians where the paper has a NeRF (a later room).
+Cost: `:toybox` about 2 minutes on 2 CPU cores, `:image` half a minute; `:sd21` wants an
+accelerator and has only been run on small random weights; it optimises Gaussians where
+the paper has a NeRF (a later room).
 Command: python -m sdsjax.main --config=configs/ssd.py --config.prompt="a red mug"
 """
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 
 from sdsjax.diffusion import NoiseSchedule, Weighting, guide, weight_function
-from sdsjax.estimators.common import draw_noise
+from sdsjax.estimators.common import draw_noise, no_state
 from sdsjax.math import norm
 from sdsjax.types import Estimate, Estimator
 
@@ -32,10 +32,6 @@ def sds(
     """
     weight = weight_function(schedule, weighting)
 
-    def init(prior, key, z_spec):
-        del prior, key, z_spec
-        return ()
-
     def estimate(prior, key, state, z, t, view):
         del state
         eps, z_t = draw_noise(schedule, key, z, t)
@@ -48,4 +44,4 @@ def sds(
         }
         return Estimate(weight(t).astype(z.dtype) * direction, aux)
 
-    return Estimator(init, estimate)
+    return Estimator(no_state, estimate)

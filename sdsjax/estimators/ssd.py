@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from sdsjax.diffusion import NoiseSchedule, Weighting, weight_function
-from sdsjax.estimators.common import draw_noise
+from sdsjax.estimators.common import draw_noise, no_state
 from sdsjax.math import inner, norm, safe_divide
 from sdsjax.types import Estimate, Estimator
 
@@ -59,10 +59,6 @@ def ssd(
         raise ValueError(f"ssd: threshold = {threshold} must be >= 0 (0: always h)")
     weight = weight_function(schedule, weighting)
 
-    def init(prior, key, z_spec):
-        del prior, key, z_spec
-        return ()
-
     def estimate(prior, key, state, z, t, view):
         del state
         eps, z_t = draw_noise(schedule, key, z, t)
@@ -82,4 +78,4 @@ def ssd(
         }
         return Estimate(weight(t).astype(z.dtype) * direction, aux)
 
-    return Estimator(init, estimate)
+    return Estimator(no_state, estimate)

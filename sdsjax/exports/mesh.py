@@ -8,8 +8,8 @@ Field (world units, grid `[r r r]` over a cube that holds the splats):
 o: opacity, colour: the view-independent SH term + 0.5, in display (sRGB) values. The
 iso-level is `level_scale` times the `quantile` of d at the splats' centres (weighted by
 opacity): the centres say how dense "inside" is, so the level follows a sparse or a
-crowded cloud. The defaults (0.1, 0.2) are where the volume overlap with the toybox's
-true solids peaks for Gaussians fitted to true renders. Cavities are filled first:
+crowded cloud. The defaults (0.1, 0.2) are near the largest volume overlap with the true
+solid for Gaussians fitted to a house and a mug, the kinds tried. Cavities are filled:
 distillation leaves the inside of an object empty, and a shell would otherwise come out
 as two surfaces. Marching cubes: Lorensen and Cline, 1987 (scikit-image). glTF 2.0: y
 up, front +z as here, colours linear.
