@@ -127,3 +127,26 @@ def plots_html(history: Sequence[Mapping], *, limit: int = 16) -> str:
         for name, line in series
     ]
     return f'<div class="plots">{"".join(cards)}</div>' if cards else ""
+
+
+SHEET_STYLE = """
+text { font: 11px sans-serif; fill: #444 } .title { font-weight: bold; fill: #111 }
+.grid { stroke: #ddd } polyline { fill: none; stroke: #2f6fb4 }
+.raw { opacity: 0.3 } .smooth { stroke-width: 1.8 }
+"""
+
+
+def plots_svg(histories: Sequence[Mapping], *, columns: int = 3) -> str:
+    """The same small multiples as one SVG document, for a file of its own."""
+    cells = []
+    for index, (name, line) in enumerate(scalar_series(histories).items()):
+        row, column = divmod(index, columns)
+        place = f'<svg x="{column * WIDTH}" y="{row * HEIGHT}" width="{WIDTH}" '
+        plot = line_plot(name.replace("_", " "), *line)
+        cells.append(plot.replace("<svg ", place + f'height="{HEIGHT}" ', 1))
+    rows = -(-len(cells) // columns)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{columns * WIDTH}" '
+        f'height="{rows * HEIGHT}"><style>{SHEET_STYLE}</style>'
+        f'<rect width="100%" height="100%" fill="white"/>{"".join(cells)}</svg>\n'
+    )

@@ -86,13 +86,15 @@ def _judge(arguments):
 
 
 def _add_judge(commands):
+    from sdsjax.toybox.measure import GUIDANCE_SCALE, STEPS
+
     command = commands.add_parser(
         "judge", help="sample the prior and let the judge name what the pictures show"
     )
     command.add_argument("--folder", default="toybox-sd", help="the prior to judge")
     command.add_argument("--count", type=int, default=1000, help="samples")
-    command.add_argument("--guidance_scale", type=float, default=3.0)
-    command.add_argument("--steps", type=int, default=40, help="DDIM steps a sample")
+    command.add_argument("--guidance_scale", type=float, default=GUIDANCE_SCALE)
+    command.add_argument("--steps", type=int, default=STEPS, help="DDIM steps a sample")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--sheet", help="also draw the first 64 samples here")
     command.set_defaults(run=_judge)

@@ -6,11 +6,12 @@ import hashlib
 import json
 from pathlib import Path
 
+from sdsjax.exports.plots import plots_svg
 from sdsjax.models import hub
 from sdsjax.toybox import measure
 from sdsjax.toybox.train_prior import PriorRecipe
 
-GUIDANCE = 3.0  # at which the card's samples are drawn
+SWEEP = (1.0, 2.0, 5.0, 7.5)  # guidance scales judged beside the card's own
 TITLE = "# toybox-sd: a small Stable Diffusion trained on the toybox\n"
 ABOUT = """
 The embedded prior of sdsjax: CLIP-style text encoder, AutoencoderKL and
@@ -21,9 +22,15 @@ Apache-2.0. It knows nothing outside that world. Made by
 
     python -m sdsjax.toybox train prior --work WORK --out OUT
 """
+NAMED = {
+    "kind": "kind",
+    "color": "colour",
+    "view": "view (kinds with a front)",
+    "pair": "two objects, all four words",
+}
 
 
-def _sizes(folder: Path) -> list[str]:
+def _files(folder: Path) -> list[str]:
     lines = ["| file | bytes | sha256 |", "|---|---|---|"]
     for path in sorted(folder.rglob("*.safetensors")):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -32,67 +39,117 @@ def _sizes(folder: Path) -> list[str]:
     return lines
 
 
-def _last(work: Path, stage: str) -> dict:
+def _log(work: Path, stage: str) -> list[dict]:
     lines = (work / stage / "log.jsonl").read_text().splitlines()
-    return json.loads(lines[-1])
+    return [json.loads(line) for line in lines]
+
+
+def _curves(logs: dict[str, list[dict]]) -> str:
+    dropped = ("step", "seconds_per_step")
+    rows = [
+        {"step": row["step"]}
+        | {f"{stage} {k}": v for k, v in row.items() if k not in dropped}
+        for stage, log in logs.items()
+        for row in log
+    ]
+    return plots_svg(rows)
+
+
+def _training(recipe: PriorRecipe, steps: dict[str, int]) -> str:
+    begun = (
+        f"The weights of `{Path(recipe.start).name}`, trained on for"
+        if recipe.start
+        else "From random weights,"
+    )
+    return (
+        f"{begun} {steps['vae']} steps of the VAE (batch {recipe.vae_batch}), then "
+        f"{steps['unet']} of the UNet and the text encoder (batch "
+        f"{recipe.unet_batch}), seed {recipe.seed}; exponential moving average; "
+        f"caption dropout {recipe.dropout}; noise schedule scaled-linear, 1000 steps, "
+        "epsilon prediction, loss weights clip(SNR, 0.1, 5) / SNR.\n\n"
+        "![losses](losses.svg)\n"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _judged(shares: dict, judge: dict) -> list[str]:
+    lines = ["| | samples of the prior | held-out true renders |", "|---|---|---|"]
+    return lines + [
+        f"| {text} | {_percent(shares[key])} | {_percent(judge[key])} |"
+        for key, text in NAMED.items()
+    ]
+
+
+def _swept(sweep: dict[float, dict]) -> list[str]:
+    lines = [
+        f"| guidance scale | {' | '.join(NAMED.values())} |",
+        "|---|---|---|---|---|",
+    ]
+    return lines + [
+        f"| {scale:g} | {' | '.join(_percent(shares[key]) for key in NAMED)} |"
+        for scale, shares in sorted(sweep.items())
+    ]
 
 
 def write_card(
     folder: Path, work: Path, recipe: PriorRecipe, *, count: int = 1000
 ) -> None:
-    """Measures the prior in `folder` and writes README.md and samples.png there.
+    """Measures the prior in `folder` and writes README.md, measured.json, samples.png
+    and losses.svg there.
 
-    `work`: the training folder, for its logs and the held-out renders. A pretty long
-    call: `count` samples are drawn and judged.
+    `work`: the training folder, for its logs and the held-out renders; `count`: samples
+    that are drawn and judged (a fifth of that at each other guidance scale).
     """
     networks = hub.load_stable_diffusion(str(folder))
-    shares, pictures, texts = measure.judge_samples(
-        networks, count=count, guidance_scale=GUIDANCE
-    )
+    scale = measure.GUIDANCE_SCALE
+    shares, pictures, texts = measure.judge_samples(networks, count=count)
+    few = max(1, count // 5)
+    sweep = {
+        s: measure.judge_samples(networks, count=few, guidance_scale=s)[0]
+        for s in SWEEP
+    }
     heldout = measure.heldout_pool(work / "heldout")
-    losses = measure.loss_by_timestep(networks, heldout)
-    judge = measure.judge_renders(heldout)
+    few_renders = min(count, 400)
+    losses = measure.loss_by_timestep(networks, heldout, count=few_renders)
+    judge = measure.judge_renders(heldout, count=4 * count)
     measure.sample_sheet(folder / "samples.png", pictures[:32], texts[:32])
-    vae, unet = _last(work, "vae"), _last(work, "unet")
+    logs = {stage: _log(work, stage) for stage in ("vae", "unet")}
+    (folder / "losses.svg").write_text(_curves(logs))
+    steps = {stage: log[-1]["step"] for stage, log in logs.items()}
     figures = {
         "recipe": recipe._asdict(),
-        "steps": {"vae": vae["step"], "unet": unet["step"]},
-        "last_training_loss": {"vae": vae["loss"], "unet": unet["loss"]},
+        "steps": steps,
+        "last_training_loss": {stage: log[-1]["loss"] for stage, log in logs.items()},
+        "reconstruction_psnr": measure.reconstruction_psnr(
+            networks, heldout, count=few_renders
+        ),
         "loss_by_timestep": losses,
-        "guidance_scale": GUIDANCE,
+        "guidance_scale": scale,
         "samples_named_rightly": shares,
+        "by_guidance_scale": sweep,
         "judge_on_held_out_renders": judge,
     }
     (folder / "measured.json").write_text(json.dumps(figures, indent=1) + "\n")
     rows = ["| t | mean (eps_hat - eps)^2 |", "|---|---|"]
     rows += [f"| {t} | {loss:.4f} |" for t, loss in losses.items()]
-    named = [
-        "| | samples of the prior | held-out true renders |",
-        "|---|---|---|",
-        *(
-            f"| {what} | {100 * shares[key]:.1f}% | {100 * judge[key]:.1f}% |"
-            for what, key in [
-                ("kind", "kind"),
-                ("colour", "color"),
-                ("view (kinds with a front)", "view"),
-                ("two objects, all four words", "pair"),
-            ]
-        ),
-    ]
     parts = [
         TITLE + ABOUT,
         "## Training\n",
-        f"{vae['step']} steps of the VAE (batch {recipe.vae_batch}), then "
-        f"{unet['step']} of the UNet and the text encoder (batch {recipe.unet_batch}), "
-        f"seed {recipe.seed}; exponential moving average; caption dropout "
-        f"{recipe.dropout}; noise schedule scaled-linear, 1000 steps, epsilon "
-        "prediction, min-SNR weights (gamma 5).\n",
-        "## Denoising loss on fresh renders\n",
+        _training(recipe, steps),
+        "## Fresh renders\n",
+        f"The VAE's reconstruction: {figures['reconstruction_psnr']:.1f} dB. The "
+        "denoising loss:\n",
         "\n".join(rows) + "\n",
-        f"## The judge on {count} samples, guidance scale {GUIDANCE}, DDIM 40\n",
-        "\n".join(named) + "\n",
+        f"## The judge on {count} samples, guidance scale {scale}, DDIM "
+        f"{measure.STEPS}\n",
+        "\n".join(_judged(shares, judge)) + "\n",
+        f"Other guidance scales, {few} samples each:\n",
+        "\n".join(_swept(sweep)) + "\n",
         "![samples](samples.png)\n",
         "## Files\n",
-        "\n".join(_sizes(folder)) + "\n",
+        "\n".join(_files(folder)) + "\n",
     ]
     (folder / "README.md").write_text("\n".join(parts))

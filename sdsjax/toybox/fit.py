@@ -100,7 +100,10 @@ def fit(
     path = folder / "checkpoint.safetensors"
     if path.exists():
         state = load_state(path, state)
+        _check_unchanged(folder, recipe, int(state.step))
         log(f"{folder.name}: continues at step {int(state.step)}")
+    _remember(folder, recipe)
+    _forget(folder, int(state.step))
 
     @partial(jax.jit, donate_argnums=0)
     def train(state: FitState, frozen, batch):
@@ -146,6 +149,46 @@ def _record(folder: Path, step: int, mean: dict[str, float], seconds: float) -> 
     line = json.dumps({"step": step, "seconds_per_step": seconds} | mean)
     with open(folder / "log.jsonl", "a") as file:
         file.write(line + "\n")
+
+
+def _figures(recipe: Recipe) -> dict[str, float]:
+    return {k: v for k, v in recipe._asdict().items() if not callable(v)}
+
+
+def _remember(folder: Path, recipe: Recipe) -> None:
+    (folder / "recipe.json").write_text(json.dumps(_figures(recipe), indent=1) + "\n")
+
+
+def _check_unchanged(folder: Path, recipe: Recipe, step: int) -> None:
+    """Raises ValueError if the steps behind us would have been others by this recipe.
+
+    More or fewer steps in all are fine while the rate is level by both plans.
+    """
+    path = folder / "recipe.json"
+    if not path.exists():
+        return
+    now, then = _figures(recipe), json.loads(path.read_text())
+    level = [plan["steps"] * (1.0 - plan["cooldown"]) for plan in (now, then)]
+    free = ("steps", "cooldown") if step <= min(level) else ()
+    changed = [
+        f"{name} = {then.get(name)} (now {value})"
+        for name, value in now.items()
+        if name not in free and then.get(name) != value
+    ]
+    if changed:
+        raise ValueError(
+            f"{folder} was begun with {', '.join(changed)} and is at step {step}: "
+            "go on with the same recipe, or choose another folder"
+        )
+
+
+def _forget(folder: Path, step: int) -> None:
+    """Drops what the log says of steps after the checkpoint: they are done again."""
+    path = folder / "log.jsonl"
+    if path.exists():
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        path.write_text("".join(line + "\n" for line in kept))
 
 
 def flat(tree: PyTree) -> dict[str, Any]:

@@ -26,14 +26,16 @@ from sdsjax.toybox.judge import (
 from sdsjax.toybox.sample import sample
 
 PAIR_FRACTION = 0.3
+GUIDANCE_SCALE = 3.0  # at which samples are judged unless asked otherwise
+STEPS = 40  # of DDIM, a sample
 
 
 def judge_samples(
     networks: StableDiffusion,
     *,
     count: int = 1000,
-    guidance_scale: float = 3.0,
-    steps: int = 40,
+    guidance_scale: float = GUIDANCE_SCALE,
+    steps: int = STEPS,
     seed: int = 0,
 ) -> tuple[dict, np.ndarray, list[str]]:
     """(shares of samples that show what their caption says, pictures, captions)."""
@@ -66,6 +68,25 @@ def judge_renders(pool: pools.Pool, *, count: int = 4000, seed: int = 1) -> dict
     ]
     merged = type(wanted)(*(np.concatenate(part) for part in zip(*said)))
     return agreement(merged, wanted)
+
+
+def reconstruction_psnr(
+    networks: StableDiffusion, pool: pools.Pool, *, count: int = 400, seed: int = 3
+) -> float:
+    """Of D(E(x)) against fresh renders x, the error pooled over pictures; dB."""
+    rng = np.random.default_rng([seed, 8])
+    chosen = pools.draw(pool, rng, count, pair_fraction=PAIR_FRACTION)
+    vae = networks.vae
+
+    @jax.jit
+    def error(params, x):
+        z = vae.module.apply({"params": params}, x, method="encode")[0]
+        out: Any = vae.module.apply({"params": params}, z, method="decode")
+        return jnp.mean((jnp.clip(out, -1, 1) - x) ** 2)
+
+    parts = np.array_split(pools.pictures(pool, chosen), max(1, count // 50))
+    mse = np.mean([float(error(vae.params, x)) for x in parts])
+    return float(10 * np.log10(4.0 / mse))  # x spans [-1, 1]
 
 
 def loss_by_timestep(

@@ -32,7 +32,7 @@ def sample(
     key: jax.Array,
     *,
     guidance_scale: float,
-    steps: int = 40,
+    steps: int,
 ) -> np.ndarray:
     """One picture a caption, [n h w 3] in [-1, 1], clipped."""
     unet, vae = networks.unet, networks.vae

@@ -2,7 +2,7 @@
 
 Stages, each resumable: the pool of pictures (pool.py), the AutoencoderKL on them, then
 the UNet2DCondition with its text encoder on the frozen latents, by the noise
-prediction loss with min-SNR weights (arXiv 2303.09556), caption dropout and an
+prediction loss weighted by a clipped signal-to-noise ratio, caption dropout and an
 exponential moving average, whose weights are written in Stable Diffusion's layout.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.clip import CLIPTextConfig, CLIPTextEncoder
+from sdsjax.models.hub import load_stable_diffusion
 from sdsjax.models.save import save_stable_diffusion
 from sdsjax.models.tokenizer import Tokenizer, train_word_tokenizer
 from sdsjax.models.unet import UNet2DCondition, UNetConfig
@@ -70,6 +71,24 @@ class PriorRecipe(NamedTuple):
     view_fraction: float = 0.85
     dropout: float = 0.1
     seed: int = 0
+    start: str = ""
+
+
+def starting_weights(recipe: PriorRecipe):
+    """The networks of the prior to go on from (a folder or a name), None to begin anew.
+
+    Raises ValueError if they are of other sizes than the recipe's.
+    """
+    if not recipe.start:
+        return None
+    networks = load_stable_diffusion(recipe.start)
+    sizes = (networks.unet.config, networks.vae.config._replace(scaling_factor=1.0))
+    if sizes != (UNET, VAE):
+        raise ValueError(
+            f"{recipe.start} has networks of other sizes than the recipe trains: start "
+            "from a toybox-sd or leave --start out"
+        )
+    return networks
 
 
 def _rng(recipe: PriorRecipe, stage: int, step: int) -> np.random.Generator:
@@ -101,11 +120,16 @@ def train_vae(folder: Path, pool: pools.Pool, recipe: PriorRecipe, log) -> FitSt
         total = jnp.mean(jnp.abs(error)) + square + 1e-3 * divergence
         return total, {"mse": square, "kl": divergence}
 
-    init = module.init(jax.random.key(recipe.seed), jnp.zeros((1, 64, 64, 3)))["params"]
+    start = starting_weights(recipe)
+    if start:
+        init = start.vae.params
+    else:
+        key = jax.random.key(recipe.seed)
+        init = module.init(key, jnp.zeros((1, 64, 64, 3)))["params"]
     return fit(
         folder / "vae",
         Recipe(
-            loss, batch_at, recipe.vae_steps, recipe.vae_rate, 0.3, 100, 0.998, 0.0,
+            loss, batch_at, recipe.vae_steps, recipe.vae_rate, 0.35, 100, 0.998, 0.0,
             recipe.seed,
         ),
         init,
@@ -146,10 +170,16 @@ def text_config(tokenizer: Tokenizer) -> CLIPTextConfig:
     )
 
 
-def min_snr_weight(schedule: NoiseSchedule, t: jax.Array, gamma: float = 5.0):
-    """min(SNR, gamma) / SNR for noise prediction (arXiv 2303.09556, sec. 3.4)."""
+def snr_weight(
+    schedule: NoiseSchedule, t: jax.Array, floor: float = 0.1, gamma: float = 5.0
+):
+    """clip(SNR, floor, gamma) / SNR for noise prediction.
+
+    The upper limit is min-SNR's (arXiv 2303.09556, sec. 3.4). The lower one is ours:
+    what the view words decide is decided at high noise, which min-SNR hardly counts.
+    """
     snr = (schedule.alphas[t] / schedule.sigmas[t]) ** 2
-    return jnp.minimum(snr, gamma) / snr
+    return jnp.clip(snr, floor, gamma) / snr
 
 
 def train_unet(
@@ -188,7 +218,7 @@ def train_unet(
         states = text.apply({"params": params["text_encoder"]}, ids)
         eps_hat: Any = unet.apply({"params": params["unet"]}, z_t, t, states)
         square = jnp.mean((eps_hat - eps) ** 2, axis=(1, 2, 3))
-        weighted = jnp.mean(min_snr_weight(schedule, t) * square)
+        weighted = jnp.mean(snr_weight(schedule, t) * square)
         low, high = square[: count // 4].mean(), square[3 * count // 4 :].mean()
         return weighted, {"mse": square.mean(), "mse_low_t": low, "mse_high_t": high}
 
@@ -200,10 +230,13 @@ def train_unet(
         "unet": unet.init(key_unet, latents, jnp.zeros(1, jnp.int32), states)["params"],
         "text_encoder": text.init(key_text, ids)["params"],
     }
+    start = starting_weights(recipe)
+    if start:
+        params = {"unet": start.unet.params, "text_encoder": start.text_encoder.params}
     return fit(
         folder / "unet",
         Recipe(
-            loss, batch_at, recipe.unet_steps, recipe.unet_rate, 0.25, 300, 0.9995,
+            loss, batch_at, recipe.unet_steps, recipe.unet_rate, 0.4, 300, 0.9995,
             0.01, recipe.seed,
         ),
         params,

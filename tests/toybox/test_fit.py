@@ -1,5 +1,7 @@
 """The training loop: it averages, stops, resumes exactly and refuses foreign files."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,3 +67,32 @@ def test_a_file_of_another_recipe_is_refused(tmp_path):
         load_state(tmp_path / "state", {"a": np.zeros(4), "b": np.zeros(2)})
     with pytest.raises(ValueError, match="unexpected entry"):
         load_state(tmp_path / "state", {"a": np.zeros(3)})
+
+
+def rows(folder):
+    return [
+        json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()
+    ]
+
+
+def test_the_log_says_each_step_once(tmp_path, monkeypatch):
+    with pytest.raises(Stop):
+        run(tmp_path, stop_at=60, steps=100)  # logged at 50, no checkpoint yet
+    monkeypatch.setattr(fits, "SAVE_EVERY", 0.0)
+    run(tmp_path, steps=100)
+    with pytest.raises(ValueError, match="another folder"):
+        run(tmp_path, steps=150)  # the rate had fallen to zero
+    assert [row["step"] for row in rows(tmp_path)] == [50, 100]
+
+
+def test_a_changed_recipe_is_refused_a_longer_one_only_where_it_changes_the_past(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fits, "SAVE_EVERY", 0.0)
+    with pytest.raises(Stop):
+        run(tmp_path, stop_at=5, steps=12)
+    with pytest.raises(ValueError, match=r"peak = 0.1 \(now 0.2\)"):
+        fit(tmp_path, recipe()._replace(peak=0.2), START, jnp.zeros(1), log=print)
+    whole = run(tmp_path / "whole", steps=20)
+    parts = run(tmp_path, steps=20)
+    np.testing.assert_array_equal(whole.params["w"], parts.params["w"])
