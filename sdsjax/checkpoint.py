@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from sdsjax.files import write_text
 from sdsjax.types import PyTree
 
 MANIFEST = "manifest.json"
@@ -33,16 +33,6 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be written or read; the message is one line."""
 
     exit_code = 4
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The whole new text or the whole old one, whatever happens in between."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def named_leaves(state: PyTree) -> dict[str, np.ndarray]:
@@ -168,7 +158,7 @@ class Checkpoints:
                 "files": file_digests(folder),
             }
             manifest["seal"] = seal(manifest)
-            write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
+            write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
         except Exception as error:
             shutil.rmtree(folder, ignore_errors=True)
             self._clean()

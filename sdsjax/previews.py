@@ -21,6 +21,7 @@ from PIL import Image
 from sdsjax.cameras import OrbitRange, orbit_camera
 from sdsjax.diffusion import add_noise, denoised, guide
 from sdsjax.encoding import bind, to_latent
+from sdsjax.files import replacing
 from sdsjax.types import PriorSource, View
 
 AZIMUTHS = (0.0, 90.0, 180.0, -90.0)
@@ -132,9 +133,7 @@ def _resized(tile: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def write_preview(folder: Path, step: int, image: np.ndarray) -> Path:
     """`<folder>/step-000123.png`, written whole or not at all."""
-    folder.mkdir(exist_ok=True)
     path = folder / f"step-{step:06d}.png"
-    temporary = path.with_name(f"{path.name}.tmp")
-    Image.fromarray(image).save(temporary, format="PNG")
-    temporary.replace(path)
+    with replacing(path) as partial:
+        Image.fromarray(image).save(partial)
     return path

@@ -23,9 +23,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sdsjax import lock
-from sdsjax.checkpoint import Checkpoints, write_atomically
+from sdsjax.checkpoint import Checkpoints
 from sdsjax.config import flatten
 from sdsjax.exports import provenance
+from sdsjax.files import SCRATCH, write_text
 from sdsjax.lock import RunError
 
 FORMAT = "sdsjax-run-1"
@@ -85,6 +86,11 @@ def read_json(path: Path) -> dict | None:
     return content
 
 
+def _leftover(name: str) -> bool:
+    """A file that a killed run had begun: nothing of anybody's."""
+    return name.startswith(SCRATCH) or name.endswith(".tmp")
+
+
 def inspect(folder: Path, config: dict, *, allow_config_change: bool = False) -> dict:
     """Look, and touch nothing. {} for a directory to be made or started, otherwise
     {"finished": content of finished.json or None}.
@@ -101,7 +107,7 @@ def inspect(folder: Path, config: dict, *, allow_config_change: bool = False) ->
     ours = read_json(folder / "run.json")
     # A run that died while it made the directory leaves no more than these.
     started = {"lock.json", "config.json"}
-    rest = [n for n in names if n not in started and not n.endswith(".tmp")]
+    rest = [n for n in names if n not in started and not _leftover(n)]
     if ours is None and rest:
         raise RunError(
             f"--workdir {folder} is not empty and was not made by sdsjax (it holds "
@@ -176,15 +182,16 @@ class RunDirectory:
         lock.release(self.folder / "lock.json")
 
     def _record(self) -> None:
-        for leftover in self.folder.glob("*.tmp"):
-            leftover.unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if _leftover(path.name):
+                path.unlink(missing_ok=True)
         (self.folder / "finished.json").unlink(missing_ok=True)
-        write_atomically(self.folder / "config.json", _pretty(self.config))
+        write_text(self.folder / "config.json", _pretty(self.config))
         record = read_json(self.folder / "run.json") or {"format": FORMAT}
         now = session_record(self.command or sys.argv)
         record["sessions"] = [*record.get("sessions", []), now]
         # Last: from here on the directory counts as ours.
-        write_atomically(self.folder / "run.json", _pretty(record))
+        write_text(self.folder / "run.json", _pretty(record))
 
     def load_history(self, step: int) -> list[dict]:
         """The logged rows up to `step`; later ones, and a line cut off by a crash, are
@@ -196,7 +203,7 @@ class RunDirectory:
                     row = json.loads(line)
                     if isinstance(row, dict) and row.get("step", step + 1) <= step:
                         rows.append(row)
-            write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self.history = rows
         return rows
 
@@ -207,7 +214,7 @@ class RunDirectory:
 
     def finish(self, summary: dict) -> None:
         """Mark the run as done."""
-        write_atomically(self.folder / "finished.json", _pretty(summary))
+        write_text(self.folder / "finished.json", _pretty(summary))
 
 
 def _pretty(content: dict) -> str:

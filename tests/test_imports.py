@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUND = {"math", "cameras", "diffusion", "timesteps", "losses", "prompts", "types"}
+GROUND |= {"files"}
 STEP = {"train_step", "encoding", "optimizers", "pullback", "sharding"}
 TOP = {"config", "overrides", "checks", "build", "describe", "budget", "devices"}
 TOP |= {"arguments", "run_directory", "session", "train", "main"}

@@ -21,9 +21,9 @@ import numpy as np
 from sdsjax.cameras import Camera
 from sdsjax.exports import mesh as meshes
 from sdsjax.exports import ply, provenance, video
-from sdsjax.exports.files import replacing, sha256, write_bytes
 from sdsjax.exports.report import Run, report_html
 from sdsjax.exports.viewer import viewer_html
+from sdsjax.files import replacing, sha256, write_bytes
 from sdsjax.representations.gaussians import Gaussians
 from sdsjax.toybox import score as scoring
 from sdsjax.toybox.captions import CaptionError, parse_caption

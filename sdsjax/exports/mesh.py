@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdsjax.exports.files import write_bytes
+from sdsjax.files import write_bytes
 from sdsjax.representations.gaussians import Gaussians
 
 SH_C0 = 0.28209479177387814

@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdsjax.exports.files import sha256
+from sdsjax.files import sha256
 from sdsjax.exports.plots import number, plots_html
 from sdsjax.exports.provenance import flatten
 from sdsjax.exports.viewer import text_of

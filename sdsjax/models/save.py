@@ -6,7 +6,6 @@ its place and renamed into it, so that a folder never holds half a file.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
+from sdsjax.files import replacing, write_text
 from sdsjax.models import config as configs
 from sdsjax.models.hub import COMPONENTS, param_shapes
 from sdsjax.models.mapping import to_torch
@@ -68,10 +68,9 @@ def save_component(folder, name: str, config, params, dtype=jnp.float16) -> Path
     out = Path(folder) / name
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{component.stem}.safetensors"
-    partial = path.with_suffix(".partial")
-    # transformers refuses files that do not say so
-    save_file(tensors, partial, metadata={"format": "pt"})
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        # transformers refuses files that do not say so
+        save_file(tensors, partial, metadata={"format": "pt"})
     write_json(out / "config.json", WRITERS[name](config))
     return out
 
@@ -120,7 +119,4 @@ def save_stable_diffusion(
 
 def write_json(path: Path, value: dict) -> None:
     """Pretty, sorted, renamed into place."""
-    partial = path.with_suffix(".partial")
-    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(partial, path)
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")

@@ -8,7 +8,6 @@ bit for bit on one machine. Checkpoints are one safetensors file, replaced atomi
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,8 @@ import numpy as np
 import optax
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from sdsjax.files import replacing
 
 PyTree = Any
 SAVE_EVERY = 180.0  # seconds
@@ -198,9 +199,8 @@ def flat(tree: PyTree) -> dict[str, Any]:
 
 def save_state(path: Path, state: PyTree) -> None:
     """Writes every leaf of a pytree of arrays to one file, atomically."""
-    scratch = path.with_suffix(".tmp")
-    save_file({k: np.asarray(v) for k, v in flat(state).items()}, str(scratch))
-    os.replace(scratch, path)
+    with replacing(path) as scratch:
+        save_file({k: np.asarray(v) for k, v in flat(state).items()}, str(scratch))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -9,7 +9,6 @@ of (seed, step), so that training resumes exactly.
 from __future__ import annotations
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 
 from sdsjax.cameras import orbit_camera
+from sdsjax.files import write_text
 from sdsjax.toybox.captions import caption, pair_split
 from sdsjax.toybox.objects import BASES, COLORS, KINDS
 from sdsjax.toybox.scene import SceneSpec, build_scene, stack_scenes
@@ -115,9 +115,7 @@ def build_pool(
     layers.flush()
     np.save(folder / "geometry.npy", plan)
     np.save(folder / "view.npy", np.asarray(view_index(azimuth, elevation)))
-    scratch = folder / "pool.json.tmp"
-    scratch.write_text(json.dumps(settings))
-    os.replace(scratch, done)
+    write_text(done, json.dumps(settings))
     return _open(folder)
 
 
