@@ -4,6 +4,12 @@ Angles in degrees as in cameras.py (azimuth 0 sees the front, +90 the object's o
 side). DreamFusion (arXiv 2209.14988, sec. 3.2) appends "front / side / back / overhead
 view"; with one word for both sides a mirrored object is as right as the object, so
 left and right may have words of their own.
+
+Perp-Neg (arXiv 2304.04968): the other side's prompt is a negative one, of which only
+the part perpendicular to the positive direction counts: cond = e_0 + e + sum_i w_i
+perp(e_i - e_0, e), e = e_y - e_0, w_i <= 0. Sides are interpolated: r = 1 -
+|azimuth|/90 is 1 in front and 0 at the side, then r = 2 - |azimuth|/90 is 1 at the side
+and 0 at the back.
 """
 
 from __future__ import annotations
@@ -52,3 +58,73 @@ def view_index(
 def view_prompts(prompt: str, words: ViewWords = TWO_SIDED) -> list[str]:
     """The prompt with each view's words, then the plain prompt: indices FRONT..ANY."""
     return [f"{prompt}, {word}" for word in words] + [prompt]
+
+
+class Interpolation(NamedTuple):
+    """What Perp-Neg needs of one view.
+
+    rows [2] int32: the two prompts between which the camera stands; mix [2]: their
+    shares in the positive prompt's text states, 1 together; negatives [2] int32: the
+    prompts that are negative here; weights [2], <= 0: theirs.
+    """
+
+    rows: jax.Array
+    mix: jax.Array
+    negatives: jax.Array
+    weights: jax.Array
+
+
+# -(a exp(-b r) + c): front against side, side against front, side and front before the
+# back; as threestudio sets them.
+FRONT_SIDE = (4.0, 0.5, -2.426)
+SIDE_FRONT = (4.0, 0.5, -2.426)
+SIDE_BACK = (1.0, 0.5, -0.606)
+FRONT_BACK = (1.0, 0.5, 0.967)
+
+
+def _decay(coefficients: tuple[float, float, float], r: jax.Array) -> jax.Array:
+    a, b, c = coefficients
+    return -(a * jnp.exp(-b * r) + c)
+
+
+def perp_neg_view(
+    azimuth: jax.Array, elevation: jax.Array, *, overhead: float = 60.0
+) -> Interpolation:
+    """Prompts and weights of a view. Above `overhead` the overhead prompt stands alone:
+    its weights are 0. angles: degrees, scalars (vmap outside)."""
+    turn = jnp.mod(jnp.asarray(azimuth, jnp.float32) + 180.0, 360.0) - 180.0
+    side, away = jnp.where(turn > 0, LEFT, RIGHT), jnp.abs(turn) / 90.0
+    ahead, above = away <= 1.0, jnp.asarray(elevation) > overhead
+    r = jnp.where(ahead, 1.0 - away, 2.0 - away)
+    front, back = jnp.full_like(side, FRONT), jnp.full_like(side, BACK)
+    rows = jnp.where(ahead, jnp.stack([front, side]), jnp.stack([side, back]))
+    negatives = jnp.stack([front, side])
+    forward = jnp.stack([_decay(FRONT_SIDE, r), _decay(SIDE_FRONT, 1.0 - r)])
+    behind = jnp.stack([_decay(FRONT_BACK, r), _decay(SIDE_BACK, r)])
+    weights = jnp.minimum(jnp.where(ahead, forward, behind), 0.0)
+    return Interpolation(
+        jnp.where(above, OVERHEAD, rows).astype(jnp.int32),
+        jnp.stack([r, 1.0 - r]),
+        negatives.astype(jnp.int32),
+        jnp.where(above, 0.0, weights),
+    )
+
+
+def perpendicular(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a without its part along b: a - <a, b> / max(|b|^2, 1e-6) b, over all elements
+    of ONE sample."""
+    share = jnp.sum(a * b) / jnp.maximum(jnp.sum(b * b), 1e-6)
+    return a - share.astype(a.dtype) * b
+
+
+def perp_neg(cond, uncond, negatives, weights) -> jax.Array:
+    """e_0 + e + sum_i w_i perp(e_i - e_0, e), e = e_y - e_0: what a prior returns as
+    `cond`, so that every estimator inherits it.
+
+    cond, uncond: z's shape; negatives [m ...]; weights [m]. ONE sample: inner products
+    run over one z, and vmap makes it right at any batch size.
+    """
+    e = cond - uncond
+    for negative, weight in zip(negatives, weights):
+        cond = cond + weight.astype(e.dtype) * perpendicular(negative - uncond, e)
+    return cond

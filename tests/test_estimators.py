@@ -1,213 +1,265 @@
-"""Estimators: one contract for all, closed forms on exact priors, identities."""
+"""One contract for every estimator of the dict, on an exact prior: shape, dtype, one
+trace, vmap = loop, the same noise from the same key, nothing used without need."""
+
+import inspect
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdsjax.diffusion import NoiseSchedule, alpha_sigma
-from sdsjax.estimators import ESTIMATORS
-from sdsjax.estimators.ssd import projection_ratio
+from sdsjax.diffusion import NoiseSchedule
+from sdsjax.estimators import ESTIMATORS, image_space
 from sdsjax.priors import gaussian_mixture
+from sdsjax.types import Estimate, Linear
 
 SCHEDULE = NoiseSchedule.scaled_linear()
-HYPER = {"sds": {"guidance_scale": 7.5}, "ssd": {"threshold": 400}}
 SHAPE = (4, 4, 3)
+KEY, T = jax.random.key(1), jnp.int32(300)
+Z = jax.random.normal(jax.random.key(0), SHAPE)
+# Every name once with its defaults, then the forms that are other programs.
+CASES = {name: (name, {}) for name in ESTIMATORS}
+CASES["ssd"] = ("ssd", {"threshold": 400})
+CASES["ism"] = ("ism", {"steps": 2})
+CASES["sdi"] = ("sdi", {"steps": 2})
+CASES |= {
+    "csd:annealed": ("csd", {"negative": -1.0}),
+    "stein:element": ("stein", {"fit": "element"}),
+    "denoised_l2:4": ("denoised_l2", {"steps": 4}),
+    "image_space(vsd)": (image_space(ESTIMATORS["vsd"]), {}),
+}
+NEEDS = {"decode": ("sds_plus", "image_space(vsd)"), "adapter": ("vsd",)}
+NEEDS["adapter"] += ("image_space(vsd)",)
 
 
-def prior(tau2=0.3, shape=SHAPE):
-    """N(1, tau2) with the prompt, an equal mixture with N(-1, tau2) without."""
-    means = jnp.stack([jnp.ones(shape), -jnp.ones(shape)])
-    return gaussian_mixture(SCHEDULE, [1.0, 1.0], means, [tau2, tau2], [True, False])
+def make(case, **extra):
+    name, hyper = CASES[case]
+    factory = ESTIMATORS[name] if isinstance(name, str) else name
+    return factory(SCHEDULE, **(hyper | extra))
 
 
-def make(name, **extra):
-    return ESTIMATORS[name](SCHEDULE, **(HYPER[name] | extra))
+@cache
+def prior():
+    """N(1, .3) with the prompt, N(-1, .2) with the negative one, else both."""
+    means = jnp.stack([jnp.ones(SHAPE), -jnp.ones(SHAPE)])
+    return gaussian_mixture(
+        SCHEDULE, [1.0, 1.0], means, [0.3, 0.2], [True, False], negative=[False, True]
+    )
 
 
-def run(estimator, key, z, t, p=None):
-    p = p or prior(shape=z.shape)
-    state = estimator.init(p, jax.random.key(9), z)
-    return estimator.estimate(p, key, state, z, jnp.int32(t), None)
+WEIGHTS = {
+    "one": "one",
+    "alpha": lambda alpha, sigma: 3.0 * alpha,
+    "constant": lambda alpha, sigma: 2.0,
+}
+# Each program runs a few times: compiled in a hurry.
+HURRY = {"xla_backend_optimization_level": 0}
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_contract_shape_dtype_and_determinism(name):
-    z = jax.random.normal(jax.random.key(0), SHAPE)
-    estimator = make(name)
-    a, b = (run(estimator, jax.random.key(1), z, 300) for _ in range(2))
-    other = run(estimator, jax.random.key(2), z, 300)
-    assert a.grad.shape == z.shape
-    assert a.grad.dtype == z.dtype
-    assert all(v.dtype == z.dtype for v in a.aux.values())
-    np.testing.assert_array_equal(a.grad, b.grad)
-    assert not np.allclose(a.grad, other.grad)
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_contract_half_precision_is_kept(name):
-    z = jnp.ones(SHAPE, jnp.bfloat16)
-    assert run(make(name), jax.random.key(1), z, 300).grad.dtype == jnp.bfloat16
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_contract_vmap_is_the_loop_and_traces_once(name):
-    estimator, p, traces = make(name), prior(), []
-    zs = jax.random.normal(jax.random.key(0), (5, *SHAPE))
-    keys = jax.random.split(jax.random.key(1), 5)
-    ts = jnp.array([20, 200, 400, 401, 980])
-
-    @jax.jit
-    def batch(keys, zs, ts):
-        traces.append(1)
-        state = estimator.init(p, keys[0], zs[0])
-        return jax.vmap(lambda k, z, t: estimator.estimate(p, k, state, z, t, None))(
-            keys, zs, ts
-        )
-
-    both = [batch(keys, zs, ts), batch(keys, zs + 1, ts)]
-    for i in range(5):
-        alone = run(estimator, keys[i], zs[i], ts[i], p)
-        np.testing.assert_allclose(both[0].grad[i], alone.grad, rtol=2e-5, atol=2e-6)
-    assert len(traces) == 1
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_contract_equal_keys_mean_equal_noise(name):
-    """estimate draws eps = normal(split(key)[0]): what the prior is shown proves it."""
-    seen, z = [], jax.random.normal(jax.random.key(0), SHAPE)
-    exact = prior()
+def first_input(case, key, z, t):
+    """(z_t, t) of the prior's first call, of sdi's last: where eps alone is added."""
+    name, hyper = CASES[case]
+    plain = {"ism": {"steps": 0}, "sdi": {"eta": 1.0, "steps": 1}}.get(name, {})
+    if hyper.get("steps") == 4:
+        plain = {"steps": 1}
+    exact, calls = prior(), []
 
     def spy(z_t, t, view, branches=("cond", "uncond")):
-        seen.append(z_t)
+        calls.append((z_t, t))
         return exact.noise(z_t, t, view, branches)
 
-    key = jax.random.key(3)
-    run(make(name), key, z, 300, exact._replace(noise=spy))
-    eps = jax.random.normal(jax.random.split(key)[0], z.shape, z.dtype)
-    alpha, sigma = alpha_sigma(SCHEDULE, 300)
-    np.testing.assert_array_equal(seen[0], alpha * z + sigma * eps)
+    estimator, p = make(case, **plain), exact._replace(noise=spy)
+    estimator.estimate(p, key, estimator.init(p, key, z), z, t, None)
+    return calls[-1 if name == "sdi" else 0]
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_contract_weight_multiplies_the_direction(name):
-    z, key = jax.random.normal(jax.random.key(0), SHAPE), jax.random.key(1)
-    one = run(make(name, weighting="one"), key, z, 300).grad
-    sigma2 = run(make(name, weighting="sigma2"), key, z, 300).grad
-    custom = run(make(name, weighting=lambda a, s: 3.0 * a), key, z, 300).grad
-    alpha, sigma = alpha_sigma(SCHEDULE, 300)
-    np.testing.assert_allclose(sigma2, sigma**2 * one, rtol=1e-5)
-    np.testing.assert_allclose(custom, 3 * alpha * one, rtol=1e-5)
+@cache
+def compiled(case):
+    """(one, batch, traces). one: everything that is asked of one view; batch: the
+    estimates of several."""
+    p, traces = prior(), []
+
+    def estimate(key, z, t, **extra):
+        estimator = make(case, **extra)
+        state = estimator.init(p, jax.random.key(9), z)
+        return estimator.estimate(p, key, state, z, t, None)
+
+    def one(key, z, t):
+        traces.append("one")
+        grads = {n: estimate(key, z, t, weighting=w).grad for n, w in WEIGHTS.items()}
+        return estimate(key, z, t), grads, first_input(case, key, z, t)
+
+    def batch(keys, zs, ts):
+        traces.append("batch")
+        return jax.vmap(estimate)(keys, zs, ts)
+
+    jitted = (jax.jit(f, compiler_options=HURRY) for f in (one, batch))
+    return *jitted, traces
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_unknown_weighting_names_the_choices(name):
-    with pytest.raises(ValueError, match="sigma2"):
-        make(name, weighting="sigma")
+def shapes_of(case, p, dtype=jnp.float32):
+    estimator = make(case)
+
+    def whole(key, z, t):
+        state = estimator.init(p, key, z)
+        return estimator.estimate(p, key, state, z, t, None)
+
+    return jax.eval_shape(whole, KEY, jax.ShapeDtypeStruct(SHAPE, dtype), T)
 
 
-def test_sds_mean_and_variance_on_a_gaussian():
-    """One Gaussian N(m, tau2): e = k eps + alpha k (z - m)/sigma, k = sigma^2/(alpha^2
-    tau2 + sigma^2), so E[sds] = k alpha (z - m)/sigma and Var = (k - 1)^2."""
-    tau2, t, count = 0.3, 300, 20000
-    p = gaussian_mixture(SCHEDULE, [1.0], jnp.ones((1, 2)), [tau2], [True])
-    estimator = ESTIMATORS["sds"](SCHEDULE, guidance_scale=1.0, weighting="one")
-    z = jnp.array([0.4, -0.7])
-    keys = jax.random.split(jax.random.key(0), count)
-    grads = jax.vmap(lambda k: run(estimator, k, z, t, p).grad)(keys)
-    alpha, sigma = (float(v) for v in alpha_sigma(SCHEDULE, t))
-    k = sigma**2 / (alpha**2 * tau2 + sigma**2)
-    error = np.abs(grads.mean(0) - k * alpha * (z - 1.0) / sigma)
-    assert (error < 4 * abs(k - 1) / np.sqrt(count)).all()
-    np.testing.assert_allclose(grads.var(0, ddof=1), (k - 1) ** 2, rtol=0.05)
-
-
-@pytest.mark.parametrize("omega", [0.0, 6.5, 100.0])
-def test_sds_is_the_three_terms(omega):
-    """e_s - eps = omega h + e_y - eps with omega = s - 1 (SSD eq. 4)."""
-    z, key, t = jax.random.normal(jax.random.key(0), SHAPE), jax.random.key(1), 200
-    p = prior()
-    estimator = ESTIMATORS["sds"](SCHEDULE, guidance_scale=omega + 1, weighting="one")
-    eps = jax.random.normal(jax.random.split(key)[0], z.shape)
-    alpha, sigma = alpha_sigma(SCHEDULE, t)
-    e = p.noise(alpha * z + sigma * eps, t)
-    terms = omega * (e.cond - e.uncond) + e.cond - eps
-    np.testing.assert_allclose(
-        run(estimator, key, z, t, p).grad, terms, rtol=1e-4, atol=1e-4
-    )
-
-
-def test_ssd_above_the_threshold_is_h_and_below_is_scaled_to_it():
-    z, key, p = jax.random.normal(jax.random.key(0), SHAPE), jax.random.key(1), prior()
-    for t, seeking in [(400, True), (401, False)]:
-        estimate = run(make("ssd", weighting="one"), key, z, t, p)
-        eps = jax.random.normal(jax.random.split(key)[0], z.shape)
-        alpha, sigma = alpha_sigma(SCHEDULE, t)
-        e = p.noise(alpha * z + sigma * eps, t)
-        h = e.cond - e.uncond
-        assert bool(estimate.aux["seeking"]) == seeking
+@pytest.mark.parametrize("case", CASES)
+def test_contract_vmap_is_the_loop_and_traces_once(case):
+    one, batch, traces = compiled(case)
+    zs = jax.random.normal(jax.random.key(0), (3, *SHAPE))
+    keys, ts = jax.random.split(jax.random.key(1), 3), jnp.array([20, 400, 980])
+    together, again = batch(keys, zs, ts), batch(keys, zs + 1, ts)
+    alone = [one(*each)[0] for each in zip(keys, zs, ts)]
+    assert traces == ["batch", "one"]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+    scale = 1e-5 * (1.0 + float(jnp.abs(stacked.grad).max()))
+    np.testing.assert_allclose(together.grad, stacked.grad, rtol=1e-4, atol=scale)
+    for name, values in stacked.aux.items():
         np.testing.assert_allclose(
-            jnp.linalg.norm(estimate.grad), jnp.linalg.norm(h), rtol=1e-5
+            together.aux[name], values, rtol=1e-3, atol=1e-3, err_msg=name
         )
-        if seeking:
-            assert abs(jnp.sum(estimate.grad * eps)) < 1e-3  # r eps is projected out
-        else:
-            np.testing.assert_array_equal(estimate.grad, h)
+    assert not np.allclose(again.grad, together.grad)
 
 
-def test_ssd_ablations_are_what_they_say():
-    z, key, t, p = jnp.full(SHAPE, 0.3), jax.random.key(1), 100, prior()
-    eps = jax.random.normal(jax.random.split(key)[0], z.shape)
-    alpha, sigma = alpha_sigma(SCHEDULE, t)
-    cond = p.noise(alpha * z + sigma * eps, t).cond
-    plain = {"weighting": "one", "rescale": False}
-    r = projection_ratio(cond, eps)
-    for reduction, ratio in [("none", 0.0), ("sds", 1.0), ("adaptive", r)]:
-        grad = run(make("ssd", reduction=reduction, **plain), key, z, t, p).grad
-        np.testing.assert_allclose(grad, cond - ratio * eps, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("case", CASES)
+def test_contract_equal_keys_equal_estimates_and_equal_noise(case):
+    """eps = normal(split(key)[0]) is what the prior is shown."""
+    one, _, _ = compiled(case)
+    estimate, _, (z_t, t) = one(KEY, Z, T)
+    again, other = one(KEY, Z, T)[0], one(jax.random.key(2), Z, T)[0]
+    jax.tree.map(np.testing.assert_array_equal, estimate, again)
+    assert not np.allclose(estimate.grad, other.grad)
+    eps = jax.random.normal(jax.random.split(KEY)[0], SHAPE)
+    noised = SCHEDULE.alphas[t] * Z + SCHEDULE.sigmas[t] * eps
+    np.testing.assert_allclose(z_t, noised, rtol=1e-5, atol=1e-6)
 
 
-def test_ssd_reduced_term_loses_one_dimension_of_signal():
-    """E[e~] = (1 - 1/d) E[e_y] for e_y = k eps + c: r removes c's part along eps."""
-    d, count = 3, 40000
-    c = jnp.array([1.0, 0.0, 0.0])
-    eps = jax.random.normal(jax.random.key(0), (count, d))
-    e = 0.4 * eps + c
-    reduced = e - jax.vmap(projection_ratio)(e, eps)[:, None] * eps
-    np.testing.assert_allclose(reduced.mean(0)[0], 1 - 1 / d, atol=0.01)
+@pytest.mark.parametrize("case", CASES)
+def test_contract_the_weight_multiplies_the_direction(case):
+    _, grads, _ = compiled(case)[0](KEY, Z, T)
+    alpha = SCHEDULE.alphas[T]
+    np.testing.assert_allclose(grads["alpha"], 3 * alpha * grads["one"], rtol=1e-5)
+    np.testing.assert_allclose(grads["constant"], 2 * grads["one"], rtol=1e-5)
 
 
-def test_ssd_guards_zero_over_zero():
-    """The unconditional and the conditional prior are one point at z: h = 0."""
-    p = gaussian_mixture(SCHEDULE, [1.0], jnp.zeros((1, 2)), [0.1], [True])
-    zero = p._replace(
-        noise=lambda z, t, v, branches=(): p.noise(0 * z, t, v)  # e_y = 0 exactly
-    )
-    grad = run(make("ssd"), jax.random.key(0), jnp.zeros(2), 100, zero).grad
-    np.testing.assert_array_equal(grad, jnp.zeros(2))
-
-
-def test_ssd_rejects_what_it_cannot_do():
-    with pytest.raises(TypeError, match="threshold"):
-        ESTIMATORS["ssd"](SCHEDULE)
-    with pytest.raises(ValueError, match="adaptive"):
-        make("ssd", reduction="half")
-    with pytest.raises(ValueError, match="threshold"):
-        make("ssd", threshold=-1)
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_contract_strict_promotion(name):
+@pytest.mark.parametrize("case", CASES)
+def test_contract_shape_and_dtype_under_strict_promotion(case):
     """No silent widening of types or ranks anywhere between z and the gradient."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         for dtype in (jnp.float32, jnp.bfloat16):
-            grad = run(make(name), jax.random.key(1), jnp.ones(SHAPE, dtype), 300).grad
-            assert grad.dtype == dtype
+            estimate = shapes_of(case, prior(), dtype)
+            assert isinstance(estimate, Estimate)
+            assert (estimate.grad.shape, estimate.grad.dtype) == (SHAPE, dtype)
+            for name, value in estimate.aux.items():
+                assert value.shape in ((), SHAPE), name
+                assert value.dtype == dtype, name
+            if estimate.image_grad is not None:
+                assert estimate.image_grad.dtype == dtype
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_contract_only_what_is_needed_is_used(case):
+    """A prior without a decoder, an adapter or a depth estimate serves the estimators
+    that need none, and branches that were not asked for are not there."""
+
+    def honest(z_t, t, view, branches=("cond", "uncond")):
+        assert branches, "an estimate asks for at least one branch"
+        return prior().noise(z_t, t, view, branches)
+
+    bare = prior()._replace(noise=honest, monocular=None)
+    for part, cases in NEEDS.items():
+        if case not in cases:
+            bare = bare._replace(**{part: None})
+    assert shapes_of(case, bare).grad.shape == SHAPE
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_contract_learn_keeps_the_states_structure(case):
+    """One training step's call, with every argument of the contract."""
+    estimator, p = make(case), prior()
+
+    def step(key):
+        zs, ts = jnp.stack([Z, Z + 1]), jnp.array([20, 900])
+        keys = jax.random.split(key)
+        state = estimator.init(p, key, Z)
+
+        def one(key, z, t):
+            return estimator.estimate(p, key, state, z, t, None)
+
+        estimates = jax.vmap(one)(keys, zs, ts)
+        linear = Linear(lambda g: (g.sum(0),), lambda d: jnp.stack([d[0], d[0]]))
+        return state, estimator.learn(p, key, state, zs, ts, None, estimates, linear)
+
+    before, after = jax.eval_shape(step, KEY)
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    # weak types count as well: a change would trace the training step twice
+    kinds = [
+        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), state)
+        for state in (before, after)
+    ]
+    assert kinds[0] == kinds[1]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_refused_before_anything_is_compiled(case):
+    with pytest.raises(ValueError, match="sigma2"):
+        make(case, weighting="sigma")
+    with pytest.raises(TypeError, match="scale_of_guidance"):
+        make(case, scale_of_guidance=3.0)
+    estimator = make(case)
+    for t in (-1, 1000):
+        with pytest.raises(ValueError, match=r"0\.\.999"):
+            estimator.estimate(prior(), KEY, (), Z, jnp.int32(t), None)
+
+
+@pytest.mark.parametrize("part", NEEDS)
+def test_a_prior_that_lacks_something_is_refused(part):
+    for case in NEEDS[part]:
+        with pytest.raises(ValueError, match=part[:4]) as caught:
+            make(case).init(prior()._replace(**{part: None}), KEY, Z)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("case", "bad", "word"),
+    [
+        ("ssd", {"threshold": -1}, "threshold"),
+        ("ssd", {"reduction": "half"}, "adaptive"),
+        ("csd", {"negative": 0.5}, "negative"),
+        ("csd", {"anneal_steps": 0}, "anneal_steps"),
+        ("nfsd", {"switch_time": -1}, "switch_time"),
+        ("stein", {"baseline": "edges"}, "normal"),
+        ("stein", {"fit": "pixel"}, "element"),
+        ("stein", {"fit_space": "x"}, "theta"),
+        ("stein", {"decay": 1.0}, "decay"),
+        ("vsd", {"drop_camera": 2.0}, "drop_camera"),
+        ("denoised_l2", {"steps": 0}, "steps"),
+        ("denoised_l2", {"eta": -0.1}, "eta"),
+        ("sds_plus", {"lambda_rgb": -1.0}, "lambda_rgb"),
+        ("sds_plus", {"lambda_rgb": 0.0, "lambda_latent": 0.0}, "both 0"),
+        ("ism", {"delta": 0}, "delta"),
+        ("sdi", {"eta": 1.5}, "eta"),
+    ],
+)
+def test_bad_hyperparameters_are_named(case, bad, word):
+    with pytest.raises(ValueError, match=word) as caught:
+        make(case, **bad)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_threshold_of_ssd_has_no_default():
+    with pytest.raises(TypeError, match="threshold"):
+        ESTIMATORS["ssd"](SCHEDULE)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_a_weighting_may_be_a_constant(name):
-    z, key = jnp.ones(SHAPE), jax.random.key(1)
-    one = run(make(name, weighting="one"), key, z, 300).grad
-    two = run(make(name, weighting=lambda alpha, sigma: 2.0), key, z, 300).grad
-    np.testing.assert_allclose(two, 2 * one, rtol=1e-6)
+def test_hyperparameters_are_keyword_only_and_weighting_is_one(name):
+    first, *others = inspect.signature(ESTIMATORS[name]).parameters.values()
+    assert first.name == "schedule"
+    assert all(p.kind is p.KEYWORD_ONLY for p in others)
+    assert "weighting" in [p.name for p in others]

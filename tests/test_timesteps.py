@@ -56,6 +56,30 @@ def test_fixed_schedules_follow_their_formulas():
             assert abs(int(t) - formula(step / 100)) <= 0.51, (name, step)
 
 
+def test_dreamtime_never_rises_and_spends_its_time_as_weighted():
+    """Steps at a t are proportional to W(t), 1 in m2..m1, Gaussian beyond."""
+    steps, total = jnp.arange(4001), 4000
+    sample = TIMESTEPS["dreamtime"](t_min=20, t_max=980)
+    ts = np.asarray(jax.vmap(lambda step: sample(KEY, step, total, ()))(steps))
+    assert (np.diff(ts) <= 0).all()
+    assert ts[0] == 980
+    assert ts[-1] <= 21  # W(20) is below what float32 resolves of the sum
+    times = np.arange(20, 981)
+    weight = np.where(times > 800, np.exp(-((times - 800) ** 2) / (2 * 300**2)), 1.0)
+    late = np.exp(-((times - 500) ** 2) / (2 * 100**2))
+    weight = np.where(times < 500, late, weight)
+    for low, high in [(20, 400), (400, 500), (500, 800), (800, 981)]:
+        chosen = (times >= low) & (times < high)
+        spent = ((ts >= low) & (ts < high)).mean()
+        assert abs(spent - weight[chosen].sum() / weight.sum()) < 0.003
+
+
+@pytest.mark.parametrize("bad", [{"m1": 400}, {"s2": 0}])
+def test_dreamtime_refuses_a_weight_that_is_none(bad):
+    with pytest.raises(ValueError, match="m2"):
+        TIMESTEPS["dreamtime"](**bad)
+
+
 @pytest.mark.parametrize("bad", [{"t_max": 1000}, {"t_min": -1}, {"t_min": 990}])
 def test_times_outside_the_schedule_are_refused(bad):
     for make in TIMESTEPS.values():

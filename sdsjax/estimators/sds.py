@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import jax
 
-from sdsjax.diffusion import NoiseSchedule, Weighting, guide, weight_function
-from sdsjax.estimators.common import draw_noise, no_state
-from sdsjax.math import norm
-from sdsjax.types import Estimate, Estimator
+from sdsjax.diffusion import NoiseSchedule, Weighting, guide
+from sdsjax.estimators.common import draw_noise, from_direction, term_norms
+from sdsjax.types import Estimator
 
 
 def sds_direction(cond, uncond, eps, guidance_scale: float) -> jax.Array:
@@ -30,18 +29,11 @@ def sds(
 
     aux: norms of e_y, h = e_y - e_0 and the direction before w(t).
     """
-    weight = weight_function(schedule, weighting)
 
-    def estimate(prior, key, state, z, t, view):
-        del state
+    def direction(prior, key, state, z, t, view):
         eps, z_t = draw_noise(schedule, key, z, t)
         e = prior.noise(z_t, t, view, branches=("cond", "uncond"))
-        direction = sds_direction(e.cond, e.uncond, eps, guidance_scale)
-        aux = {
-            "cond_norm": norm(e.cond),
-            "h_norm": norm(e.cond - e.uncond),
-            "direction_norm": norm(direction),
-        }
-        return Estimate(weight(t).astype(z.dtype) * direction, aux)
+        d = sds_direction(e.cond, e.uncond, eps, guidance_scale)
+        return d, term_norms(e.cond, e.uncond)
 
-    return Estimator(no_state, estimate)
+    return from_direction(schedule, direction, weighting)

@@ -12,17 +12,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from sdsjax.diffusion import NoiseSchedule, Weighting, weight_function
-from sdsjax.estimators.common import draw_noise, no_state
-from sdsjax.math import inner, norm, safe_divide
-from sdsjax.types import Estimate, Estimator
+from sdsjax.diffusion import NoiseSchedule, Weighting
+from sdsjax.estimators.common import draw_noise, from_direction, term_norms
+from sdsjax.estimators.terms import projection_ratio
+from sdsjax.math import norm, safe_divide
+from sdsjax.types import Estimator
 
 REDUCTIONS = ("adaptive", "sds", "none")
-
-
-def projection_ratio(cond: jax.Array, eps: jax.Array) -> jax.Array:
-    """r = <e_y, eps> / |eps|^2, a scalar (eq. 9); 0 for eps = 0."""
-    return safe_divide(inner(cond, eps), inner(eps, eps))
 
 
 def ssd_direction(cond, uncond, eps, seek, ratio, rescale: bool) -> jax.Array:
@@ -57,25 +53,18 @@ def ssd(
         )
     if threshold < 0:
         raise ValueError(f"ssd: threshold = {threshold} must be >= 0 (0: always h)")
-    weight = weight_function(schedule, weighting)
 
-    def estimate(prior, key, state, z, t, view):
-        del state
+    def direction(prior, key, state, z, t, view):
         eps, z_t = draw_noise(schedule, key, z, t)
         e = prior.noise(z_t, t, view, branches=("cond", "uncond"))
         r = projection_ratio(e.cond, eps)
         ratio = {"adaptive": r, "sds": jnp.ones_like(r), "none": jnp.zeros_like(r)}
         seek = t <= threshold
-        direction = ssd_direction(
-            e.cond, e.uncond, eps, seek, ratio[reduction], rescale
-        )
-        aux = {
-            "cond_norm": norm(e.cond),
-            "h_norm": norm(e.cond - e.uncond),
-            "direction_norm": norm(direction),
+        d = ssd_direction(e.cond, e.uncond, eps, seek, ratio[reduction], rescale)
+        return d, {
+            **term_norms(e.cond, e.uncond),
             "r": r,
             "seeking": seek.astype(z.dtype),
         }
-        return Estimate(weight(t).astype(z.dtype) * direction, aux)
 
-    return Estimator(no_state, estimate)
+    return from_direction(schedule, direction, weighting)

@@ -52,8 +52,9 @@ def affine_adapter(schedule: NoiseSchedule, shape: tuple[int, ...]) -> Adapter:
     def noise(psi, z_t, t, view):
         del view
         alpha, sigma = alpha_sigma(schedule, t, z_t.dtype)
-        total = alpha**2 * jnp.exp(psi.log_variance) + sigma**2
-        return (sigma * (z_t - alpha * psi.mean) / total).astype(z_t.dtype)
+        mean, variance = psi.mean, jnp.exp(psi.log_variance)
+        total = alpha**2 * variance.astype(z_t.dtype) + sigma**2
+        return sigma * (z_t - alpha * mean.astype(z_t.dtype)) / total
 
     return Adapter(init, noise)
 
