@@ -7,7 +7,7 @@ Source: Radford et al. 2021 (arXiv 2103.00020) as published in Hugging Face's
 `CLIPTextModel`; SD 1 takes OpenAI's (quick_gelu), SD 2 OpenCLIP's (exact gelu).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -31,10 +31,11 @@ class CLIPTextConfig(NamedTuple):
 
 
 class SelfAttention(nn.Module):
-    """Causal multi-head attention, every projection with a bias."""
+    """Multi-head attention, every projection with a bias; causal unless told not to."""
 
     heads: int
     dtype: jnp.dtype = jnp.float32
+    causal: bool = True
 
     @nn.compact
     def __call__(self, x):
@@ -44,23 +45,29 @@ class SelfAttention(nn.Module):
             y = nn.Dense(c, dtype=self.dtype, name=name)(x)
             return y.reshape(b, n, self.heads, c // self.heads)
 
-        causal = jnp.tril(jnp.ones((n, n), bool))
+        mask = jnp.tril(jnp.ones((n, n), bool)) if self.causal else None
         q, k, v = (project(name) for name in ("q_proj", "k_proj", "v_proj"))
-        y = attention(q, k, v, causal).reshape(b, n, c)
+        y = attention(q, k, v, mask).reshape(b, n, c)
         return nn.Dense(c, dtype=self.dtype, name="out_proj")(y)
 
 
 class EncoderLayer(nn.Module):
-    """Attention and MLP, each pre-normed and residual."""
+    """Attention and MLP, each pre-normed and residual.
 
-    config: CLIPTextConfig
+    config: a CLIPTextConfig, or what has the same hidden, mlp, heads, activation and
+    epsilon.
+    """
+
+    config: Any
     dtype: jnp.dtype = jnp.float32
+    causal: bool = True
 
     @nn.compact
     def __call__(self, x):
         cfg = self.config
         y = LayerNorm(cfg.epsilon, self.dtype, name="layer_norm1")(x)
-        x = x + SelfAttention(cfg.heads, self.dtype, name="self_attn")(y)
+        attend = SelfAttention(cfg.heads, self.dtype, self.causal, name="self_attn")
+        x = x + attend(y)
         y = LayerNorm(cfg.epsilon, self.dtype, name="layer_norm2")(x)
         y = nn.Dense(cfg.mlp, dtype=self.dtype, name="mlp_fc1")(y)
         y = ACTIVATIONS[cfg.activation](y)

@@ -20,11 +20,13 @@ from huggingface_hub import errors as hub_errors
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models import config as configs
-from sdsjax.models import mapping
-from sdsjax.models.clip import CLIPTextEncoder
+from sdsjax.models import config_if, mapping, mapping_if
+from sdsjax.models.clip import CLIPTextConfig, CLIPTextEncoder
 from sdsjax.models.errors import LoaderError
+from sdsjax.models.t5 import T5Config, T5Encoder
 from sdsjax.models.tokenizer import Tokenizer
-from sdsjax.models.unet import UNet2DCondition
+from sdsjax.models.unet import UNet2DCondition, UNetConfig
+from sdsjax.models.unet_if import IFUNet, IFUNetConfig
 from sdsjax.models.vae import AutoencoderKL
 from sdsjax.models.weights import find_weights, load_params, read_json
 
@@ -63,17 +65,32 @@ class Component(NamedTuple):
     inputs: Callable
 
 
+# networks that answer to one name, by the type of their config
+MODULES = {
+    UNetConfig: UNet2DCondition,
+    IFUNetConfig: IFUNet,
+    CLIPTextConfig: CLIPTextEncoder,
+    T5Config: T5Encoder,
+}
+
+
+def _module(config, **options):
+    return MODULES[type(config)](config, **options)
+
+
 def _unet_inputs(cfg):
-    sample = jnp.zeros((1, 8, 8, cfg.in_channels))
-    return sample, jnp.zeros((1,), jnp.int32), jnp.zeros((1, 2, cfg.context))
+    side = 2 ** (len(cfg.channels) - 1)
+    width = cfg.text_width if isinstance(cfg, IFUNetConfig) else cfg.context
+    sample = jnp.zeros((1, side, side, cfg.in_channels))
+    return sample, jnp.zeros((1,), jnp.int32), jnp.zeros((1, 2, width))
 
 
 COMPONENTS = {
     "unet": Component(
         "diffusion_pytorch_model",
-        configs.unet_config,
-        lambda cfg, keys=(): mapping.unet_table(cfg),
-        UNet2DCondition,
+        config_if.unet_config,
+        mapping_if.unet_table,
+        _module,
         _unet_inputs,
     ),
     "vae": Component(
@@ -85,9 +102,9 @@ COMPONENTS = {
     ),
     "text_encoder": Component(
         "model",
-        configs.clip_text_config,
-        mapping.clip_text_table,
-        CLIPTextEncoder,
+        config_if.text_config,
+        mapping_if.text_table,
+        _module,
         lambda cfg: (jnp.zeros((1, 2), jnp.int32),),
     ),
 }
@@ -124,17 +141,24 @@ def load_component(
     return _load(root, name, variant, dtype, remat, sharding)
 
 
+def read_config(root: Path, name: str):
+    """The config NamedTuple of one component of a local folder; LoaderError."""
+    if not (root / name).is_dir():
+        raise LoaderError(f"{root}: no subfolder {name}")
+    path = root / name / "config.json"
+    return COMPONENTS[name].read_config(read_json(path), path)
+
+
 def _load(root, name, variant, dtype, remat, sharding) -> Network:
     folder, component = root / name, COMPONENTS[name]
-    if not folder.is_dir():
-        raise LoaderError(f"{root}: no subfolder {name}")
-    path = folder / "config.json"
-    config = component.read_config(read_json(path), path)
+    config = read_config(root, name)
     source = find_weights(folder, component.stem, variant)
     ignored = {prefix + mapping.CLIP_IGNORED for prefix in ("", mapping.CLIP_PREFIX)}
     if name == "text_encoder":
         files = {k: v for k, v in source.files.items() if k not in ignored}
         source = source._replace(files=files)
+    if isinstance(config, T5Config):
+        source = mapping_if.single_embedding(source)
     try:
         table = component.table(config, list(source.files))
     except LoaderError as error:
@@ -158,6 +182,12 @@ def load_stable_diffusion(
     Raises LoaderError, also where the components do not belong together.
     """
     root = resolve(folder_or_repo, revision=revision, variant=variant)
+    for name, kind in (("unet", UNetConfig), ("text_encoder", CLIPTextConfig)):
+        if not isinstance(read_config(root, name), kind):
+            raise LoaderError(
+                f"{root}: its {name} is DeepFloyd IF's, not Stable Diffusion's; "
+                "load it as the prior deepfloyd"
+            )
     unet, vae, text = (
         _load(root, name, variant, dtype, remat, sharding) for name in COMPONENTS
     )
@@ -225,7 +255,8 @@ def resolve(
     """A folder on disk for a path, a built-in name or a repository id.
 
     Raises LoaderError; for a repository that is neither cached nor reachable it names
-    the command that fetches it.
+    the command that fetches it. folders: the subfolders wanted; ("",) for a network
+    whose files stand at the top.
     """
     text = os.fspath(folder_or_repo)
     path = Path(text).expanduser()
@@ -251,7 +282,7 @@ def resolve(
 
 
 def _snapshot(repo, revision, variant, folders) -> Path:
-    patterns = [f"{name}/{kind}" for name in folders for kind in FILES]
+    patterns = [f"{name}/{kind}".lstrip("/") for name in folders for kind in FILES]
     # beside the weights wanted, folders hold other precisions and training leftovers
     skipped = ["*non_ema*"] if variant else ["*non_ema*", "*.fp16*"]
 
@@ -267,7 +298,8 @@ def _snapshot(repo, revision, variant, folders) -> Path:
 
     command = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
     # subfolders only: the top of a repository holds whole-model checkpoints, many GB
-    command += " --include " + " ".join(f'"*/{kind}"' for kind in FILES)
+    within = "" if folders == ("",) else "*/"
+    command += " --include " + " ".join(f'"{within}{kind}"' for kind in FILES)
     command += " --exclude " + " ".join(f'"{kind}"' for kind in skipped)
     try:
         root = fetch(skipped)

@@ -17,6 +17,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sdsjax.models.attention_kernel import (
+    accelerator,
+    attention_kernel,
+    fused_attention,
+)
+
 gelu_exact = partial(jax.nn.gelu, approximate=False)
 
 
@@ -41,8 +47,12 @@ def attention(q, k, v, mask=None):
     """softmax(q k^T / sqrt d) v over `[b n k d]`, softmax in float32.
 
     mask: boolean, broadcastable to `[b k n n]`, True where attention is allowed.
-    The weights are normalised after the product with v, on the smaller array.
+    The weights are normalised after the product with v, on the smaller array. On a
+    GPU cuDNN computes it where it can (attention_kernel.py).
     """
+    kernel = attention_kernel(*accelerator(), v.dtype, q.shape[-1], mask is not None)
+    if kernel == "cudnn":
+        return fused_attention(q, k, v)
     q, k, v = (a.swapaxes(1, 2) for a in (q * q.shape[-1] ** -0.5, k, v))
     logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
     if mask is not None:

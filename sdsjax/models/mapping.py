@@ -5,6 +5,7 @@ at `path` of the Flax tree, laid out as its `kind` says:
 
     conv       weight `[o i h w]` -> kernel `[h w i o]`
     linear     weight `[o i]`     -> kernel `[i o]`
+    spread     weight `[i o h w]` -> kernel `[h w i o]`  (transposed convolution)
     norm       weight `[c]`       -> scale
     embedding  weight `[rows c]`  -> as it is
     raw        biases             -> as they are
@@ -23,8 +24,11 @@ from sdsjax.models.errors import LoaderError
 from sdsjax.models.unet import UNetConfig
 from sdsjax.models.vae import VAEConfig
 
-TO_FLAX = {"conv": (2, 3, 1, 0), "linear": (1, 0)}
-PARAMETER = {"conv": "kernel", "linear": "kernel", "norm": "scale"}
+TO_FLAX = {"conv": (2, 3, 1, 0), "linear": (1, 0), "spread": (2, 3, 0, 1)}
+PARAMETER = {
+    **dict.fromkeys(("conv", "linear", "spread"), "kernel"),
+    "norm": "scale",
+}
 # the hub's VAE files say query, newer ones to_q; `to_out_0` is the Flax name
 VAE_SPELLINGS = {
     "to_q": ("to_q", "query"),

@@ -160,16 +160,20 @@ class UNet2DCondition(nn.Module):
     """(z_t `[b h w c]`, t `[b]`, text `[b n d]`) -> `[b h w c]`.
 
     h and w may be any size: an odd level is doubled and cropped on the way up.
+    class_embedding `[b time_width]`: added to the embedding of t (the slot that the
+    published classes call so; see lora.py).
     """
 
     config: UNetConfig
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, sample, timesteps, encoder_hidden_states):
+    def __call__(self, sample, timesteps, encoder_hidden_states, class_embedding=None):
         cfg, depth = self.config, len(self.config.channels)
         time = timestep_embedding(timesteps, cfg.channels[0]).astype(self.dtype)
         time = TimeEmbedding(cfg.time_width, self.dtype, name="time_embedding")(time)
+        if class_embedding is not None:
+            time = time + class_embedding.astype(self.dtype)
         text = encoder_hidden_states.astype(self.dtype)
 
         x = conv(cfg.channels[0], 3, self.dtype, "conv_in")(sample.astype(self.dtype))

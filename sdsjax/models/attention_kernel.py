@@ -1,0 +1,51 @@
+"""Which kernel computes attention: chosen from static facts, before anything is traced.
+
+Notation: q `[b n k d]`, keys and values `[b m k d]`, d channels of one head. cuDNN's
+fused attention never writes the `[b k n m]` weights (at 64x64 latents 4096 x 4096 of
+them a head); it takes half precision, d a multiple of 8 and at most 128, no mask here,
+and a GPU of compute capability 8.0 on. It raises on anything else, so that the choice
+must be made first. The environment variable SDSJAX_ATTENTION=xla rules it out.
+"""
+
+import os
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+HALVES = ("float16", "bfloat16")
+WIDEST, OLDEST = 128, (8, 0)
+
+
+def attention_kernel(
+    platform: str, capability: tuple[int, int], dtype, width: int, masked: bool
+) -> str:
+    """-> "cudnn" or "xla". platform: "cuda", "rocm", "cpu", "tpu", ...; capability: of
+    a CUDA device, (0, 0) elsewhere; width: d."""
+    fits = width % 8 == 0 and width <= WIDEST and not masked
+    fits = fits and jnp.dtype(dtype).name in HALVES
+    return "cudnn" if platform == "cuda" and capability >= OLDEST and fits else "xla"
+
+
+def accelerator() -> tuple[str, tuple[int, int]]:
+    """Platform and compute capability of the device that computations go to."""
+    if os.environ.get("SDSJAX_ATTENTION") == "xla":
+        return "cpu", (0, 0)
+    chosen = jax.config.jax_default_device
+    device = chosen if isinstance(chosen, jax.Device) else jax.devices()[0]
+    if device.platform != "gpu" or "cuda" not in device.client.platform_version:
+        return device.platform, (0, 0)
+    major, _, minor = str(device.compute_capability).partition(".")
+    return "cuda", (int(major), int(minor or 0))
+
+
+def joined(q, k, v):
+    """(q, k, v), every one of them mapped wherever q is: the text of a prompt is the
+    same for all views, and the kernel's rule for `vmap` wants equal leading axes."""
+    blank = 0 * q[:, :1, :1, :1]
+    return q, k + blank, v + blank
+
+
+def fused_attention(q, k, v, implementation: Literal["xla", "cudnn"] = "cudnn"):
+    """softmax(q k^T / sqrt d) v by one kernel, softmax in float32."""
+    return jax.nn.dot_product_attention(*joined(q, k, v), implementation=implementation)

@@ -1,0 +1,108 @@
+"""Folders of DPT and CLIP -> networks, as strictly as `hub` reads Stable Diffusion.
+
+Their files stand at the top of a folder or repository: config.json, model.safetensors
+(or shards), and for CLIP its tokenizer. Published: Intel/dpt-large (disparity, MIT);
+laion/CLIP-ViT-B-32-laion2B-s34B-b79K and openai/clip-vit-large-patch14 (scorers, MIT).
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sdsjax.models import config_vision, mapping, mapping_vision
+from sdsjax.models.clip_scorer import CLIP
+from sdsjax.models.dpt import DPT
+from sdsjax.models.errors import LoaderError
+from sdsjax.models.hub import Network, resolve
+from sdsjax.models.tokenizer import Tokenizer
+from sdsjax.models.weights import find_weights, load_params, read_json
+
+
+class Companion(NamedTuple):
+    """How one network is read: config, table, module, dummy inputs."""
+
+    read_config: Callable
+    table: Callable
+    module: Callable
+    inputs: Callable
+
+
+def _dpt(outputs: int) -> Companion:
+    return Companion(
+        partial(config_vision.dpt_config, outputs=outputs),
+        mapping_vision.dpt_table,
+        DPT,
+        lambda cfg: (jnp.zeros((1, cfg.patch, cfg.patch, cfg.in_channels)),),
+    )
+
+
+def _clip_inputs(cfg):
+    side = cfg.vision.image_size
+    image = jnp.zeros((1, side, side, cfg.vision.in_channels))
+    return image, jnp.zeros((1, 2), jnp.int32)
+
+
+COMPANIONS = {
+    "depth": _dpt(1),
+    "normals": _dpt(3),
+    "clip_scorer": Companion(
+        config_vision.clip_config, mapping_vision.clip_table, CLIP, _clip_inputs
+    ),
+}
+IGNORED = {f"{tower}_model.{mapping.CLIP_IGNORED}" for tower in ("text", "vision")}
+
+
+@lru_cache(maxsize=16)
+def param_shapes(name: str, config):
+    """The parameter tree of a companion as shapes, nothing allocated."""
+    companion = COMPANIONS[name]
+    module, inputs = companion.module(config), companion.inputs(config)
+    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+
+
+def load_companion(
+    folder_or_repo,
+    name: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype=jnp.float32,
+    sharding=None,
+) -> Network:
+    """Load `depth`, `normals` or `clip_scorer`; arguments as in `hub.load_component`.
+
+    Raises LoaderError, one line, for anything that does not fit exactly.
+    """
+    if name not in COMPANIONS:
+        raise LoaderError(f"no network {name!r}; known: {', '.join(COMPANIONS)}")
+    companion = COMPANIONS[name]
+    root = resolve(folder_or_repo, revision=revision, variant=variant, folders=("",))
+    path = root / "config.json"
+    config = companion.read_config(read_json(path), path)
+    source = find_weights(root, "model", variant)
+    files = {key: file for key, file in source.files.items() if key not in IGNORED}
+    source, table = source._replace(files=files), companion.table(config)
+    params = load_params(source, table, param_shapes(name, config), dtype, sharding)
+    return Network(companion.module(config, dtype=dtype), params, config)
+
+
+def load_clip_scorer(
+    folder_or_repo, *, revision: str | None = None, dtype=jnp.float32
+) -> tuple[Network, Tokenizer]:
+    """CLIP's towers and their tokenizer, for `clip_scorer.clip_distance`.
+
+    Raises LoaderError, also where the tokenizer has more tokens than the text tower.
+    """
+    root = resolve(folder_or_repo, revision=revision, folders=("",))
+    network = load_companion(root, "clip_scorer", dtype=dtype)
+    text = network.config.text
+    tokenizer = Tokenizer.from_folder(root, text.positions)
+    if tokenizer.vocab_size > text.vocab_size:
+        raise LoaderError(
+            f"{root}: the tokenizer has {tokenizer.vocab_size} tokens, the text tower "
+            f"{text.vocab_size}"
+        )
+    return network, tokenizer

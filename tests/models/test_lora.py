@@ -1,0 +1,158 @@
+"""LoRA on a small UNet: begins as the base, learns everywhere, can be merged."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from test_model_config import SD15, SD21
+
+from sdsjax.models import hub, lora
+from sdsjax.models.config import unet_config
+from sdsjax.models.layers import TransformerBlock
+from sdsjax.models.unet import UNet2DCondition, UNetConfig
+
+UNET = UNetConfig(
+    in_channels=4, out_channels=4, channels=(16, 32), heads=(2, 2),
+    down_attention=(False, True), up_attention=(True, False), layers=1, groups=8,
+    epsilon=1e-5, context=16, linear_projection=True, sample_size=8,
+)  # fmt: skip
+KERNELS = 4 * 8  # four transformers of two attentions with four projections each
+
+
+def drawn_like(shapes, seed, scale=0.2):
+    draw = np.random.default_rng(seed).normal
+    return jax.tree.map(lambda s: jnp.float32(scale * draw(size=s.shape)), shapes)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return drawn_like(hub.param_shapes("unet", UNET), 0)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    keys = jax.random.split(jax.random.key(1), 3)
+    z = jax.random.normal(keys[0], (2, 6, 5, 4))
+    text = jax.random.normal(keys[1], (2, 3, 16))
+    poses = jax.random.normal(keys[2], (2, 4, 4))
+    return z, jnp.array([3, 700]), text, poses
+
+
+@jax.jit
+def adapted(params, psi, z, t, text, poses, scale=1.0):
+    embedding = lora.camera_embedding(psi, poses)
+    with jax.default_matmul_precision("highest"):
+        return lora.adapted_apply(
+            UNet2DCondition(UNET), params, psi, z, t, text,
+            scale=scale, class_embedding=embedding,
+        )  # fmt: skip
+
+
+@jax.jit
+def begun(params):
+    return lora.init(jax.random.key(2), params, 3)
+
+
+def trained(params):
+    """psi away from its beginning, every factor."""
+    psi = begun(params)
+    return jax.tree.map(np.add, psi, drawn_like(psi, 3, 0.1))
+
+
+@jax.jit
+def plain(params, z, t, text, embedding=None):
+    with jax.default_matmul_precision("highest"):
+        return UNet2DCondition(UNET).apply(
+            {"params": params}, z, t, text, class_embedding=embedding
+        )
+
+
+def test_begins_as_the_base_network(params, inputs):
+    psi = begun(params)
+    found, base = adapted(params, psi, *inputs), plain(params, *inputs[:3])
+    np.testing.assert_array_equal(found, base)
+    assert len(flatten_dict(psi.factors)) == 2 * KERNELS
+
+
+def test_the_gradient_reaches_every_factor(params, inputs):
+    psi = trained(params)
+    grads = jax.jit(jax.grad(lambda psi: jnp.sum(adapted(params, psi, *inputs) ** 2)))(
+        psi
+    )
+    for path, leaf in flatten_dict(grads._asdict()).items():
+        assert jnp.abs(leaf).max() > 0, path
+        assert jnp.isfinite(leaf).all(), path
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_merged_equals_applied_beside(params, inputs, scale):
+    psi = trained(params)
+    *batch, poses = inputs
+    merged = lora.merged_params(params, psi, scale)
+    assert jax.tree.structure(merged) == jax.tree.structure(params)
+
+    want = plain(merged, *batch, lora.camera_embedding(psi, poses))
+    found = adapted(params, psi, *inputs, scale=scale)
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=2e-5)
+    away = adapted(params, psi, *inputs, scale=scale + 0.3)
+    assert jnp.abs(away - want).max() > 1e-2
+
+
+def test_the_camera_changes_the_output_once_trained(params, inputs):
+    z, t, text, poses = inputs
+    psi = trained(params)
+    found = adapted(params, psi, *inputs)
+    turned = adapted(params, psi, z, t, text, poses + 0.5)
+    null = adapted(params, psi, z, t, text, jnp.zeros_like(poses))
+    assert jnp.abs(found - turned).max() > 1e-3
+    assert jnp.abs(found - null).max() > 1e-3
+
+
+def test_vmap_equals_a_loop(params, inputs):
+    psi = trained(params)
+
+    def one(z, t, text, pose):
+        return adapted(params, psi, z[None], t[None], text[None], pose[None])[0]
+
+    mapped = jax.jit(jax.vmap(one))(*inputs)
+    looped = jnp.stack([one(*row) for row in zip(*inputs)])
+    np.testing.assert_allclose(mapped, looped, rtol=1e-4, atol=2e-5)
+
+
+def test_factors_stay_float32_beside_a_bfloat16_base():
+    block = TransformerBlock(2, jnp.bfloat16)
+    x, context = jnp.ones((1, 3, 8), jnp.bfloat16), jnp.ones((1, 2, 6))
+    shapes = jax.eval_shape(block.init, jax.random.key(0), x, context)["params"]
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), drawn_like(shapes, 0))
+    shaped = {**shapes, "time_embedding": {"linear_2": {"bias": jnp.zeros(4)}}}
+    begin = jax.jit(lambda shaped: lora.init(jax.random.key(1), shaped, 2))
+    blank = jax.tree.map(lambda s: jnp.zeros(s.shape), shaped)
+    psi = drawn_like(begin(blank), 2)
+    call = jax.jit(lambda psi: lora.adapted_apply(block, params, psi, x, context))
+    assert {p.dtype for p in jax.tree.leaves(psi)} == {jnp.dtype("float32")}
+    assert call(psi).dtype == jnp.bfloat16
+    total = jax.grad(lambda psi: call(psi).astype(jnp.float32).sum())
+    slope = jax.jit(total)(psi)
+    assert {p.dtype for p in jax.tree.leaves(slope)} == {jnp.dtype("float32")}
+    assert all(jnp.abs(p).max() > 0 for p in jax.tree.leaves(slope.factors))
+
+
+@pytest.mark.parametrize(
+    ("config", "numbers"), [(SD15, 797_184), (SD21, 829_952)], ids=["sd15", "sd21"]
+)
+def test_full_size(config, numbers):
+    shapes = hub.param_shapes("unet", unet_config(config))
+    psi = jax.eval_shape(lambda key: lora.init(key, shapes, 4), jax.random.key(0))
+    assert len(lora.adapted_kernels(shapes)) == 16 * 8
+    assert sum(p.size for p in jax.tree.leaves(psi.factors)) == numbers
+    assert sum(p.size for p in jax.tree.leaves(psi.camera)) == 1_661_440
+
+
+def test_what_does_not_fit_is_refused(params, inputs):
+    with pytest.raises(ValueError, match="rank 0"):
+        lora.init(jax.random.key(0), params, 0)
+    psi = trained(params)
+    odd = {**psi.factors, "elsewhere": psi.factors["mid_block"]}
+    with pytest.raises(ValueError, match=r"elsewhere/.*no such projection"):
+        adapted(params, psi._replace(factors=odd), *inputs)
