@@ -14,10 +14,11 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdsjax.files import sha256
 from sdsjax.exports.plots import number, plots_html
 from sdsjax.exports.provenance import flatten
+from sdsjax.exports.variance import split_history, variance_html
 from sdsjax.exports.viewer import text_of
+from sdsjax.files import sha256
 
 _MIME = {
     ".mp4": "video/mp4",
@@ -255,7 +256,8 @@ def report_html(run: Run) -> str:
         _hero(run),
         section("Fixed views", views),
         section("On the way", _strip(run)),
-        section("Curves", plots_html(run.history)),
+        section("Gradient variance", variance_html(run.history)),
+        section("Curves", plots_html(split_history(run.history)[0])),
         section("Repeat and continue", _reproduce(run)),
         section("Files", _artifacts(run)),
         section("Versions and config", _config(run)),

@@ -1,0 +1,101 @@
+"""Points to begin from: clouds and splats in PLY files, and a config that names one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdsjax.build import build_representation
+from sdsjax.checks import resolve
+from sdsjax.config import ConfigError
+from sdsjax.exports.ply import PlyError, write_splats
+from sdsjax.exports.points import read_points
+from sdsjax.render.sh import C0
+from sdsjax.representations.gaussians import as_gaussians, gaussians
+
+POINTS = np.array([[0.1, 0.2, 0.3], [-0.4, 0.5, -0.6]])
+
+
+def write_cloud(path, points, rgb=None):
+    columns = [(name, "<f8") for name in "xyz"]
+    lines = ["property double " + name for name in "xyz"]
+    if rgb is not None:
+        columns += [(name, "u1") for name in ("red", "green", "blue")]
+        lines += [f"property uchar {name}" for name in ("red", "green", "blue")]
+    table = np.zeros(len(points), np.dtype(columns))
+    for i, name in enumerate("xyz"):
+        table[name] = points[:, i]
+    for i, name in enumerate(("red", "green", "blue")) if rgb is not None else ():
+        table[name] = rgb[:, i]
+    head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
+    text = "\n".join([*head, *lines, "end_header", ""])
+    path.write_bytes(text.encode() + table.tobytes())
+    return path
+
+
+def test_points_with_and_without_colours(tmp_path):
+    plain = read_points(write_cloud(tmp_path / "a.ply", POINTS))
+    np.testing.assert_array_equal(plain, POINTS.astype(np.float32))
+    rgb = np.array([[255, 0, 51], [0, 255, 0]], np.uint8)
+    coloured = read_points(write_cloud(tmp_path / "b.ply", POINTS, rgb))
+    np.testing.assert_allclose(coloured[:, 3:], rgb / 255, rtol=1e-6)
+    assert coloured.dtype == np.float32
+
+
+def test_splats_give_their_means_and_colours(tmp_path):
+    params, state = gaussians(count=5).init(jax.random.key(0))
+    path = write_splats(tmp_path / "s.ply", as_gaussians(params, state))
+    points = read_points(path)
+    np.testing.assert_array_equal(points[:, :3], params.means)
+    np.testing.assert_allclose(points[:, 3:], C0 * params.sh[:, 0] + 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:-1], "need"),
+        (lambda data: data.replace(b"double z", b"double w"), "no columns x, y, z"),
+        (lambda data: b"obj" + data, "not a PLY file"),
+        (lambda data: data[:-8] + b"\xff" * 8, "not finite"),
+    ],
+)
+def test_what_is_no_cloud_is_refused_in_one_line(tmp_path, change, message):
+    path = write_cloud(tmp_path / "bad.ply", POINTS)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(PlyError, match=message) as caught:
+        read_points(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_begins_from_a_file_and_leaves_room(tmp_path):
+    rgb = np.array([[255, 0, 0], [0, 255, 0]], np.uint8)
+    path = write_cloud(tmp_path / "cloud.ply", POINTS, rgb)
+    overrides = {"representation.init": str(path), "representation.count": 4}
+    config = resolve("ssd", {**overrides, "representation.control": "3dgs"})
+    params, state = build_representation(config, (8, 8, 3)).init(jax.random.key(0))
+    assert state.alive.tolist() == [True, True, False, False]
+    np.testing.assert_allclose(params.means[:2], POINTS, rtol=1e-6)
+    shown = C0 * params.sh[:2, 0] + 0.5
+    np.testing.assert_allclose(shown, jnp.asarray(rgb) / 255, atol=1e-6)
+
+
+def test_a_config_refuses_more_points_than_rows(tmp_path):
+    path = write_cloud(tmp_path / "cloud.ply", POINTS)
+    overrides = {"representation.init": str(path), "representation.count": 1}
+    with pytest.raises(ConfigError, match=r"2 points, more than .*count = 1"):
+        resolve("ssd", overrides)
+    with pytest.raises(ConfigError, match="no such file"):
+        resolve("ssd", {"representation.init": str(tmp_path / "none.ply")})
+
+
+def test_noise_of_mcmc_follows_the_learning_rate_of_the_means():
+    overrides = {"representation.control": "mcmc", "representation.count": 4}
+    config = resolve("ssd", {**overrides, "optimizer.lr.means": 0.0})
+    still = build_representation(config, (8, 8, 3))
+    params, state = still.init(jax.random.key(0))
+    moved, *_ = still.control(jax.random.key(1), jnp.int32(0), params, state, {})
+    np.testing.assert_array_equal(moved.means, params.means)
+    config = resolve("ssd", overrides)
+    moving = build_representation(config, (8, 8, 3))
+    moved, *_ = moving.control(jax.random.key(1), jnp.int32(0), params, state, {})
+    assert float(jnp.abs(moved.means - params.means).max()) > 0
