@@ -26,13 +26,19 @@ def base_config() -> Config:
     config.preview_every = 100  # steps; 0: none
 
     config.prior = prior = ConfigDict()
-    prior.name = "stable_diffusion"  # or "empirical", "gaussian_mixture"
+    prior.name = "stable_diffusion"  # "deepfloyd", "empirical", "gaussian_mixture"
     prior.folder = "toybox-sd"  # or a Hugging Face folder, or a repository's id
     prior.revision = placeholder(str)  # of a repository; None: the newest one fetched
     prior.image_size = placeholder(int)  # pixels encoded; None: the network's own
     prior.dtype = "float32"  # or "bfloat16"
     prior.view_prompts = True  # append "front view", ... to the prompt
     prior.view_words = "two_sided"  # or "one_sided": "side view" for left and right
+    prior.perp_neg = False  # other sides' prompts as negatives; twice the UNet's work
+    # the second network of vsd: LoRA on the prior's UNet (""), or on another folder's
+    prior.adapter_folder = ""
+    prior.lora_rank = 4
+    # monocular disparity for stein's baselines: a DPT, such as Intel/dpt-large; "" none
+    prior.depth_folder = ""
     # empirical: renders of these toybox captions besides the prompt's own
     prior.captions = ()
     prior.views = 16  # renders of each caption
@@ -48,7 +54,7 @@ def base_config() -> Config:
     config.timesteps.update(t_min=20, t_max=980, t_end=500)
 
     config.representation = representation = ConfigDict({"name": "gaussians"})
-    representation.count = 2000
+    representation.count = 2000  # rows; control = "3dgs", ... decides which live
     representation.sh_degree = 0
 
     config.camera = camera = ConfigDict()  # each pair is a range to draw from
@@ -79,6 +85,10 @@ def base_config() -> Config:
     config.diagnostics = ConfigDict()
     config.diagnostics.every = 10  # steps between two lines of the log
     config.diagnostics.nan_check_every = 10
+    # steps between two measurements of the gradient's variance, 0: none; each costs
+    # about variance_samples x 2 steps' time
+    config.diagnostics.variance_every = 0
+    config.diagnostics.variance_samples = 16  # draws of (t, noise) for every view
     config.exports = ConfigDict({"turntable_frames": 48, "mesh_resolution": 64})
     config.exports.uv = False  # bake the mesh's colours into a texture
     # the toybox's: against ground truth, and what a direct fit to it would score
@@ -111,6 +121,18 @@ def stable_diffusion_21(config: Config) -> Config:
     config.exports.turntable_frames = 120
     config.exports.mesh_resolution = 192
     config.scoring.truth = False
+    return config
+
+
+def deepfloyd(config: Config) -> Config:
+    """DeepFloyd IF's first stage: Gaussians at its 64x64 pixels, 4 views a step."""
+    config = stable_diffusion_21(config)
+    config.steps = 10_000
+    config.batch_size = 4
+    config.resolution = 64
+    config.prior.name = "deepfloyd"
+    config.prior.folder = "DeepFloyd/IF-I-XL-v1.0"
+    config.camera.first_steps = 0
     return config
 
 

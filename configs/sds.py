@@ -1,15 +1,15 @@
 """Score Distillation Sampling: the guided noise prediction minus the noise added.
 
 Paper: DreamFusion (arXiv 2209.14988), eq. 3; its omega is `guidance_scale` - 1.
-Cost: `:toybox` about 2 minutes on 2 CPU cores, `:image` half a minute; `:sd21` wants an
-accelerator and has only been run on small random weights; it optimises Gaussians where
-the paper has a NeRF (a later room).
+Cost: `:toybox` about 2 minutes on 2 CPU cores, `:image` half a minute; `:sd21` and
+`:if64` want an accelerator and have only been run on small random weights; they
+optimise Gaussians where the paper has a NeRF (a later room).
 Command: python -m sdsjax.main --config=configs/sds.py --config.prompt="a red mug"
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, image_2d, stable_diffusion_21
+from configs.base import base_config, deepfloyd, image_2d, stable_diffusion_21
 from sdsjax.config import Config
 
 
@@ -28,12 +28,19 @@ def sd21() -> Config:
     return config
 
 
+def if64() -> Config:
+    """DeepFloyd IF-I-XL in pixels, scale 20; gated, non-commercial weights, a GPU."""
+    config = deepfloyd(toybox())
+    config.estimator.guidance_scale = 20.0
+    return config
+
+
 def image() -> Config:
     """One 2D picture optimised directly on toybox-sd: the first debugging tool."""
     return image_2d(toybox())
 
 
-VARIANTS = {"toybox": toybox, "sd21": sd21, "image": image}
+VARIANTS = {"toybox": toybox, "sd21": sd21, "if64": if64, "image": image}
 
 
 def get_config(variant: str = "toybox") -> Config:

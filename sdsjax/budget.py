@@ -25,6 +25,10 @@ GIB = 2.0**30
 SD21_PARAMETERS = 865_910_724 + 83_653_863
 SD21_OPERATIONS = 2 * 804e9 + 2258e9
 SD21_RESIDUALS = 610e6
+# DeepFloyd IF-I-XL: parameters of the UNet, operations of its two branches at 64x64;
+# its encoder is the identity.
+IF_PARAMETERS = 4_304_695_110
+IF_OPERATIONS = 2 * 2879e9
 
 
 class Cost(NamedTuple):
@@ -81,8 +85,12 @@ def network_cost(source: PriorSource, resolution: int) -> Cost:
     )
 
 
-def published_cost(dtype: str) -> Cost:
-    """Stable Diffusion 2.1-base at its native size, whose input is always 512x512."""
+def published_cost(name: str, dtype: str) -> Cost:
+    """Stable Diffusion 2.1-base or DeepFloyd IF-I-XL (the prior's `name`) at their
+    native sizes, whose inputs are always 512x512 and 64x64."""
+    if name == "deepfloyd":
+        derived = "published sizes of DeepFloyd IF-I-XL: the weights are not local"
+        return Cost(IF_OPERATIONS, 0.0, IF_PARAMETERS, derived)
     share = 0.5 if dtype == "bfloat16" else 1.0
     return Cost(
         SD21_OPERATIONS,
@@ -94,7 +102,8 @@ def published_cost(dtype: str) -> Cost:
 
 def _is_local(config) -> bool:
     prior = config.prior
-    named = prior.name != "stable_diffusion" or prior.folder == "toybox-sd"
+    networks = ("stable_diffusion", "deepfloyd")
+    named = prior.name not in networks or prior.folder == "toybox-sd"
     return named or Path(prior.folder).expanduser().is_dir()
 
 
@@ -119,7 +128,7 @@ def budget(config) -> list[str]:
         cost = network_cost(pieces.source, config.resolution)
         representation, phases = pieces.representation, pieces.phases
     else:
-        cost = published_cost(config.prior.dtype)
+        cost = published_cost(config.prior.name, config.prior.dtype)
         side = config.resolution
         representation = build_representation(config, (side, side, 3))
         phases = build_phases(config, OrbitRange())

@@ -6,7 +6,7 @@ Nothing is written to disk. Colours rgb in [0, 1], images x in [-1, 1], angles d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -113,6 +113,26 @@ def _stable_diffusion(config: Config) -> PriorSource:
         view_prompts=prior.view_prompts,
         view_words=VIEW_WORDS[prior.view_words],
         image_size=prior.image_size,
+        adapter_folder=prior.adapter_folder,
+        lora_rank=prior.lora_rank,
+        depth_folder=prior.depth_folder,
+        perp_neg=prior.perp_neg,
+    )
+
+
+def _deepfloyd(config: Config) -> PriorSource:
+    from sdsjax.priors import deepfloyd
+
+    prior = config.prior
+    return deepfloyd.load(
+        prior.folder,
+        config.prompt,
+        config.negative_prompt,
+        revision=prior.revision,
+        dtype=jnp.dtype(prior.dtype),
+        view_prompts=prior.view_prompts,
+        view_words=VIEW_WORDS[prior.view_words],
+        image_size=prior.image_size,
     )
 
 
@@ -161,6 +181,7 @@ def _empirical(config: Config) -> PriorSource:
 
 PRIORS: dict[str, Callable[[Config], PriorSource]] = {
     "stable_diffusion": _stable_diffusion,
+    "deepfloyd": _deepfloyd,
     "gaussian_mixture": _gaussian_mixture,
     "empirical": _empirical,
 }
@@ -180,11 +201,40 @@ def build_representation(config: Config, shape: tuple[int, ...]) -> Representati
     """The representation of a config. shape: see `pixel_shape`."""
     name = config.representation.name
     supplied: dict[str, Any] = {"losses": dict(config.losses)}
+    given = arguments(config.representation)
     if name == "image":
         supplied["shape"] = shape
     else:
         supplied["background"] = background(config.background)
-    return REPRESENTATIONS[name](**arguments(config.representation), **supplied)
+    if name == "gaussians":
+        given |= _begun_from_file(given)
+        given |= _noise_of_rate(config, given)
+    return REPRESENTATIONS[name](**given, **supplied)
+
+
+def _begun_from_file(given: Mapping[str, Any]) -> dict[str, Any]:
+    """init and init_count of Gaussians that begin from the points of a PLY file."""
+    if not str(given["init"]).endswith(".ply"):
+        return {}
+    from sdsjax.exports.points import read_points
+
+    points, count = read_points(given["init"]), given["count"]
+    if len(points) > count:
+        raise ConfigError(
+            f"{given['init']} holds {len(points)} points, more than "
+            f"representation.count = {count}: raise it"
+        )
+    return {"init": points, "init_count": len(points)}
+
+
+def _noise_of_rate(config: Config, given: Mapping[str, Any]) -> dict[str, Any]:
+    """MCMC's noise follows the learning rate of the means (arXiv 2404.09591)."""
+    if given["control"] != "mcmc":
+        return {}
+    factor = 5e5 if given["control_noise"] is None else given["control_noise"]
+    rate = config.optimizer.lr.get("means", 0.0)
+    decay = config.optimizer.lr_final_factor
+    return {"control_noise": exponential_decay(factor * rate, decay, config.steps)}
 
 
 def build_optimizer(
@@ -252,6 +302,36 @@ def build_phases(config: Config, orbit: OrbitRange) -> tuple[Phase, ...]:
     )
 
 
+def build_estimator(
+    config: Config, source: PriorSource, schedule: NoiseSchedule
+) -> Estimator:
+    """The estimator of a config. Nothing is compiled.
+
+    Raises ConfigError where the prior lacks what it needs or the timesteps leave the
+    prior's schedule.
+    """
+    estimator = ESTIMATORS[config.estimator.name](
+        schedule, **arguments(config.estimator)
+    )
+    shape = source.image_shape or (config.resolution, config.resolution, 3)
+
+    def start(params, key):
+        prior = source.bind(params)
+        return estimator.init(prior, key, prior.encode(jnp.zeros(shape)))
+
+    try:
+        jax.eval_shape(start, source.params, jax.random.key(0))
+    except ValueError as error:
+        raise ConfigError(f"prior {config.prior.name!r}: {error}") from error
+    for name in ("t_min", "t_max", "t_end"):
+        if config.timesteps.get(name, 0) >= schedule.num_steps:
+            raise ConfigError(
+                f"timesteps.{name} = {config.timesteps[name]} is outside the prior's "
+                f"schedule: choose 0..{schedule.num_steps - 1}"
+            )
+    return estimator
+
+
 def build(config: Config) -> Pieces:
     """The pieces of a validated config (`checks.resolve`).
 
@@ -268,9 +348,7 @@ def build(config: Config) -> Pieces:
         source=source,
         schedule=schedule,
         representation=representation,
-        estimator=ESTIMATORS[config.estimator.name](
-            schedule, **arguments(config.estimator)
-        ),
+        estimator=build_estimator(config, source, schedule),
         optimizer=optimizer,
         sampler=TIMESTEPS[config.timesteps.name](**arguments(config.timesteps)),
         orbit=orbit,

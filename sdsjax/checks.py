@@ -35,6 +35,7 @@ from sdsjax.diffusion import WEIGHTINGS, NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.overrides import apply, hyperparameters
 from sdsjax.prompts import VIEW_WORDS
+from sdsjax.representations.density_control import CONTROLS
 from sdsjax.timesteps import TIMESTEPS
 
 ANY = math.inf
@@ -48,8 +49,18 @@ RANGES = {
     "preview_every": (0, ANY),
     "prior.views": (1, 1024),
     "prior.image_size": (8, 2048),
+    "prior.lora_rank": (1, 256),
     "estimator.guidance_scale": (-1000, 1000),
     "estimator.threshold": (0, 1000),
+    "estimator.switch_time": (0, 1000),
+    "estimator.inversion_scale": (-1000, 1000),
+    "estimator.mu": (-1000, 1000),
+    "estimator.steps": (0, 100),
+    "estimator.stride": (1, 999),
+    "estimator.delta": (1, 999),
+    "estimator.anneal_steps": (1, 10_000_000),
+    "estimator.lambda_*": (0, 1000),
+    "estimator.*_lr": (0, 1),
     "timesteps.t_*": (0, 999),
     "timesteps.switch": (0, 1),
     "representation.count": (1, 10_000_000),
@@ -61,6 +72,8 @@ RANGES = {
     "representation.init_scale": (1e-6, 10),
     "representation.init_std": (0, 10),
     "representation.init_opacity": (1e-4, 0.9999),
+    "representation.init_count": (1, 10_000_000),
+    "representation.control_*": (0, ANY),
     "camera.azimuth": (-360, 360),
     "camera.elevation": (-90, 90),
     "camera.distance": (0.1, 100),
@@ -76,7 +89,10 @@ RANGES = {
     "optimizer.lr_final_factor": (1e-6, 1),
     "optimizer.lr.*": (0, 10),
     "losses.*": (0, ANY),
-    "diagnostics.*": (1, ANY),
+    "diagnostics.every": (1, ANY),
+    "diagnostics.nan_check_every": (1, ANY),
+    "diagnostics.variance_every": (0, ANY),
+    "diagnostics.variance_samples": (2, 1_000_000),
     "exports.turntable_frames": (1, 3600),
     "exports.mesh_resolution": (8, 1024),
 }
@@ -90,10 +106,12 @@ CHOICES: dict[str, Callable[[], Any]] = {
     "timesteps.name": lambda: FACTORIES["timesteps"],
     "representation.name": lambda: FACTORIES["representation"],
     "representation.space": lambda: ("image", "latent"),
+    "representation.control": lambda: CONTROLS,
     "optimizer.name": lambda: OPTIMIZERS,
 }
 PAIRS = ("azimuth", "elevation", "distance", "fov")
 TOYBOX = "toybox-sd"
+DEEPFLOYD = "DeepFloyd/IF-I-XL-v1.0"
 
 
 def _numbers(value: Any) -> tuple:
@@ -190,8 +208,8 @@ def check_prompt(config: Config) -> None:
     if not config.prompt.strip():
         raise ConfigError('the prompt is empty: pass --config.prompt="a blue house"')
     prior = config.prior
-    if prior.name == "gaussian_mixture" or (
-        prior.name == "stable_diffusion" and prior.folder != TOYBOX
+    if prior.name in ("gaussian_mixture", "deepfloyd") or (
+        prior.name == "stable_diffusion" and not _speaks_toybox(prior.folder)
     ):
         return
     from sdsjax.toybox.captions import CaptionError, parse_caption, vocabulary
@@ -214,6 +232,16 @@ def check_prompt(config: Config) -> None:
             raise one_of("word in negative_prompt", word, vocabulary())
 
 
+def _speaks_toybox(folder: str) -> bool:
+    """The built-in prior, or a folder with its tokenizer: one that was trained anew."""
+    if folder == TOYBOX:
+        return True
+    words = Path("tokenizer") / "vocab.json"
+    own = Path(__file__).parent / "weights" / TOYBOX / words
+    other = Path(folder).expanduser() / words
+    return other.is_file() and other.read_bytes() == own.read_bytes()
+
+
 def _with_vocabulary(message: str, words: tuple[str, ...]) -> str:
     return f"{message}. Words: {' '.join(words)}"
 
@@ -221,21 +249,35 @@ def _with_vocabulary(message: str, words: tuple[str, ...]) -> str:
 def check_folder(config: Config) -> None:
     """A local folder of weights exists; a repository's id looks like one."""
     prior = config.prior
-    if prior.name != "stable_diffusion" or prior.folder == TOYBOX:
+    if prior.name not in ("stable_diffusion", "deepfloyd"):
         return
-    folder = Path(prior.folder).expanduser()
-    if (folder / "model_index.json").is_file():
-        return
-    if folder.is_dir():
+    if prior.name == "deepfloyd" and prior.folder == TOYBOX:
         raise ConfigError(
-            f"prior.folder {prior.folder!r} holds no model_index.json: pass a folder "
-            "in the Hugging Face layout of Stable Diffusion"
+            "prior 'deepfloyd' needs weights of its own: pass --config.prior.folder="
+            f"{DEEPFLOYD} (licence to be accepted there) or a folder that holds them"
         )
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", prior.folder):
-        raise ConfigError(
-            f"prior.folder {prior.folder!r} does not exist: pass a folder, a "
-            f"repository's id such as owner/name, or {TOYBOX!r}"
-        )
+    for key, index, network in (
+        ("folder", "model_index.json", "Stable Diffusion"),
+        ("adapter_folder", "model_index.json", "Stable Diffusion"),
+        ("depth_folder", "config.json", "DPT"),
+    ):
+        name = prior[key]
+        if name == TOYBOX or (key != "folder" and not name):
+            continue
+        folder = Path(name).expanduser()
+        if (folder / index).is_file():
+            continue
+        if folder.is_dir():
+            raise ConfigError(
+                f"prior.{key} {name!r} holds no {index}: pass a folder in the Hugging "
+                f"Face layout of {network}"
+            )
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            own = "" if key == "depth_folder" else f", or {TOYBOX!r}"
+            raise ConfigError(
+                f"prior.{key} {name!r} does not exist: pass a folder, a "
+                f"repository's id such as owner/name{own}"
+            )
 
 
 def validate(config: Config) -> None:

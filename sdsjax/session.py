@@ -18,6 +18,7 @@ from sdsjax import exports
 from sdsjax.build import Pieces
 from sdsjax.checkpoint import digest
 from sdsjax.config import to_json
+from sdsjax.diagnostics.step_variance import make_step_variance
 from sdsjax.logs import Log
 from sdsjax.previews import make_previews, picture, write_preview
 from sdsjax.representations.gaussians import GaussianParams, as_gaussians
@@ -94,8 +95,9 @@ class Session:
         """Wall clock of the run so far, all its sessions together."""
         return time.perf_counter() - self.began
 
-    def place(self, mesh) -> None:
-        """State and prior onto the devices of a phase."""
+    def place(self, mesh, cameras) -> None:
+        """State and prior onto the devices of a phase, whose views `cameras` draws."""
+        self.cameras, self.study = cameras, None
         self.state = replicate(self.state, mesh)
         self.prior_params = replicate(self.prior_params, mesh)
 
@@ -107,6 +109,21 @@ class Session:
         self.step += 1
         self.unchecked.append((self.step, metrics["finite"]))
         return metrics
+
+    def measure(self, samples: int) -> dict:
+        """The variance of the gradient that is due next; changes nothing."""
+        if self.study is None:  # compiled where it is asked for, and only there
+            pieces = self.pieces
+            self.study = make_step_variance(
+                pieces.source,
+                pieces.representation,
+                pieces.estimator,
+                pieces.sampler,
+                self.cameras,
+                total=self.config.steps,
+                samples=samples,
+            )
+        return self.study(self.state, self.prior_params, self.key)
 
     def check_finite(self) -> None:
         """Fetch the flags of the steps since the last check. Raises Diverged."""

@@ -87,7 +87,7 @@ def optimise(session: Session, log: Log, stop: Stop) -> None:
             continue
         mesh = data_mesh(phase.batch_size)
         log.say(describe(mesh))
-        session.place(mesh)
+        session.place(mesh, phase.cameras)
         train_step = make_train_step(
             pieces.source,
             pieces.representation,
@@ -116,7 +116,13 @@ def attend(session: Session, log: Log, metrics: dict) -> None:
     def due(every: int) -> bool:
         return step == config.steps or (every > 0 and step % every == 0)
 
-    if due(config.diagnostics.every):
+    studied = config.diagnostics.variance_every and due(
+        config.diagnostics.variance_every
+    )
+    if studied:
+        metrics |= session.measure(config.diagnostics.variance_samples)
+        log.timer.pause()
+    if studied or due(config.diagnostics.every):
         session.record(log, metrics)
     if due(config.diagnostics.nan_check_every):
         session.check_finite()

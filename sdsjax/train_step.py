@@ -79,19 +79,21 @@ def summarise(aux: dict[str, Array]) -> dict[str, Array]:
 
 
 def _make_forward(source, representation, mesh):
-    """forward(theta, state, prior_params, views, keys) -> ((z, x, penalty),
-    (renderings, terms)), of all views; theta: the floating leaves of the parameters."""
+    """forward(theta, probe, state, prior_params, views, keys) -> ((z, x, penalty),
+    (renderings, terms)), of all views; theta: the floating leaves of the parameters,
+    probe: the representation's, shared by the views."""
 
     def one(shared, each):
-        params, rep_state, prior_params = shared
-        rendering = representation.render(params, rep_state, *each)
+        params, probe, rep_state, prior_params = shared
+        watched = () if probe is None else (probe,)
+        rendering = representation.render(params, rep_state, *each, *watched)
         prior = bind(source, prior_params)
         z, x = to_latent(source, prior, representation.space, rendering.rgb)
         return z, x, rendering
 
-    def forward(theta, state, prior_params, views, keys):
+    def forward(theta, probe, state, prior_params, views, keys):
         params = merge(theta, state.params)
-        shared = (params, state.rep_state, prior_params)
+        shared = (params, probe, state.rep_state, prior_params)
         z, x, renderings = map_views(one, mesh)(shared, (views, keys))
         penalty, terms = representation.regularize(
             params, state.rep_state, renderings, state.step
@@ -102,8 +104,9 @@ def _make_forward(source, representation, mesh):
 
 
 def _make_gradient(source, representation, estimator, sampler, total, mesh):
-    """(state, prior_params, views, keys) -> (grads, estimator_state, drawn, metrics);
-    drawn: the renderings [n ...]."""
+    """(state, prior_params, views, keys) -> (grads, estimator_state, screen, metrics);
+    screen: what density control reads, the renderings [n ...] and the probe's gradient.
+    """
     draw = _make_forward(source, representation, mesh)
 
     def estimate_one(shared, each):
@@ -121,7 +124,10 @@ def _make_gradient(source, representation, estimator, sampler, total, mesh):
             draw, state=state, prior_params=prior_params, views=views, keys=key_render
         )
         theta = floating(state.params)
-        (z, x, penalty), pull, (drawn, terms) = jax.vjp(forward, theta, has_aux=True)
+        probe = representation.probe and representation.probe(state.params)
+        (z, x, penalty), pull_all, (drawn, terms) = jax.vjp(
+            forward, theta, probe, has_aux=True
+        )
 
         z, drawn = jax.lax.stop_gradient((z, drawn))
         t = sampler(keys["t"], state.step, total, (n,))
@@ -136,8 +142,13 @@ def _make_gradient(source, representation, estimator, sampler, total, mesh):
         g_x = zero_x = None if x is None else jnp.zeros_like(x)
         if estimates.image_grad is not None and x is not None:
             g_x = estimates.image_grad.astype(x.dtype) / n
-        (grads,) = pull((g_z / n, g_x, jnp.ones_like(penalty)))
-        linear = linear_maps(forward, theta, pull, (zero_x, jnp.zeros_like(penalty)))
+        grads, watched = pull_all((g_z / n, g_x, jnp.ones_like(penalty)))
+        linear = linear_maps(
+            lambda theta: forward(theta, probe),
+            theta,
+            lambda cotangent: pull_all(cotangent)[:1],
+            (zero_x, jnp.zeros_like(penalty)),
+        )
         estimator_state = estimator.learn(
             bind(source, prior_params), keys["learn"], state.estimator_state,
             z, t, seen, estimates, linear,
@@ -149,7 +160,8 @@ def _make_gradient(source, representation, estimator, sampler, total, mesh):
             "regularizer": penalty,
             **{f"regularizer/{name}": value for name, value in terms.items()},
         }
-        return grads, estimator_state, drawn, metrics
+        screen = {"renderings": drawn, "probe": watched}
+        return grads, estimator_state, screen, metrics
 
     return gradient
 
@@ -178,7 +190,7 @@ def make_train_step(
     def step(state: TrainState, prior_params, base_key):
         keys = step_keys(base_key, state.step)
         views = cameras(keys["camera"])
-        grads, estimator_state, drawn, metrics = gradient(
+        grads, estimator_state, screen, metrics = gradient(
             state, prior_params, views, keys
         )
 
@@ -190,10 +202,11 @@ def make_train_step(
         for name in params._fields:
             metrics[f"grad/{name}"] = tree_norm(getattr(grads, name))
 
-        aux = {"grads": grads, "renderings": drawn}
-        params, rep_state, opt_state = control(
+        aux = {"grads": grads, **screen}
+        params, rep_state, opt_state, report = control(
             keys["control"], state.step, params, state.rep_state, opt_state, aux
         )
+        metrics |= {f"control/{name}": value for name, value in report.items()}
         new = TrainState(state.step + 1, params, rep_state, opt_state, estimator_state)
         return new, metrics
 

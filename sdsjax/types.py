@@ -105,10 +105,12 @@ class Estimator(NamedTuple):
 
 class RowEdit(NamedTuple):
     """What density control did to the rows of the parameters: row i now holds what row
-    source[i] held, and its optimizer moments are zeroed where reset[i] is true."""
+    source[i] held, and its optimizer moments are zeroed where reset[i] is true. aux:
+    scalars by name, for a person to see (a dict or nothing)."""
 
     source: Array
     reset: Array
+    aux: PyTree = ()
 
 
 class Representation(NamedTuple):
@@ -117,14 +119,18 @@ class Representation(NamedTuple):
     init: key -> (params, state); render: (params, state, camera, key) -> Rendering;
     space: "image" (rgb is an image) or "latent" (rgb is a latent z);
     regularize: (params, state, renderings, step) -> (scalar, dict of terms);
-    control: (key, step, params, state, aux) -> (params, state, RowEdit) or None.
+    control: (key, step, params, state, aux) -> (params, state, RowEdit) or None; aux
+    has the step's `grads` and `renderings` [n ...].
+    probe: params -> zeros that `render` takes as a fifth argument, or None; their
+    gradient, summed over the views of a step, comes to `control` as aux["probe"].
     """
 
     init: Callable[[Array], tuple[PyTree, PyTree]]
-    render: Callable[[PyTree, PyTree, Camera, Array | None], Rendering]
+    render: Callable[..., Rendering]
     space: str
     regularize: Callable[[PyTree, PyTree, Rendering, Array], tuple[Array, dict]]
     control: Callable[..., tuple[PyTree, PyTree, RowEdit]] | None = None
+    probe: Callable[[PyTree], PyTree] | None = None
 
 
 class PriorSource(NamedTuple):

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from sdsjax import __version__
 from sdsjax.main import cli
+from sdsjax.models.hub import BUILT_IN
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
@@ -115,6 +117,15 @@ def test_the_vocabulary_is_listed_for_an_unknown_word(capsys, folder):
     line = refused(["--config=ssd", "--config.prompt=a blue hous"], capsys, folder)
     assert "house" in line
     assert all(word in line for word in ("snowman", "purple", "overhead"))
+
+
+def test_a_prior_trained_anew_keeps_the_toyboxs_vocabulary(
+    capsys, folder, tmp_path_factory
+):
+    mine = tmp_path_factory.mktemp("priors") / "mine"
+    shutil.copytree(BUILT_IN / "toybox-sd", mine)
+    flags = [f"--config.prior.folder={mine}", "--config.prompt=a blue hous"]
+    assert "house" in refused(["--config=ssd", *flags], capsys, folder)
 
 
 def test_a_foreign_directory_is_left_alone(capsys, folder):

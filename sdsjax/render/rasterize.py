@@ -57,7 +57,7 @@ def rasterize(
     buffer holds; too small costs passes, never a splat. differentiation: "reverse"
     (fast gradient, no jvp) or "forward" (jvp only).
     aux: n_isects (splat-tile pairs), n_slabs (passes), radii [n 2] (half box, px; -1
-    for a hidden splat).
+    for a splat that is hidden or outside the picture).
     Raises ValueError on an unknown differentiation or SH count.
     """
     if differentiation not in ("reverse", "forward"):
@@ -66,14 +66,13 @@ def rasterize(
             "'forward' (jvp)"
         )
     splats, features = _shade(gaussians, camera, antialias, screen_offset)
-    size = tile_size or default_tile_size(camera.width, camera.height)
-    grid = Grid(camera.width, camera.height, size)
-    plan = Plan(
-        grid=grid,
-        capacity=max(capacity or default_capacity(len(splats.mean), grid), grid.tiles),
+    plan = default_plan(
+        len(splats.mean),
+        camera.width,
+        camera.height,
         max_alpha=max_alpha,
-        group=max(1, 2048 // size**2),
-        chunk=16,
+        capacity=capacity,
+        tile_size=tile_size,
     )
     sums, counts = accumulate(plan, splats, features, differentiation)
     return _finish(sums, background, splats, counts)
@@ -120,6 +119,27 @@ def rasterize_reference(
     return _finish(sums, background, splats, {})
 
 
+def default_plan(
+    n: int,
+    width: int,
+    height: int,
+    *,
+    max_alpha: float = 0.99,
+    capacity: int | None = None,
+    tile_size: int | None = None,
+) -> Plan:
+    """How n splats are drawn into width x height px where the caller does not say."""
+    size = tile_size or default_tile_size(width, height)
+    grid = Grid(width, height, size)
+    return Plan(
+        grid=grid,
+        capacity=max(capacity or default_capacity(n, grid), grid.tiles),
+        max_alpha=max_alpha,
+        group=max(1, 2048 // size**2),
+        chunk=16,
+    )
+
+
 def default_tile_size(width: int, height: int) -> int:
     """8 px up to 256 x 256 (small splats, short lists), 16 px above."""
     return 8 if max(width, height) <= 256 else 16
@@ -151,8 +171,16 @@ def _finish(sums: Array, background: Array, splats: Splats, aux: dict) -> Render
         opacity=opacity,
         depth=sums[..., 3] * share,
         normal=sums[..., 4:7] * share[..., None],
-        aux={**aux, "radii": splats.extent},
+        aux={**aux, "radii": _radii(splats, opacity.shape)},
     )
+
+
+def _radii(splats: Splats, shape: tuple[int, ...]) -> Array:
+    """The boxes' half sizes [n 2] px, -1 where a box misses the picture (h, w)."""
+    size = jnp.array([shape[1], shape[0]], splats.mean.dtype)
+    mean = lax.stop_gradient(splats.mean)
+    meets = (mean + splats.extent > 0) & (mean - splats.extent < size)
+    return jnp.where(jnp.all(meets, axis=-1, keepdims=True), splats.extent, -1.0)
 
 
 def accumulate(plan: Plan, splats: Splats, features: Array, differentiation: str):

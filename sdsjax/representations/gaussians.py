@@ -3,14 +3,15 @@
 Notation: params are the five learnable fields (GaussianParams); which rows are alive
 is state, so that no optimizer ever touches it; `as_gaussians` joins the two into what
 the rasteriser and the exports take. Scales, opacities and colours are learnt as
-log_scales, opacity_logits and SH coefficients (render/project.py).
+log_scales, opacity_logits and SH coefficients (render/project.py). `count` is the
+number of rows; density control decides which of them live (density_control.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,8 @@ from sdsjax.cameras import Camera
 from sdsjax.render.project import Gaussians
 from sdsjax.render.rasterize import rasterize
 from sdsjax.render.sh import coefficient_of_colour, degree_of
-from sdsjax.representations import initial
+from sdsjax.representations import density_control, initial
+from sdsjax.representations.control import watch
 from sdsjax.types import Rendering, Representation
 
 Array = jax.Array
@@ -40,9 +42,11 @@ class GaussianParams(NamedTuple):
 
 
 class GaussianState(NamedTuple):
-    """What is not learnt: alive [n] bool, the rows that are drawn."""
+    """What is not learnt: alive [n] bool, the rows that are drawn; tally: what density
+    control remembers."""
 
     alive: Array
+    tally: Any = ()
 
 
 # Each takes (params, alive, renderings); renderings may carry a leading axis of views.
@@ -71,34 +75,58 @@ def gaussians(
     init_radius: float = 0.6,
     init_scale: float | None = None,
     init_opacity: float = 0.1,
+    init_count: int | None = None,
     background: str | Sequence[float] = "random",
     losses: Mapping[str, float] | None = None,
     max_alpha: float = 0.99,
     antialias: bool = False,
     capacity: int | None = None,
     tile_size: int | None = None,
+    control: str = "none",
+    control_every: int | None = None,
+    control_start: int | None = None,
+    control_stop: int | None = None,
+    control_threshold: float | None = None,
+    control_clone_scale: float | None = None,
+    control_prune: float | None = None,
+    control_prune_scale: float | None = None,
+    control_reset_every: int | None = None,
+    control_reset_opacity: float | None = None,
+    control_decay: float | None = None,
+    control_shared: bool | None = None,
+    control_growth: float | None = None,
+    control_noise: float | Callable[[Array], Array] | None = None,
 ) -> Representation:
-    """`count` Gaussians that fill a ball, a shell or the given points [count 3].
+    """Gaussians in `count` rows that fill a ball, a shell or the given points.
 
-    init_radius in world units; init_scale: standard deviation (world units; None: half
-    the cloud's spacing); background: "random" (a flat colour a view, drawn from the
-    key; white without a key), "white", or rgb. losses: weight of each regulariser
-    (REGULARIZERS). capacity, tile_size, max_alpha, antialias: see `rasterize`.
-    Raises ValueError on an unknown init, regulariser, background or shape.
+    init_count: rows that live from the beginning (None: all); init: "ball", "shell" or
+    those points [init_count 3], or points and rgb [init_count 6]; init_radius in world
+    units; init_scale: standard deviation (world units; None: half the cloud's spacing);
+    control: the rule of density control, "none", "3dgs", "stabledreamer" or "mcmc";
+    control_*: its settings (None: the rule's own; density_control.py); background:
+    "random" (a flat colour a view, drawn from the key; white without a key), "white",
+    or rgb. losses: weight of each regulariser (REGULARIZERS). capacity, tile_size,
+    max_alpha, antialias: see `rasterize`.
+    Raises ValueError on an unknown init, regulariser, background, shape or rule.
     """
-    _check(count, sh_degree, init, init_opacity, background, losses)
+    settings = locals()
+    settings = {
+        name.removeprefix("control_"): value
+        for name, value in settings.items()
+        if name.startswith("control_")
+    }
+    rule = density_control.make(control, settings)
+    begun = count if init_count is None else min(init_count, count)
+    _check(count, begun, sh_degree, init, init_opacity, background, losses)
     weights = {name: w for name, w in dict(losses or {}).items() if w}
 
     def begin(key: Array) -> tuple[GaussianParams, GaussianState]:
         key_means, key_quats, key_colour = jax.random.split(key, 3)
-        if isinstance(init, str):
-            means = initial.cloud(key_means, init, count, init_radius)
-            spacing = initial.spacing(init, count, init_radius)
-        else:
-            means = jnp.asarray(init, jnp.result_type(float))
-            spacing = initial.spacing("ball", count, init_radius)
-        scale = 0.5 * spacing if init_scale is None else init_scale
         rgb = jax.random.uniform(key_colour, (count, 3), minval=0.4, maxval=0.6)
+        means, rgb = _points(key_means, init, count, begun, init_radius, rgb)
+        kind = init if isinstance(init, str) else "ball"
+        half = 0.5 * initial.spacing(kind, begun, init_radius)
+        scale = half if init_scale is None else init_scale
         sh = jnp.zeros((count, (sh_degree + 1) ** 2, 3), means.dtype)
         params = GaussianParams(
             means=means,
@@ -109,15 +137,23 @@ def gaussians(
             ),
             sh=sh.at[:, 0].set(coefficient_of_colour(rgb)),
         )
-        return params, GaussianState(alive=jnp.ones(count, bool))
+        tally = rule.begin(count) if rule else ()
+        return params, GaussianState(jnp.arange(count) < begun, tally)
 
-    def render(params, state, camera: Camera, key: Array | None) -> Rendering:
+    def render(
+        params, state, camera: Camera, key: Array | None, probe: Array | None = None
+    ) -> Rendering:
+        half_size = (0.5 * camera.width, 0.5 * camera.height)
+        offset: Any = None
+        if probe is not None:
+            offset = watch(probe, camera.world_to_camera, half_size)
         return rasterize(
             as_gaussians(params, state),
             camera,
             background=_background(background, key, params.means.dtype),
             max_alpha=max_alpha,
             antialias=antialias,
+            screen_offset=offset,
             capacity=capacity,
             tile_size=tile_size,
         )
@@ -130,9 +166,35 @@ def gaussians(
         }
         return sum(terms.values(), jnp.zeros((), params.means.dtype)), terms
 
+    def edit(key, step, params, state, aux):
+        assert rule is not None
+        params, alive, tally, moved = rule.edit(
+            key, step, params, state.alive, state.tally, aux
+        )
+        return params, GaussianState(alive, tally), moved
+
+    def probe_of(params):
+        return jnp.zeros_like(params.opacity_logits)
+
     return Representation(
-        init=begin, render=render, space="image", regularize=regularize
+        init=begin,
+        render=render,
+        space="image",
+        regularize=regularize,
+        control=edit if rule else None,
+        probe=probe_of if rule and rule.watches else None,
     )
+
+
+def _points(key, init, count: int, begun: int, radius: float, rgb: Array):
+    """Means [count 3] and colours [count 3]: a named cloud, or the points given."""
+    if isinstance(init, str):
+        return initial.cloud(key, init, count, radius), rgb
+    points = jnp.asarray(init, jnp.result_type(float))
+    means = jnp.zeros((count, 3), points.dtype).at[:begun].set(points[:, :3])
+    if points.shape[1] == 6:
+        rgb = rgb.at[:begun].set(points[:, 3:])
+    return means, rgb
 
 
 def _background(background, key: Array | None, dtype) -> Array:
@@ -143,18 +205,23 @@ def _background(background, key: Array | None, dtype) -> Array:
     return jax.random.uniform(key, (3,), dtype)
 
 
-def _check(count, sh_degree, init, init_opacity, background, losses) -> None:
+def _check(count, begun, sh_degree, init, init_opacity, background, losses) -> None:
     if count < 1:
         raise ValueError(f"count={count}: at least one Gaussian is needed")
+    if begun < 1:
+        raise ValueError(f"init_count={begun}: at least one Gaussian must live")
     degree_of((sh_degree + 1) ** 2)
     if isinstance(init, str):
         if init not in initial.CLOUDS:
             raise ValueError(
                 f"init={init!r}: allowed are {', '.join(initial.CLOUDS)} or an array "
-                "of points"
+                "of points (in a config, a .ply file of them)"
             )
-    elif jnp.shape(init) != (count, 3):
-        raise ValueError(f"init has shape {jnp.shape(init)}: give ({count}, 3)")
+    elif jnp.shape(init) not in ((begun, 3), (begun, 6)):
+        raise ValueError(
+            f"init has shape {jnp.shape(init)}: give ({begun}, 3), or ({begun}, 6) "
+            "with colours; init_count may be below count"
+        )
     if not 0 < init_opacity < 1:
         raise ValueError(f"init_opacity={init_opacity}: give a number between 0 and 1")
     if isinstance(background, str):

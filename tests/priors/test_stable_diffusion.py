@@ -1,5 +1,7 @@
 """The network prior on a small random folder: branches, view words, conventions."""
 
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,6 +111,31 @@ def test_parameters_carry_no_gradient(folder):
         assert not leaf.any()
 
 
+def test_large_images_are_encoded_with_rematerialisation(folder, monkeypatch):
+    source = stable_diffusion.load(str(folder), "red cat")
+    monkeypatch.setattr(stable_diffusion, "REMAT_FROM", 16)
+    lean = stable_diffusion.load(str(folder), "red cat", image_size=16)
+    x = jax.random.uniform(jax.random.key(0), source.image_shape, minval=-1.0)
+    programs = [
+        str(jax.make_jaxpr(lambda p, x, s=s: s.bind(p).encode(x))(s.params, x))
+        for s in (source, lean)
+    ]
+    assert ["checkpoint" in p or "remat" in p for p in programs] == [False, True]
+
+
 def test_an_image_size_between_latents_is_refused(folder):
     with pytest.raises(ValueError, match="multiple of 2"):
         stable_diffusion.load(str(folder), "red cat", image_size=15)
+
+
+def test_the_text_encoder_is_freed(folder):
+    words = hub.load_component(str(folder), "text_encoder").config.vocab_size
+
+    def embeddings():  # nothing else has a row for every word
+        gc.collect()
+        return sum(words in array.shape for array in jax.live_arrays())
+
+    before = embeddings()
+    source = stable_diffusion.load(str(folder), "red cat")
+    assert embeddings() == before
+    assert source.params.states.uncond.shape == (TEXT.positions, TEXT.hidden)

@@ -1,0 +1,42 @@
+"""A monocular estimate for a prior: x [h w 3] in [-1, 1] -> (disparity [h w], normals
+[h w 3]), by DPT (models/dpt.py), frozen.
+
+Disparity is known up to scale and shift. The normals are those of the surface that it
+draws once stretched to depths `near`..`far`, in camera axes (x right, y down, z
+forward), turned to the camera; a wrong stretch tilts them, so they compare shapes, not
+angles. Differentiable all the way: Stein's identity needs the gradient of exactly what
+is computed, extremes included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from sdsjax.models import dpt
+
+
+def monocular(
+    network: dpt.DPT, params, *, fov: float = 40.0, near: float = 2.1, far: float = 4.1
+) -> Callable:
+    """-> x -> (disparity, normals), float32.
+
+    fov: degrees, vertical, of the images' cameras; near, far: the depths, in world
+    units, of their nearest and farthest points (the unit ball seen from 3.1).
+    """
+    params = jax.lax.stop_gradient(params)
+
+    def estimate(x):
+        disparity = dpt.predict(network, params, x[None].astype(jnp.float32))[0]
+        low, high = jnp.min(disparity), jnp.max(disparity)
+        scale = (1.0 / near - 1.0 / far) / jnp.maximum(high - low, 1e-6)
+        shift = 1.0 / far - scale * low
+        focal = 0.5 * x.shape[0] / jnp.tan(0.5 * jnp.deg2rad(fov))
+        normals = dpt.normals_from_disparity(
+            disparity, jnp.stack([focal, focal]), scale=scale, shift=shift
+        )
+        return disparity, normals
+
+    return estimate
