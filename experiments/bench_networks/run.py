@@ -1,0 +1,143 @@
+"""Our networks against torch diffusers and the last Flax diffusers; see README.md.
+
+Every peer is a process of its own; the timed calls alternate between them, and what is
+reported is the median of the ratios of neighbouring calls: a machine that is slow for a
+while is slow for all. One JSON file a size in `results/`.
+
+    python experiments/bench_networks/run.py                      # small, minutes
+    python experiments/bench_networks/run.py --full               # SD 2.1's own sizes
+    python experiments/bench_networks/run.py --flax_python PYTHON # with that peer too
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+JOBS = ("unet", "encoder")
+
+
+class Peer:
+    """A worker process: `time()` is one call's seconds and the peak memory so far."""
+
+    def __init__(self, name: str, python: str, job: str, size: str):
+        self.name = name
+        environment = os.environ | {
+            "PYTHONPATH": str(HERE.parents[1]), "HF_HUB_OFFLINE": "1",
+            "DIFFUSERS_VERBOSITY": "error",
+        }  # fmt: skip
+        self.process = subprocess.Popen(
+            [python, str(HERE / "worker.py"), name, job, size],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.flops = self._read()["flops"]
+
+    def _read(self) -> dict:
+        while line := self.process.stdout.readline():
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"{self.name}: ended before it answered; see its error above")
+
+    def time(self) -> dict:
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(times: dict[str, list[float]]) -> dict[str, dict]:
+    """Medians, and the median (and range) of the ratio ours / peer, call by call."""
+    rows = {}
+    for name, own in times.items():
+        ratios = [mine / theirs for mine, theirs in zip(times["ours"], own)]
+        rows[name] = {
+            "seconds": statistics.median(own),
+            "ours_over_it": statistics.median(ratios),
+            "ratio_range": [min(ratios), max(ratios)],
+        }
+    return rows
+
+
+def measure(job: str, size: str, pythons: dict[str, str], repeats: int) -> dict:
+    """All peers of one job, alternating."""
+    peers = [Peer(name, python, job, size) for name, python in pythons.items()]
+    times: dict[str, list[float]] = {peer.name: [] for peer in peers}
+    peaks: dict[str, float] = {}
+    for _ in range(repeats):
+        for peer in peers:
+            answer = peer.time()
+            times[peer.name].append(answer["seconds"])
+            peaks[peer.name] = answer["peak_gib"]
+    flops = {peer.name: peer.flops for peer in peers}
+    for peer in peers:
+        peer.close()
+    rows = compare(times)
+    rate = flops["machine"] / rows["machine"]["seconds"]
+    for name, row in rows.items():
+        # the work is the same for all: ours is counted, torch's cannot be
+        work = flops["machine"] if name == "machine" else flops["ours"]
+        row["gflops"] = work / row["seconds"] / 1e9
+        row["share_of_machine"] = work / row["seconds"] / rate
+        row["peak_gib"] = peaks[name]
+    return {"flops": flops["ours"], "peers": rows}
+
+
+def table(results: dict[str, dict]) -> str:
+    lines = [
+        "| job | peer | s | ours / peer (range) | GFLOP/s | of machine | peak GiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for job, result in results.items():
+        for name, row in result["peers"].items():
+            low, high = row["ratio_range"]
+            ratio = f"{row['ours_over_it']:.2f} ({low:.2f}-{high:.2f})"
+            lines.append(
+                f"| {job} | {name} | {row['seconds']:.3f} | {ratio} | "
+                f"{row['gflops']:.0f} | {row['share_of_machine']:.2f} | "
+                f"{row['peak_gib']:.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="SD 2.1-base's own sizes")
+    parser.add_argument("--jobs", nargs="*", choices=JOBS, default=JOBS)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--flax_python", help="interpreter that has diffusers 0.39")
+    parser.add_argument("--no_torch", action="store_true", help="leave torch out")
+    arguments = parser.parse_args(argv)
+    pythons = {"ours": sys.executable, "machine": sys.executable}
+    if not arguments.no_torch:
+        pythons["torch"] = sys.executable
+    if arguments.flax_python:
+        pythons["flax"] = arguments.flax_python
+    size = "full" if arguments.full else "small"
+    results = {
+        job: measure(job, size, pythons, arguments.repeats) for job in arguments.jobs
+    }
+    text = table(results)
+    print(text)
+    out = HERE / "results" / f"{size}.json"
+    out.parent.mkdir(exist_ok=True)
+    header = {"cores": os.cpu_count(), "machine": platform.machine(), "jobs": results}
+    out.write_text(json.dumps(header, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

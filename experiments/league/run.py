@@ -1,0 +1,300 @@
+"""A league of all estimators: one exact prior, equal network calls, tuned on other
+prompts with an equal budget, scored against the truth; see README.md. One JSON line an
+estimator in `results/<size>.jsonl`: what is there is not run again.
+
+    python experiments/league/run.py            # small: minutes
+    python experiments/league/run.py --full     # 32 x 32: longer
+    python experiments/league/run.py --only sds ssd
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdsjax.diagnostics.exact_run import distil, nearest_psnr, toybox_pictures
+from sdsjax.diagnostics.gradient_stats import bias_between, describe_groups
+from sdsjax.diagnostics.moments import Draw, observe
+from sdsjax.diffusion import NoiseSchedule
+from sdsjax.estimators import ESTIMATORS
+from sdsjax.priors import empirical
+from sdsjax.timesteps import TIMESTEPS
+from sdsjax.types import Estimator
+
+HERE = Path(__file__).resolve().parent
+SCHEDULE = NoiseSchedule.scaled_linear()
+TUNE = ("a red mug", "a green chair")
+REPORT = ("a red snowman", "a blue house", "a yellow duck", "an orange cat")
+SAMPLER = TIMESTEPS["annealed_window"](t_end=50)
+
+
+class Entry(NamedTuple):
+    """make: setting -> Estimator (the setting may be traced unless `static`); what it
+    is called; its two candidates; branches of the prior a step (a backward pass of
+    VSD's adapter counts as two)."""
+
+    make: Callable[..., Estimator]
+    setting: str
+    candidates: tuple[float, float]
+    branches: int
+    static: bool = False
+
+
+def by_power(name: str, **fixed):
+    """An estimator without a scale is tuned by w(t) = sigma^p instead."""
+    return lambda p: ESTIMATORS[name](SCHEDULE, weighting=lambda a, s: s**p, **fixed)
+
+
+def by_scale(name: str, **fixed):
+    return lambda s: ESTIMATORS[name](SCHEDULE, guidance_scale=s, **fixed)
+
+
+POWER, SCALE = "p of w = sigma^p", "guidance scale"
+ENTRIES = {
+    "sds": Entry(by_scale("sds"), SCALE, (7.5, 50.0), 2),
+    "mode_seeking": Entry(by_power("mode_seeking"), POWER, (0.0, 2.0), 1),
+    "mode_seeking_sds": Entry(by_power("mode_seeking_sds"), POWER, (0.0, 2.0), 1),
+    "mode_seeking_adaptive": Entry(
+        by_power("mode_seeking_adaptive"), POWER, (0.0, 2.0), 1
+    ),
+    "mode_disengaging": Entry(by_power("mode_disengaging"), POWER, (0.0, 2.0), 2),
+    "ssd": Entry(
+        lambda m: ESTIMATORS["ssd"](SCHEDULE, threshold=m), "M", (300.0, 700.0), 2, True
+    ),
+    "csd": Entry(
+        by_power("csd", negative=-0.5, negative_end=-0.5), POWER, (0.0, 2.0), 3
+    ),
+    "nfsd": Entry(by_scale("nfsd"), SCALE, (7.5, 50.0), 3),
+    "stein": Entry(by_scale("stein", fit="element"), SCALE, (7.5, 50.0), 2),
+    "vsd": Entry(by_scale("vsd", adapter_lr=0.01), SCALE, (7.5, 50.0), 6),
+    "denoised_l2": Entry(by_scale("denoised_l2"), SCALE, (7.5, 50.0), 2),
+    "sds_plus": Entry(by_scale("sds_plus"), SCALE, (7.5, 50.0), 2),
+    "ism": Entry(by_scale("ism", steps=2), SCALE, (1.0, 7.5), 5),
+    "sdi": Entry(by_scale("sdi", steps=3), SCALE, (7.5, 50.0), 8),
+}
+
+
+class Plan(NamedTuple):
+    """pixels a side, views a caption, branches of the prior a run, Adam's rates, seeds,
+    samples for variance and bias."""
+
+    size: int
+    views: int
+    branches: int
+    rates: tuple[float, float]
+    seeds: int
+    samples: int
+
+
+SMALL = Plan(12, 6, 960, (0.01, 0.03), 2, 1024)
+FULL = Plan(32, 16, 2400, (0.01, 0.03), 3, 4096)
+
+
+class Field(NamedTuple):
+    """The pictures [captions views ...], tuning captions first."""
+
+    pictures: np.ndarray
+
+    def prior(self, kept):
+        flat = jnp.asarray(self.pictures.reshape(-1, *self.pictures.shape[2:]))
+        return empirical(SCHEDULE, flat, kept)
+
+    def kept(self, caption: int) -> np.ndarray:
+        captions, views = self.pictures.shape[:2]
+        return np.repeat(np.arange(captions) == caption, views)
+
+
+def make_runner(entry: Entry, plan: Plan, field: Field, setting=None) -> Callable:
+    """(setting, rate, kept, truth, keys [s]) -> (PSNR [s], z [s ...])."""
+    steps = plan.branches // entry.branches
+
+    def one(value, rate, kept, truth, key):
+        estimator = entry.make(value if setting is None else setting)
+        key_start, key_run = jax.random.split(key)
+        start = 0.1 * jax.random.normal(key_start, truth.shape[1:])
+        z = distil(
+            field.prior(kept), estimator, SAMPLER, start, key_run,
+            steps=steps, rate=rate,
+        ).z[-1]  # fmt: skip
+        return nearest_psnr(z, truth), z
+
+    return jax.jit(jax.vmap(one, (None, None, None, None, 0)))
+
+
+def seeds_of(plan: Plan, caption: int):
+    return jax.random.split(jax.random.key(100 + caption), plan.seeds)
+
+
+def tune_and_report(entry: Entry, plan: Plan, field: Field) -> dict:
+    """The best of 2 settings x 2 rates by mean PSNR on TUNE, then REPORT's scores
+    [captions seeds], pictures of the first seed, and CPU seconds a run."""
+    shared = None if entry.static else make_runner(entry, plan, field)
+    runners = {
+        value: shared or make_runner(entry, plan, field, value)
+        for value in entry.candidates
+    }
+
+    def run(value, rate, caption):
+        kept, truth = field.kept(caption), jnp.asarray(field.pictures[caption])
+        keys = seeds_of(plan, caption)
+        return jax.device_get(runners[value](value, rate, kept, truth, keys))
+
+    tried = {
+        (value, rate): np.mean([run(value, rate, c)[0] for c in range(len(TUNE))])
+        for value in entry.candidates
+        for rate in plan.rates
+    }
+    best = max(tried, key=tried.get)
+    began = time.process_time()
+    found = [run(*best, len(TUNE) + c) for c in range(len(REPORT))]
+    seconds = (time.process_time() - began) / (len(REPORT) * plan.seeds)
+    return {
+        "setting": best[0],
+        "rate": best[1],
+        "tried": [[*key, float(score)] for key, score in tried.items()],
+        "psnr": [scores.tolist() for scores, _ in found],
+        "z": [np.round(z[0], 3).tolist() for _, z in found],
+        "seconds": seconds,
+    }
+
+
+def variance_and_bias(entry: Entry, plan: Plan, field: Field, value: float) -> dict:
+    """tr Cov / |E G|^2 of one sample, and the cosine of E G with E[e_y - eps], at .7 of
+    a true picture and .3 of the next one, t uniform in [20, 980], w as tuned."""
+    first = len(TUNE)
+    prior = field.prior(field.kept(first))
+    pictures = field.pictures[first]
+    z = jnp.asarray(0.7 * pictures[0] + 0.3 * pictures[1])
+    uniform = TIMESTEPS["uniform"]()
+    reference = ESTIMATORS["mode_seeking_sds"](SCHEDULE)
+    estimator = entry.make(value)
+    state = estimator.init(prior, jax.random.key(1), jax.eval_shape(lambda: z))
+
+    def sample(key):
+        key_t, key_noise = jax.random.split(key)
+        t = uniform(key_t, 0, 1, ())
+        found = estimator.estimate(prior, key_noise, state, z, t, None)
+        grad = found.grad if found.image_grad is None else found.grad + found.image_grad
+        other = reference.estimate(prior, key_noise, (), z, t, None).grad
+        return Draw({"own": grad, "reference": other}, {})
+
+    @jax.jit
+    def measure(key):
+        found, _ = observe(sample, key, samples=plan.samples)
+        bias = bias_between(found["own"], found["reference"])
+        return describe_groups(found["own"]).snr, bias.cosine
+
+    snr, cosine = jax.device_get(measure(jax.random.key(2)))
+    value = float(snr.value)
+    return {
+        "noise": (1 / value, float(snr.error) / value**2),
+        "cosine": (float(cosine.value), float(cosine.error)),
+    }
+
+
+def load(path: Path) -> dict[str, dict]:
+    """estimator -> result of those that are done; a cut last line is dropped."""
+    done = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        done[row["estimator"]] = row
+    return done
+
+
+def mean_psnr(row: dict) -> float:
+    return float(np.mean(row["psnr"]))
+
+
+def table(plan: Plan, results: dict) -> str:
+    """Markdown, best first."""
+    lines = [
+        f"empirical prior, {plan.size} x {plan.size}, {len(TUNE) + len(REPORT)} "
+        f"captions x {plan.views} views; {plan.branches} evaluations of the prior a "
+        f"run; {len(REPORT)} reported captions x {plan.seeds} seeds (+-: standard "
+        "error over captions; in brackets: mean spread over seeds).",
+        "",
+        "| estimator | setting | rate | steps | PSNR, dB | tr Cov / signal | cosine "
+        "with E[e_y - eps] | CPU s a run |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in sorted(results, key=lambda name: -mean_psnr(results[name])):
+        r, entry = results[name], ENTRIES[name]
+        scores = np.array(r["psnr"])
+        each = scores.mean(1)
+        error = each.std(ddof=1) / np.sqrt(len(each))
+        spread = scores.std(1, ddof=1).mean()
+        (noise, noise_error), (cosine, cosine_error) = r["noise"], r["cosine"]
+        lines.append(
+            f"| {name} | {entry.setting} {r['setting']:g} | {r['rate']:g} | "
+            f"{plan.branches // entry.branches} | {each.mean():.1f} +- {error:.1f} "
+            f"({spread:.1f}) | {noise:.3g} +- {noise_error:.1g} | {cosine:.3f} +- "
+            f"{cosine_error:.1g} | {r['seconds']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def picture(results: dict, field: Field, path: Path) -> None:
+    """A column an estimator, best first; a row a reported caption; the truth last."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    order = sorted(results, key=lambda name: -mean_psnr(results[name]))
+    figure, grid = plt.subplots(
+        len(REPORT), len(order) + 1, squeeze=False,
+        figsize=(1.05 * (len(order) + 1), 1.2 * len(REPORT) + 0.6),
+        layout="constrained",
+    )  # fmt: skip
+    for row, caption in enumerate(REPORT):
+        shown = [np.array(results[name]["z"][row]) for name in order]
+        shown.append(field.pictures[len(TUNE) + row, 0])
+        titles = [n.replace("mode_", "mode\n").replace("_", " ") for n in order]
+        for axis, x, title in zip(grid[row], shown, [*titles, "a true\nview"]):
+            axis.imshow(np.clip(0.5 * x + 0.5, 0, 1))
+            axis.set(xticks=[], yticks=[])
+            if row == 0:
+                axis.set_title(title, fontsize=7)
+        grid[row, 0].set_ylabel(caption, fontsize=6)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="32 x 32 pixels")
+    parser.add_argument("--only", nargs="+", choices=ENTRIES, default=list(ENTRIES))
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    options = parser.parse_args(argv)
+    plan, name = (FULL, "full") if options.full else (SMALL, "small")
+    field = Field(toybox_pictures((*TUNE, *REPORT), views=plan.views, size=plan.size))
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = options.out / f"{name}.jsonl"
+    for label in options.only:
+        if label in load(rows):
+            continue
+        print(label, flush=True)
+        row = {"estimator": label} | tune_and_report(ENTRIES[label], plan, field)
+        row |= variance_and_bias(ENTRIES[label], plan, field, row["setting"])
+        with rows.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+    results = load(rows)
+    text = table(plan, results)
+    (options.out / f"{name}.md").write_text(text)
+    picture(results, field, options.out / f"{name}.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
