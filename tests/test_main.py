@@ -47,7 +47,7 @@ MISTAKES = {
     "times reversed": (["--config.timesteps.t_min=990"], "t_max"),
     "first phase": (["--config.camera.first_steps=9999"], "first_steps"),
     "background": (["--config.background=blue"], "r,g,b"),
-    "estimator": (["--config.estimator.name=sdd"], "did you mean 'ssd'"),
+    "estimator": (["--config.estimator.name=ssdd"], "did you mean 'ssd'"),
     "ablation": (["--config.estimator.reduction=all"], "adaptive, sds, none"),
     "prior": (["--config.prior.name=gan"], "gaussian_mixture"),
     "dtype": (["--config.prior.dtype=float16"], "bfloat16"),
@@ -101,7 +101,7 @@ def test_a_mistake_is_one_line(name, capsys, folder):
     [
         ([], "no config"),
         (["--config="], "no config file"),
-        (["--config=nope"], "sds, ssd"),
+        (["--config=nope"], "sds, sds_plus, ssd"),
         (["--config=configs/sssd.py"], "did you mean 'ssd'"),
         (["--config=/no/such/file.py"], "no config file"),
         (["--config=ssd:imag"], "did you mean 'image'"),
