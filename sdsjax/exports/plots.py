@@ -130,7 +130,7 @@ def plots_html(history: Sequence[Mapping], *, limit: int = 16) -> str:
 
 
 SHEET_STYLE = """
-text { font: 11px sans-serif; fill: #444 } .title { font-weight: bold; fill: #111 }
+text { font: 9.5px sans-serif; fill: #444 } .title { font-weight: bold; fill: #111 }
 .grid { stroke: #ddd } polyline { fill: none; stroke: #2f6fb4 }
 .raw { opacity: 0.3 } .smooth { stroke-width: 1.8 }
 """
