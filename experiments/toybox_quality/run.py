@@ -55,7 +55,7 @@ FULL = Plan(
     ),
     settings={
         "sds": (7.5, 20.0, 50.0, 100.0),
-        "ssd": (100.0, 200.0, 300.0, 500.0, 700.0),
+        "ssd": (200.0, 300.0, 500.0, 700.0),
     },
     seeds=(0, 1, 2),
     spread=3,
@@ -102,11 +102,12 @@ def load(path: Path) -> dict[str, dict]:
 
 
 def distil(job: Job, plan: Plan, root: Path) -> dict:
-    """One run of the main job, with a short turntable."""
+    """One run of the main job with the least exports; the ceiling has its own job."""
     import sdsjax
 
     overrides = {"seed": job.seed, "preview_every": 0, "checkpoint_every": 0}
-    overrides["exports.turntable_frames"] = 8
+    overrides |= {"exports.turntable_frames": 8, "exports.mesh_resolution": 24}
+    overrides["scoring.ceiling"] = False
     overrides[f"estimator.{ESTIMATORS[job.estimator]}"] = job.setting
     if plan.steps is not None:
         overrides["steps"] = plan.steps
