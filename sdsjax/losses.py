@@ -1,7 +1,9 @@
 """Regularisers: pure functions from arrays to a scalar, unweighted, lower is better.
 
 Notation: opacity [... h w] in [0, 1] of rendered views, rgb [... h w 3]; opacities [n],
-scales [n 3] (world units), means [n 3] of Gaussians, mask [n] the rows that count.
+scales [n 3] (world units), means [n 3] of Gaussians, mask [n] the rows that count; of
+rays: weights [... n] of their bins, edges [... n+1], directions [... 3] (unit), normals
+[... n 3]. Per-ray terms are safe where a ray meets nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +12,10 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+
+REDUCTIONS = ("mean", "counted", "sum")
+# A ray or a pixel that is more opaque than this shows a surface.
+OPAQUE = 0.5
 
 
 def masked_mean(values: Array, mask: Array) -> Array:
@@ -64,3 +70,74 @@ def anisotropy(scales: Array, mask: Array, limit: float = 10.0) -> Array:
     arXiv 2311.12198: no needles)."""
     ratio = jnp.max(scales, axis=-1) / jnp.maximum(jnp.min(scales, axis=-1), 1e-12)
     return masked_mean(jnp.maximum(ratio, limit) - limit, mask)
+
+
+def reduce_rays(values: Array, counted: Array, reduction: str) -> Array:
+    """Values [...] of rays as one number, those counted [...] (bool) alone.
+
+    reduction: "mean" over all rays, the others being 0 (HiFA, arXiv 2305.18766, eq. 8);
+    "counted", the mean over those that count, 0 where none does; "sum" (HiFA's code).
+    Raises ValueError for another name.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"reduction={reduction!r}: allowed are {', '.join(REDUCTIONS)}"
+        )
+    kept = jnp.where(counted, values, 0)
+    if reduction == "mean":
+        return jnp.mean(kept)
+    if reduction == "counted":
+        return masked_mean(kept, counted)
+    return jnp.sum(kept)
+
+
+def ray_variance(weights: Array, z: Array) -> Array:
+    """sum_i (z_i - mu)^2 p_i [...] of distances z [... n] along rays, with p = w / sum
+    w and mu = sum_i z_i p_i (HiFA, arXiv 2305.18766, eqs. 6-7); 0 without weights."""
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    # 1e-8: below, the square of 1 / total would overflow the gradient
+    p = weights / jnp.maximum(total, 1e-8)
+    mean = jnp.sum(p * z, axis=-1, keepdims=True)
+    return jnp.sum(p * (z - mean) ** 2, axis=-1)
+
+
+def z_variance(weights: Array, z: Array, *, reduction: str) -> Array:
+    """HiFA's z-variance (arXiv 2305.18766, eqs. 7-8) of weights and z [... n] of rays,
+    of which those whose weights sum to more than one half count."""
+    counted = jnp.sum(weights, axis=-1) > OPAQUE
+    return reduce_rays(ray_variance(weights, z), counted, reduction)
+
+
+def ray_distortion(weights: Array, edges: Array) -> Array:
+    """mip-NeRF 360's distortion [...] (arXiv 2111.12077, eq. 15) of weights [... n] in
+    the bins of edges [... n+1]:
+
+        sum_ij w_i w_j |m_i - m_j| + 1/3 sum_i w_i^2 (t_{i+1} - t_i),  m: centres,
+
+    the double sum in one pass, as centres increase along the ray.
+    """
+    centres = 0.5 * (edges[..., 1:] + edges[..., :-1])
+    # relative to the first centre: far from the camera the differences would round
+    centres = centres - centres[..., :1]
+    mass = jnp.cumsum(weights, axis=-1) - weights
+    moment = jnp.cumsum(weights * centres, axis=-1) - weights * centres
+    apart = 2 * jnp.sum(weights * (centres * mass - moment), axis=-1)
+    return apart + jnp.sum(weights**2 * jnp.diff(edges, axis=-1), axis=-1) / 3
+
+
+def ray_orientation(weights: Array, normals: Array, directions: Array) -> Array:
+    """Ref-NeRF's orientation [...] (arXiv 2112.03907, eq. 11): sum_i w_i max(0, n_i .
+    d)^2 of normals [... n 3] that face away from rays of directions [... 3]."""
+    away = jnp.maximum(jnp.sum(normals * directions[..., None, :], axis=-1), 0)
+    return jnp.sum(weights * away**2, axis=-1)
+
+
+def normal_smoothness(normal: Array, opacity: Array) -> Array:
+    """Mean squared difference of neighbouring pixels' unit normals [... h w 3], over
+    the pairs of which both are opaque (> 1/2) in opacity [... h w]; 0 without any."""
+    opaque = opacity > OPAQUE
+    down = jnp.sum(jnp.diff(normal, axis=-3) ** 2, axis=-1)
+    across = jnp.sum(jnp.diff(normal, axis=-2) ** 2, axis=-1)
+    both_down = opaque[..., 1:, :] & opaque[..., :-1, :]
+    both_across = opaque[..., 1:] & opaque[..., :-1]
+    return masked_mean(down, both_down) + masked_mean(across, both_across)

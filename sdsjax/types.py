@@ -123,6 +123,8 @@ class Representation(NamedTuple):
     has the step's `grads` and `renderings` [n ...].
     probe: params -> zeros that `render` takes as a fifth argument, or None; their
     gradient, summed over the views of a step, comes to `control` as aux["probe"].
+    field: (params, state, points [n 3]) -> (density [n] per world unit, rgb [n 3]), or
+    None; for a mesh.
     """
 
     init: Callable[[Array], tuple[PyTree, PyTree]]
@@ -131,6 +133,7 @@ class Representation(NamedTuple):
     regularize: Callable[[PyTree, PyTree, Rendering, Array], tuple[Array, dict]]
     control: Callable[..., tuple[PyTree, PyTree, RowEdit]] | None = None
     probe: Callable[[PyTree], PyTree] | None = None
+    field: Callable[..., tuple[Array, Array]] | None = None
 
 
 class PriorSource(NamedTuple):

@@ -1,4 +1,5 @@
-"""A triangle mesh with colours from Gaussians: density grid, iso-surface, GLB.
+"""A triangle mesh with colours from Gaussians or a radiance field: density grid,
+iso-surface, GLB.
 
 Field (world units, grid `[r r r]` over a cube that holds the splats):
 
@@ -18,6 +19,7 @@ up, front +z as here, colours linear.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -206,8 +208,6 @@ def extract_mesh(
 
     Raises MeshError, naming the density range, when nothing crosses the level.
     """
-    from skimage import measure
-
     field = density_field(gaussians, resolution=resolution)
     level = iso_level(field, gaussians, quantile=quantile, level_scale=level_scale)
     low, high = float(field.density.min()), float(field.density.max())
@@ -216,6 +216,61 @@ def extract_mesh(
             f"no surface at density {level:.3g}: the density runs from {low:.3g} to "
             f"{high:.3g}; lower the quantile"
         )
+    return _surface(field, level, largest_only)
+
+
+def sample_field(look: Callable, *, resolution: int = 96, bound: float = 1.0) -> Field:
+    """A radiance field at the nodes of a grid over the cube [-bound, bound]^3.
+
+    look: points [n 3] -> (density [n] per world unit, rgb [n 3]).
+    """
+    axis = np.linspace(-bound, bound, resolution, dtype=np.float32)
+    slabs = []
+    for x in axis:  # a slab at a time: the points of all would not fit
+        nodes = np.meshgrid(x, axis, axis, indexing="ij")
+        drawn = look(np.stack(nodes, axis=-1).reshape(-1, 3))
+        slabs.append([np.asarray(a, np.float64) for a in drawn])
+    density, colour = (np.stack(column) for column in zip(*slabs))
+    shape = (resolution,) * 3
+    step = 2 * bound / (resolution - 1)
+    return Field(
+        np.nan_to_num(density).reshape(shape),
+        colour.reshape(*shape, 3),
+        np.full(3, -bound),
+        step,
+    )
+
+
+def mesh_of_field(
+    look: Callable,
+    *,
+    resolution: int = 96,
+    bound: float = 1.0,
+    level: float = 10.0,
+    largest_only: bool = False,
+) -> Mesh:
+    """The iso-surface of a radiance field's density, closed, with a colour a vertex.
+
+    look: as in `sample_field`; level: density per world unit, at most half of the
+    largest there is: 10 hides what lies a tenth of a unit behind by 1 / e.
+    Raises MeshError, naming the density range, for a field that is empty or even.
+    """
+    field = sample_field(look, resolution=resolution, bound=bound)
+    low, high = float(field.density.min()), float(field.density.max())
+    level = min(level, 0.5 * high)
+    if not low < level < high:
+        raise MeshError(
+            f"no surface at density {level:.3g}: the density runs from {low:.3g} to "
+            f"{high:.3g}; lower the level or train longer"
+        )
+    return _surface(field, level, largest_only)
+
+
+def _surface(field: Field, level: float, largest_only: bool) -> Mesh:
+    """Marching cubes at a level that the density crosses; colours by trilinear blend,
+    weighted by density."""
+    from skimage import measure
+
     # A margin of empty nodes closes what touches the border of the grid.
     solid = np.pad(_solid(field.density, level, largest_only), 1)
     vertices, faces, _, _ = measure.marching_cubes(

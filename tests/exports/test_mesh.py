@@ -11,6 +11,7 @@ from sdsjax.exports.mesh import (
     density_field,
     extract_mesh,
     linear_from_display,
+    mesh_of_field,
     write_mesh,
 )
 from sdsjax.representations.gaussians import Gaussians
@@ -131,3 +132,35 @@ def test_baked_texture_shows_the_vertex_colours(tmp_path):
     gap = np.abs(shown - mesh.colours[near])
     assert np.median(gap) < 0.02
     assert np.quantile(gap, 0.95) < 0.15
+
+
+def test_a_radiance_field_comes_back_with_its_size_place_and_colour():
+    centre = np.array([0.1, -0.2, 0.15])
+
+    def look(x):
+        away = np.linalg.norm(x - centre, axis=-1)
+        rgb = np.where(x[:, :1] > centre[0], [[0.9, 0.1, 0.1]], [[0.1, 0.1, 0.9]])
+        return 10 + 100 * (0.5 - away), rgb  # 10 at radius .5
+
+    mesh = mesh_of_field(look, resolution=48)
+    away = np.linalg.norm(mesh.vertices - centre, axis=-1)
+    np.testing.assert_allclose(away, 0.5, atol=2e-3)
+    solid = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    assert solid.is_watertight
+    np.testing.assert_allclose(solid.volume, 4 / 3 * np.pi * 0.125, rtol=0.02)
+    right = mesh.vertices[:, 0] > centre[0] + 0.05
+    np.testing.assert_allclose(mesh.colours[right], [[0.9, 0.1, 0.1]] * right.sum())
+    # a faint field is cut at half of what it has
+    faint = mesh_of_field(lambda x: (0.01 * look(x)[0], look(x)[1]), resolution=24)
+    peak = 0.01 * (10 + 100 * 0.5)
+    want = 0.5 - (peak / 2 / 0.01 - 10) / 100
+    away = np.linalg.norm(faint.vertices - centre, axis=-1)
+    np.testing.assert_allclose(away, want, atol=0.03)
+
+
+def test_an_empty_field_is_refused_with_its_range():
+    def look(x):
+        return np.zeros(len(x)), np.zeros((len(x), 3))
+
+    with pytest.raises(MeshError, match=r"no surface at density 0: .* 0 to 0"):
+        mesh_of_field(look, resolution=8)

@@ -1,0 +1,85 @@
+"""Step functions along rays: from coarse weights to where the ray is looked at closely.
+
+Notation: edges [... n+1], increasing distances along a ray; weights [... n] >= 0, one a
+bin, constant inside it; u in [0, 1) a quantile of the weights taken as a density. All
+shapes are static. Sources: hierarchical sampling, NeRF (arXiv 2003.08934), sec. 5.2;
+kernel smoothing, HiFA (arXiv 2305.18766), sec. 4.2, its K = [1, 1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def midpoints(edges: Array) -> Array:
+    """Centres [... n] of the bins of edges [... n+1]."""
+    return 0.5 * (edges[..., 1:] + edges[..., :-1])
+
+
+def smooth(weights: Array, kernel: Sequence[float] = (1.0, 1.0, 1.0)) -> Array:
+    """Weights [... n] averaged with their neighbours by a kernel of odd length, centred
+    and normalised; beyond the ends the outermost weights repeat.
+
+    As printed (HiFA, sec. 4.2) the sum starts at the bin itself, which shifts the
+    weights by one bin. Raises ValueError for an even kernel.
+    """
+    if len(kernel) % 2 == 0:
+        raise ValueError(f"kernel of {len(kernel)} entries: give an odd number")
+    reach = len(kernel) // 2
+    n = weights.shape[-1]
+    pad = [(0, 0)] * (weights.ndim - 1) + [(reach, reach)]
+    padded = jnp.pad(weights, pad, mode="edge")
+    total = jnp.zeros_like(weights)
+    for i, share in enumerate(kernel):
+        total += share / sum(kernel) * padded[..., i : i + n]
+    return total
+
+
+def quantiles(count: int, offset: Array | float = 0.5) -> Array:
+    """u = (i + offset) / count, [... count]: stratified for offsets [... 1] uniform in
+    [0, 1), the strata's centres for 0.5."""
+    return (jnp.arange(count) + jnp.asarray(offset)) / count
+
+
+def invert(edges: Array, weights: Array, u: Array, floor: float = 1e-5) -> Array:
+    """Distances [... m], increasing as u [... m] does, below which a share u of the
+    weights lies.
+
+    floor: added to each bin's share of the weights, so that no bin is never looked at
+    and a ray without weights is sampled evenly.
+    """
+    n = weights.shape[-1]
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    # tiny: what is divided by it is then 0, and so is its gradient
+    share = weights / jnp.maximum(total, jnp.finfo(weights.dtype).tiny) + floor
+    ends = jnp.cumsum(share, axis=-1)
+    ends = ends / ends[..., -1:]
+    bin_of = jnp.sum(u[..., :, None] >= ends[..., None, :-1], axis=-1)
+    starts = jnp.concatenate([jnp.zeros_like(ends[..., :1]), ends[..., :-1]], axis=-1)
+
+    def at(values):
+        values = jnp.broadcast_to(values, (*bin_of.shape[:-1], values.shape[-1]))
+        return jnp.take_along_axis(values, bin_of, axis=-1)
+
+    low, width = at(edges[..., :n]), at(jnp.diff(edges, axis=-1))
+    start, end = at(starts), at(ends)
+    inside = jnp.clip((u - start) / jnp.maximum(end - start, 1e-12), 0.0, 1.0)
+    return low + inside * width
+
+
+def merge(first: Array, second: Array) -> Array:
+    """Both rays' distances [... a] and [... b], in order: [... a+b]."""
+    return jnp.sort(jnp.concatenate([first, second], axis=-1), axis=-1)
+
+
+def edges_around(points: Array, near: Array, far: Array) -> Array:
+    """Edges [... n+1] of the bins that points [... n] stand for: halfway to their
+    neighbours, and near [...] and far [...] at the ends."""
+    return jnp.concatenate(
+        [near[..., None], midpoints(points), far[..., None]], axis=-1
+    )

@@ -1,0 +1,194 @@
+"""A density and a colour for every point in a cube: hash grid and two small networks.
+
+Notation: points x [... 3] (world, in the cube [-bound, bound]^3), f(x) their encoding
+(hashgrid.py), sigma density per world unit, c colour in [0, 1]:
+
+    u = MLP(f(x)) + blob_scale (1 - |x| / blob_radius),   sigma = softplus(u) or exp(u),
+    c = sigmoid(MLP(f(x), SH(d))),    n = -grad u / |grad u|.
+
+The blob starts the density as a ball at the origin (Magic3D, arXiv 2211.10440, sec. 4;
+DreamFusion, arXiv 2209.14988, app. A has a Gaussian one). As sigma rises with u, both
+gradients have one direction; that of u does not vanish where nothing is. Colour depends
+on the direction d of the ray if `view_degree` > 0 (HiFA, arXiv 2305.18766, app. A.1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sdsjax.render import sh
+from sdsjax.representations import hashgrid
+
+Array = jax.Array
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "softplus": jax.nn.softplus,
+    # 15: exp overflows nothing it is multiplied with; a density of 3e6 is solid
+    "exp": lambda u: jnp.exp(jnp.minimum(u, 15.0)),
+}
+NORMALS = ("analytic", "finite_difference")
+
+
+class Dense(NamedTuple):
+    """An affine map: kernel [in out], bias [out]."""
+
+    kernel: Array
+    bias: Array
+
+
+class NerfParams(NamedTuple):
+    """What is learnt: tables, one [T_l F] a level; density, color, background: networks
+    (tuples of Dense); background is empty where none is learnt."""
+
+    tables: tuple[Array, ...]
+    density: tuple[Dense, ...]
+    color: tuple[Dense, ...]
+    background: tuple[Dense, ...]
+
+
+class Field(NamedTuple):
+    """The static settings of a field; see the module's text."""
+
+    grid: hashgrid.Grid
+    bound: float
+    hidden: int
+    activation: str
+    blob_scale: float
+    blob_radius: float
+    view_degree: int
+    background_degree: int
+
+
+def init_network(key: Array, sizes: tuple[int, ...]) -> tuple[Dense, ...]:
+    """Layers of these sizes, He's uniform kernels (arXiv 1502.01852), zero biases."""
+    keys = jax.random.split(key, len(sizes) - 1)
+
+    def layer(key, before, after):
+        span = math.sqrt(6 / before)
+        kernel = jax.random.uniform(key, (before, after), minval=-span, maxval=span)
+        return Dense(kernel, jnp.zeros(after))
+
+    return tuple(map(layer, keys, sizes[:-1], sizes[1:]))
+
+
+def apply_network(layers: tuple[Dense, ...], x: Array) -> Array:
+    """[... in] -> [... out]; relu between the layers."""
+    for layer in layers[:-1]:
+        x = jax.nn.relu(x @ layer.kernel + layer.bias)
+    return x @ layers[-1].kernel + layers[-1].bias
+
+
+def init_field(key: Array, field: Field) -> NerfParams:
+    """Parameters of a field, float32."""
+    key_tables, key_density, key_color, key_background = jax.random.split(key, 4)
+    width, hidden = field.grid.width, field.hidden
+    seen = (field.view_degree + 1) ** 2 if field.view_degree else 0
+    behind = (field.background_degree + 1) ** 2
+    return NerfParams(
+        tables=hashgrid.init_tables(key_tables, field.grid),
+        density=init_network(key_density, (width, hidden, 1)),
+        color=init_network(key_color, (width + seen, hidden, 3)),
+        background=init_network(key_background, (behind, hidden, 3))
+        if field.background_degree
+        else (),
+    )
+
+
+def raw_density(
+    field: Field,
+    params: NerfParams,
+    x: Array,
+    level_weights: Array | None = None,
+    *,
+    move_points: bool = True,
+) -> tuple[Array, Array]:
+    """(u [...], encodings [... L F]) at points x [... 3]; move_points: see `encode`."""
+    encoded = hashgrid.encode(
+        params.tables,
+        (x / field.bound + 1) / 2,
+        field.grid,
+        level_weights=level_weights,
+        move_points=move_points,
+    )
+    u = apply_network(params.density, encoded)[..., 0]
+    if field.blob_scale:
+        # 1e-12: the root's gradient at the origin stays finite
+        length = jnp.sqrt(jnp.sum(x**2, axis=-1) + 1e-12)
+        u += field.blob_scale * (1 - length / field.blob_radius)
+    return u, encoded
+
+
+def density_of(field: Field, u: Array) -> Array:
+    """sigma [...] of u [...]."""
+    return ACTIVATIONS[field.activation](u)
+
+
+def colour_of(field: Field, params: NerfParams, encoded: Array, directions: Array):
+    """rgb [... n 3] of encodings [... n L F] seen along rays of directions [... 3]."""
+    if field.view_degree:
+        seen = sh.basis(directions, field.view_degree)[..., None, :]
+        shape = (*encoded.shape[:-1], seen.shape[-1])
+        encoded = jnp.concatenate([encoded, jnp.broadcast_to(seen, shape)], axis=-1)
+    return jax.nn.sigmoid(apply_network(params.color, encoded))
+
+
+def look(field: Field, params: NerfParams, level_weights: Array | None, x: Array):
+    """(density [n] per world unit, rgb [n 3]) at points x [n 3], colours as they are
+    seen by one who looks at the origin. For exports."""
+    u, encoded = raw_density(field, params, x, level_weights)
+    length2 = jnp.sum(x**2, axis=-1, keepdims=True)
+    inwards = -x * jax.lax.rsqrt(jnp.maximum(length2, 1e-12))
+    rgb = colour_of(field, params, encoded[:, None], inwards)[:, 0]
+    return density_of(field, u), rgb
+
+
+def background_of(field: Field, params: NerfParams, directions: Array) -> Array:
+    """The learnt background's rgb [... 3] along directions [... 3]."""
+    basis = sh.basis(directions, field.background_degree)
+    return jax.nn.sigmoid(apply_network(params.background, basis))
+
+
+def unit_normals(gradient: Array) -> Array:
+    """-g / |g| [... 3] of gradients g [... 3], 0 for a gradient of 0."""
+    length2 = jnp.sum(gradient**2, axis=-1, keepdims=True)
+    return -gradient * jax.lax.rsqrt(jnp.maximum(length2, 1e-20))
+
+
+def gradient_step(field: Field, level_weights: Array | None) -> Array | float:
+    """The step of differences, world units: a cell of the finest level in use
+    (Neuralangelo, arXiv 2306.03092, sec. 3.2)."""
+    cells = [2 * field.bound / level.scale for level in field.grid.levels]
+    if level_weights is None:
+        return cells[-1]
+    used = jnp.sum(level_weights > 0) - 1
+    return jnp.asarray(cells)[jnp.clip(used, 0, len(cells) - 1)]
+
+
+def with_normals(field: Field, params, x: Array, level_weights, how: str):
+    """((u, encodings), n [... 3]) at points x [... 3].
+
+    how: "analytic", by forward-mode derivatives, or "finite_difference", by six more
+    evaluations a `gradient_step` wide, which see past a cell's border.
+    """
+
+    def at(x):
+        return raw_density(field, params, x, level_weights)
+
+    axes = jnp.eye(3, dtype=x.dtype)
+    if how == "analytic":
+
+        def along(axis):
+            tangent = jnp.broadcast_to(axis, x.shape)
+            u, slope, encoded = jax.jvp(at, (x,), (tangent,), has_aux=True)
+            return (u, encoded), slope
+
+        primal, slopes = jax.vmap(along, out_axes=(None, -1))(axes)
+        return primal, unit_normals(slopes)
+    step = gradient_step(field, level_weights)
+    slopes = [at(x + step * axis)[0] - at(x - step * axis)[0] for axis in axes]
+    return at(x), unit_normals(jnp.stack(slopes, axis=-1))
