@@ -46,7 +46,18 @@ def save_component(folder, name: str, config, params, dtype=jnp.float16) -> Path
     has another shape, is missing, or is not finite in `dtype`.
     """
     component, shapes = COMPONENTS[name], param_shapes(name, config)
-    table = component.table(config)
+    out = Path(folder) / name
+    file = out / f"{component.stem}.safetensors"
+    save_tensors(file, name, component.table(config), shapes, params, dtype)
+    write_json(out / "config.json", WRITERS[name](config))
+    return out
+
+
+def save_tensors(file: Path, name: str, table, shapes, params, dtype) -> None:
+    """Write the parameters of a network as the safetensors file of its table.
+
+    shapes: the tree of its init; raises ValueError as `save_component` does.
+    """
     check_table(table, shapes, name)
     flat, shapes = flatten_dict(params), flatten_dict(shapes)
     if set(flat) != set(shapes):
@@ -65,14 +76,10 @@ def save_component(folder, name: str, config, params, dtype=jnp.float16) -> Path
             kind = jnp.dtype(dtype).name
             raise ValueError(f"{name}: {'/'.join(path)} is not finite in {kind}")
         tensors[key] = tensor
-    out = Path(folder) / name
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{component.stem}.safetensors"
-    with replacing(path) as partial:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as partial:
         # transformers refuses files that do not say so
         save_file(tensors, partial, metadata={"format": "pt"})
-    write_json(out / "config.json", WRITERS[name](config))
-    return out
 
 
 def save_stable_diffusion(

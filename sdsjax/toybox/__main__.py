@@ -24,46 +24,109 @@ def _add_sheet(commands):
     command.set_defaults(run=_sheet)
 
 
-def _train(arguments):
-    from sdsjax.toybox import card, pool, train_prior
-    from sdsjax.toybox.judge import load_judge as judge_first
+def _recipe_of(network: str):
+    """The default recipe of a network of `train`."""
+    from sdsjax.toybox.train_clip import ClipRecipe
+    from sdsjax.toybox.train_depth import DepthRecipe
+    from sdsjax.toybox.train_prior import PriorRecipe
 
-    work, out = Path(arguments.work), Path(arguments.out)
-    recipe = train_prior.PriorRecipe()
-    changed = {
-        name: getattr(arguments, name)
-        for name in recipe._fields
-        if getattr(arguments, name) is not None
-    }
-    recipe = recipe._replace(**changed)
-    if arguments.network == "judge":
-        from sdsjax.toybox import judge
+    recipes = {"depth": DepthRecipe, "normals": DepthRecipe, "clip": ClipRecipe}
+    return recipes.get(network, PriorRecipe)()
 
-        pictures = pool.build_pool(
-            work / "pool", singles=recipe.singles, pairs=recipe.pairs, seed=recipe.seed
+
+def _changed(recipe, arguments):
+    """The recipe with what the command line says; ValueError for what it lacks."""
+    flags = {name for network in NETWORKS for name in _recipe_of(network)._fields}
+    given = {f: getattr(arguments, f) for f in flags}
+    given = {f: value for f, value in given.items() if value is not None}
+    strange = sorted(set(given) - set(recipe._fields))
+    if strange:
+        raise ValueError(
+            f"train {arguments.network} takes no --{strange[0]}; it takes "
+            + ", ".join(f"--{name}" for name in recipe._fields)
         )
-        params = judge.train_judge(work, pictures, steps=arguments.judge_steps)
-        judge.save_judge(params, out)
+    return recipe._replace(**given)
+
+
+def _train(arguments):
+    name, work, out = arguments.network, Path(arguments.work), Path(arguments.out)
+    recipe = _changed(_recipe_of(name), arguments)
+    if name == "judge":
+        _train_judge(work, out, recipe, arguments.judge_steps)
+    elif name == "prior":
+        _train_prior(work, out, recipe)
     else:
-        judge_first()  # before hours of training, not after
-        train_prior.train_prior(work, out, recipe)
-        card.write_card(out, work, recipe)
+        _train_companion(name, work, out, recipe)
     print(f"wrote {out}")
 
 
-def _add_train(commands):
-    from sdsjax.toybox.train_prior import PriorRecipe
+def _train_judge(work, out, recipe, steps):
+    from sdsjax.toybox import judge, pool
 
-    command = commands.add_parser(
-        "train", help="train the embedded prior or its judge; resumes where it stopped"
+    pictures = pool.build_pool(
+        work / "pool", singles=recipe.singles, pairs=recipe.pairs, seed=recipe.seed
     )
-    command.add_argument("network", choices=("prior", "judge"))
+    judge.save_judge(judge.train_judge(work, pictures, steps=steps), out)
+
+
+def _train_prior(work, out, recipe):
+    from sdsjax.toybox import card, judge, train_prior
+
+    judge.load_judge()  # before hours of training, not after
+    train_prior.train_prior(work, out, recipe)
+    card.write_card(out, work, recipe)
+
+
+def _train_companion(name, work, out, recipe):
+    from sdsjax.toybox import card_companions
+    from sdsjax.toybox.train_clip import train_clip
+    from sdsjax.toybox.train_depth import train_depth
+
+    if name == "clip":
+        train_clip(work, out, recipe)
+    else:
+        train_depth(work, out, recipe, name=name)
+    card_companions.write_card(name, out, work, recipe)
+
+
+NETWORKS = ("prior", "judge", "depth", "normals", "clip")
+
+
+def _add_train(commands):
+    command = commands.add_parser(
+        "train", help="train an embedded network; resumes where it stopped"
+    )
+    command.add_argument("network", choices=NETWORKS)
     command.add_argument("--work", required=True, help="folder for checkpoints")
     command.add_argument("--out", required=True, help="folder for the weights")
     command.add_argument("--judge_steps", type=int, default=6000)
-    for name, value in PriorRecipe()._asdict().items():
-        command.add_argument(f"--{name}", type=type(value), help=f"default {value}")
+    kinds, defaults = {}, {}
+    for network in NETWORKS:
+        for name, value in _recipe_of(network)._asdict().items():
+            kinds[name] = type(value)
+            defaults.setdefault(name, {})[network] = value
+    for name, kind in kinds.items():
+        said = "; ".join(f"{net}: {value}" for net, value in defaults[name].items())
+        command.add_argument(f"--{name}", type=kind, help=f"default {said}")
     command.set_defaults(run=_train)
+
+
+def _measure(arguments):
+    from sdsjax.toybox import card_companions
+
+    work = Path(arguments.work)
+    figures = card_companions.measure(arguments.network, arguments.folder, work)
+    print(json.dumps(figures, indent=1))
+
+
+def _add_measure(commands):
+    command = commands.add_parser(
+        "measure", help="measure a companion's card anew, on held-out renders"
+    )
+    command.add_argument("network", choices=("depth", "normals", "clip"))
+    command.add_argument("--folder", required=True, help="its weights, or their name")
+    command.add_argument("--work", required=True, help="folder for held-out renders")
+    command.set_defaults(run=_measure)
 
 
 def _judge(arguments):
@@ -100,7 +163,7 @@ def _add_judge(commands):
     command.set_defaults(run=_judge)
 
 
-COMMANDS = (_add_sheet, _add_train, _add_judge)
+COMMANDS = (_add_sheet, _add_train, _add_judge, _add_measure)
 
 
 def main(argv=None) -> int:

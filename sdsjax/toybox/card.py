@@ -30,7 +30,8 @@ NAMED = {
 }
 
 
-def _files(folder: Path) -> list[str]:
+def files_table(folder: Path) -> list[str]:
+    """Markdown: every safetensors file under `folder`, its size and its sha256."""
     lines = ["| file | bytes | sha256 |", "|---|---|---|"]
     for path in sorted(folder.rglob("*.safetensors")):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -39,12 +40,14 @@ def _files(folder: Path) -> list[str]:
     return lines
 
 
-def _log(work: Path, stage: str) -> list[dict]:
+def training_log(work: Path, stage: str) -> list[dict]:
+    """What `fit` logged of a stage, a dict a line."""
     lines = (work / stage / "log.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
-def _curves(logs: dict[str, list[dict]]) -> str:
+def curves(logs: dict[str, list[dict]]) -> str:
+    """The logs of the stages as an SVG, every figure against the step."""
     dropped = ("step", "seconds_per_step")
     rows = [
         {"step": row["step"]}
@@ -116,8 +119,8 @@ def write_card(
     losses = measure.loss_by_timestep(networks, heldout, count=few_renders)
     judge = measure.judge_renders(heldout, count=4 * count)
     measure.sample_sheet(folder / "samples.png", pictures[:32], texts[:32])
-    logs = {stage: _log(work, stage) for stage in ("vae", "unet")}
-    (folder / "losses.svg").write_text(_curves(logs))
+    logs = {stage: training_log(work, stage) for stage in ("vae", "unet")}
+    (folder / "losses.svg").write_text(curves(logs))
     steps = {stage: log[-1]["step"] for stage, log in logs.items()}
     figures = {
         "recipe": recipe._asdict(),
@@ -150,6 +153,6 @@ def write_card(
         "\n".join(_swept(sweep)) + "\n",
         "![samples](samples.png)\n",
         "## Files\n",
-        "\n".join(_files(folder)) + "\n",
+        "\n".join(files_table(folder)) + "\n",
     ]
     (folder / "README.md").write_text("\n".join(parts))

@@ -22,7 +22,7 @@ import optax
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sdsjax.files import replacing
+from sdsjax.files import replacing, write_text
 
 PyTree = Any
 SAVE_EVERY = 180.0  # seconds
@@ -157,7 +157,7 @@ def _figures(recipe: Recipe) -> dict[str, float]:
 
 
 def _remember(folder: Path, recipe: Recipe) -> None:
-    (folder / "recipe.json").write_text(json.dumps(_figures(recipe), indent=1) + "\n")
+    write_text(folder / "recipe.json", json.dumps(_figures(recipe), indent=1) + "\n")
 
 
 def _check_unchanged(folder: Path, recipe: Recipe, step: int) -> None:
@@ -189,7 +189,7 @@ def _forget(folder: Path, step: int) -> None:
     if path.exists():
         lines = path.read_text().splitlines()
         kept = [line for line in lines if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))
+        write_text(path, "".join(line + "\n" for line in kept))
 
 
 def flat(tree: PyTree) -> dict[str, Any]:

@@ -4,6 +4,9 @@ A picture is linear in its colours (world.compose), so one rendered geometry and
 serves every colour and background. The pool holds, as uint8, the six layers fixed
 (3), primary, secondary and opacity, `[n, size, size, 6]`; a batch is a pure function
 of (seed, step), so that training resumes exactly.
+
+For what reads shapes from pictures a pool also holds the surface: its disparity from 0
+at depth FAR (and where nothing is) to 1 at depth NEAR, and its normal in camera axes.
 """
 
 from __future__ import annotations
@@ -27,16 +30,20 @@ from sdsjax.toybox.world import render_batch
 
 PALETTE = np.asarray(list(COLORS.values()), np.float32)
 COLOR_NAMES = tuple(COLORS)
+# depths between which every visible point lies: orbits of 2.9 to 3.3, objects of 0.92
+NEAR, FAR = 1.95, 4.1
 CHUNK = 64  # pictures a call: small enough to show progress, large enough to be fast
 
 
 class Pool(NamedTuple):
     """layers [n, s, s, 6] uint8 (a memory map); geometry [n] index into `geometries()`;
-    view [n] index into VIEW_WORDS."""
+    view [n] index into VIEW_WORDS; surface [n, s, s, 4] uint8: disparity and normal, 0
+    where nothing is covered, or None."""
 
     layers: np.ndarray
     geometry: np.ndarray
     view: np.ndarray
+    surface: np.ndarray | None = None
 
 
 class Draw(NamedTuple):
@@ -66,17 +73,47 @@ def _plan(singles: int, pairs: int) -> np.ndarray:
     return np.repeat(np.arange(len(counts)), counts).astype(np.int32)
 
 
+def disparity_of(depth):
+    """Camera z, world units -> 0 at FAR .. 1 at NEAR; exact, so 1 / depth = (1 - d) /
+    FAR + d / NEAR gives the depth back."""
+    return (1.0 / depth - 1.0 / FAR) / (1.0 / NEAR - 1.0 / FAR)
+
+
+def _surface(layers, cameras) -> np.ndarray:
+    """[b, s, s, 4] in [0, 1]: disparity, and (normal + 1) / 2 in camera axes (x right,
+    y down, z forward); all 0 where nothing is covered."""
+    depth, covered = np.asarray(layers.depth), np.asarray(layers.opacity) > 0
+    disparity = np.where(covered, disparity_of(np.where(covered, depth, FAR)), 0.0)
+    turn = np.asarray(cameras.world_to_camera)[:, :3, :3]
+    normal = np.einsum("bij,bhwj->bhwi", turn, np.asarray(layers.normal))
+    normal = np.where(covered[..., None], 0.5 + 0.5 * normal, 0.0)
+    return np.concatenate([disparity[..., None], normal], axis=-1)
+
+
+def _bytes(values) -> np.ndarray:
+    return np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)
+
+
 def build_pool(
-    folder: Path, *, singles: int, pairs: int, size: int = 64, seed: int = 0, log=print
+    folder: Path,
+    *,
+    singles: int,
+    pairs: int,
+    size: int = 64,
+    seed: int = 0,
+    surfaces: bool = False,
+    log=print,
 ) -> Pool:
     """Renders the pool into `folder`, or opens the one that is there.
 
-    `singles`, `pairs`: views of each single object and of each pair. A pool that was
-    begun and not finished is rendered anew; one made with other settings is refused
-    with a ValueError.
+    `singles`, `pairs`: views of each single object and of each pair; `surfaces`: also
+    disparity and normals. A pool that was begun and not finished is rendered anew; one
+    made with other settings is refused with a ValueError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"singles": singles, "pairs": pairs, "size": size, "seed": seed}
+    if surfaces:
+        settings["surfaces"] = True
     done = folder / "pool.json"
     if done.exists():
         found = json.loads(done.read_text())
@@ -90,10 +127,14 @@ def build_pool(
     scenes = [_scene(geometry) for geometry in geometries()]
     keys = jax.random.split(jax.random.key(seed), len(plan))
     azimuth, elevation, distance = jax.vmap(draw_orbit)(keys)
-    shape = (len(plan), size, size, 6)
-    layers = np.lib.format.open_memmap(
-        folder / "layers.npy", "w+", dtype=np.uint8, shape=shape
-    )
+
+    def begin(name: str, channels: int) -> np.ndarray:
+        shape = (len(plan), size, size, channels)
+        path = folder / f"{name}.npy"
+        return np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
+
+    layers = begin("layers", 6)
+    surface = begin("surface", 4) if surfaces else None
 
     def render(start: int) -> None:
         rows = np.arange(start, start + CHUNK) % len(plan)
@@ -105,14 +146,17 @@ def build_pool(
         stacked = [out.fixed, *(a[..., None] for a in out[1:4])]
         picture = np.concatenate([np.asarray(a) for a in stacked], axis=-1)
         stop = min(start + CHUNK, len(plan))
-        quantised = np.round(255 * np.clip(picture[: stop - start], 0, 1))
-        layers[start:stop] = quantised.astype(np.uint8)
+        layers[start:stop] = _bytes(picture[: stop - start])
+        if surface is not None:
+            surface[start:stop] = _bytes(_surface(out, cameras)[: stop - start])
         if (start // CHUNK) % 50 == 0:
             log(f"pool: {start} of {len(plan)} pictures")
 
     with ThreadPoolExecutor(2) as workers:
         list(workers.map(render, range(0, len(plan), CHUNK)))
     layers.flush()
+    if surface is not None:
+        surface.flush()
     np.save(folder / "geometry.npy", plan)
     np.save(folder / "view.npy", np.asarray(view_index(azimuth, elevation)))
     write_text(done, json.dumps(settings))
@@ -120,11 +164,20 @@ def build_pool(
 
 
 def _open(folder: Path) -> Pool:
+    surface = folder / "surface.npy"
     return Pool(
         np.load(folder / "layers.npy", mmap_mode="r"),
         np.load(folder / "geometry.npy"),
         np.load(folder / "view.npy"),
+        np.load(surface, mmap_mode="r") if surface.exists() else None,
     )
+
+
+def surfaces_of(pool: Pool) -> np.ndarray:
+    """`pool.surface`; ValueError if the pool was built without."""
+    if pool.surface is None:
+        raise ValueError("the pool holds no surfaces: build it with surfaces=True")
+    return pool.surface
 
 
 def draw(

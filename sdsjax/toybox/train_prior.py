@@ -18,7 +18,7 @@ import numpy as np
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.clip import CLIPTextConfig, CLIPTextEncoder
-from sdsjax.models.hub import load_stable_diffusion
+from sdsjax.models.hub import StableDiffusion, load_stable_diffusion
 from sdsjax.models.save import save_stable_diffusion
 from sdsjax.models.tokenizer import Tokenizer, train_word_tokenizer
 from sdsjax.models.unet import UNet2DCondition, UNetConfig
@@ -57,10 +57,11 @@ UNET = UNetConfig(
 class PriorRecipe(NamedTuple):
     """Sizes of the training; start: a prior to train on from, "" for random weights.
 
-    The defaults train in one go about as long as the weights that are shipped, which
-    came in two parts: 2000 steps of the VAE (rate 1.5e-3) and 5000 of the UNet with
-    min-SNR weights; then, from those, seed 1, 4000 (1e-3) and 6100. Each part was
-    stopped and continued; the last cool-down began by a plan of 8500 and of 7000 steps.
+    The defaults have never been run in one go. They are about as long as the training
+    of the weights that are shipped, which came in two parts: 2000 steps of the VAE
+    (rate 1.5e-3) and 5000 of the UNet with min-SNR weights; then, from those, seed 1,
+    4000 (1e-3) and 6100. Each part was stopped and continued; the last cool-down began
+    by a plan of 8500 and of 7000 steps.
     """
 
     singles: int = 600
@@ -78,7 +79,7 @@ class PriorRecipe(NamedTuple):
     start: str = ""
 
 
-def starting_weights(recipe: PriorRecipe):
+def starting_weights(recipe: PriorRecipe) -> StableDiffusion | None:
     """The networks of the prior to go on from (a folder or a name), None to begin anew.
 
     Raises ValueError if they are of other sizes than the recipe's.
@@ -99,9 +100,15 @@ def _rng(recipe: PriorRecipe, stage: int, step: int) -> np.random.Generator:
     return np.random.default_rng([recipe.seed, stage, step])
 
 
-def train_vae(folder: Path, pool: pools.Pool, recipe: PriorRecipe, log) -> FitState:
+def train_vae(
+    folder: Path,
+    pool: pools.Pool,
+    start: StableDiffusion | None,
+    recipe: PriorRecipe,
+    log,
+) -> FitState:
     """The AutoencoderKL: |x - D(z)| + (x - D(z))^2 and a slight pull of q(z|x) to
-    N(0, I), z drawn from q."""
+    N(0, I), z drawn from q; from the weights of `start` if there are any."""
     module: Any = AutoencoderKL(VAE)
     encode: Any = partial(module.apply, method="encode")
 
@@ -124,7 +131,6 @@ def train_vae(folder: Path, pool: pools.Pool, recipe: PriorRecipe, log) -> FitSt
         total = jnp.mean(jnp.abs(error)) + square + 1e-3 * divergence
         return total, {"mse": square, "kl": divergence}
 
-    start = starting_weights(recipe)
     if start:
         init = start.vae.params
     else:
@@ -186,8 +192,28 @@ def snr_weight(
     return jnp.clip(snr, floor, gamma) / snr
 
 
+def _initial_params(start: StableDiffusion | None, unet, text, seed: int):
+    # the parameters that train_unet begins with
+    if start:
+        return {"unet": start.unet.params, "text_encoder": start.text_encoder.params}
+    key_unet, key_text = jax.random.split(jax.random.key(seed + 1))
+    ids = jnp.zeros((1, POSITIONS), jnp.int32)
+    states = jnp.zeros((1, POSITIONS, UNET.context))
+    latents = jnp.zeros((1, 16, 16, 4))
+    return {
+        "unet": unet.init(key_unet, latents, jnp.zeros(1, jnp.int32), states)["params"],
+        "text_encoder": text.init(key_text, ids)["params"],
+    }
+
+
 def train_unet(
-    folder: Path, pool: pools.Pool, vae_params, scale: float, recipe: PriorRecipe, log
+    folder: Path,
+    pool: pools.Pool,
+    vae_params,
+    scale: float,
+    start: StableDiffusion | None,
+    recipe: PriorRecipe,
+    log,
 ) -> FitState:
     """The UNet and its text encoder together, on the frozen VAE's latent means."""
     tokenizer = word_tokenizer()
@@ -226,24 +252,13 @@ def train_unet(
         low, high = square[: count // 4].mean(), square[3 * count // 4 :].mean()
         return weighted, {"mse": square.mean(), "mse_low_t": low, "mse_high_t": high}
 
-    key_unet, key_text = jax.random.split(jax.random.key(recipe.seed + 1))
-    ids = jnp.zeros((1, POSITIONS), jnp.int32)
-    states = jnp.zeros((1, POSITIONS, UNET.context))
-    latents = jnp.zeros((1, 16, 16, 4))
-    params = {
-        "unet": unet.init(key_unet, latents, jnp.zeros(1, jnp.int32), states)["params"],
-        "text_encoder": text.init(key_text, ids)["params"],
-    }
-    start = starting_weights(recipe)
-    if start:
-        params = {"unet": start.unet.params, "text_encoder": start.text_encoder.params}
     return fit(
         folder / "unet",
         Recipe(
             loss, batch_at, recipe.unet_steps, recipe.unet_rate, 0.4, 300, 0.9995,
             0.01, recipe.seed,
         ),
-        params,
+        _initial_params(start, unet, text, recipe.seed),
         vae_params,
         log=log,
     )  # fmt: skip
@@ -265,6 +280,7 @@ def train_prior(
     work: Path, out: Path, recipe: PriorRecipe = PriorRecipe(), log=print
 ) -> None:
     """The whole recipe: continues whatever `work` holds, then writes `out`."""
+    start = starting_weights(recipe)
     pool = pools.build_pool(
         work / "pool",
         singles=recipe.singles,
@@ -272,9 +288,9 @@ def train_prior(
         seed=recipe.seed,
         log=log,
     )
-    vae = train_vae(work, pool, recipe, log).ema
+    vae = train_vae(work, pool, start, recipe, log).ema
     scale = latent_scale(pool, vae, recipe)
     log(f"latents: scaling factor {scale:.4f}")
-    state = train_unet(work, pool, vae, scale, recipe, log)
+    state = train_unet(work, pool, vae, scale, start, recipe, log)
     write_prior(out, vae, scale, state.ema)
     log(f"wrote {out}")

@@ -18,7 +18,7 @@ SIZE = 16
 def pool(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pool")
     return pools.build_pool(
-        folder, singles=2, pairs=1, size=SIZE, log=lambda line: None
+        folder, singles=2, pairs=1, size=SIZE, surfaces=True, log=lambda line: None
     )
 
 
@@ -44,6 +44,31 @@ def test_pictures_are_the_renderers(pool):
         error = np.abs((pictures[i] + 1) / 2 - np.clip(true.rgb, 0, 1))
         assert error.max() < 4 / 255  # four layers, each rounded to 1/255
         assert chosen.row[i] < len(pool.view)
+
+
+def test_surfaces_are_the_renderers(pool):
+    """The stored disparity gives back the depth, the normal the one in the world."""
+    import jax
+
+    draw = jax.jit(render)
+    chosen = pools.draw(pool, np.random.default_rng(1), 4, pair_fraction=0.5)
+    keys = jax.random.split(jax.random.key(0), len(pool.geometry))
+    for row, spec in zip(chosen.row, pools.specs(pool, chosen)):
+        camera = orbit_camera(
+            *draw_orbit(keys[row]), fov=FOV_DEG, width=SIZE, height=SIZE
+        )
+        true = draw(build_scene(spec), camera, np.ones(3, np.float32))
+        covered = np.asarray(true.opacity) > 0
+        stored = pool.surface[row].astype(np.float64) / 255
+        assert not stored[~covered].any()
+        d = stored[..., 0][covered]
+        assert 0 < d.min() < d.max() < 1  # nothing is cut off at NEAR or FAR
+        depth = 1 / ((1 - d) / pools.FAR + d / pools.NEAR)
+        np.testing.assert_allclose(depth, true.depth[covered], rtol=0.003)
+        turn = np.asarray(camera.world_to_camera)[:3, :3]
+        normal = (2 * stored[covered][:, 1:] - 1) @ turn
+        np.testing.assert_allclose(normal, true.normal[covered], atol=0.008)
+        assert (2 * stored[covered][:, 3] - 1 < 0.5).all()  # none turned away
 
 
 def test_draws_are_pure_and_keep_out_what_is_held_out(pool):
