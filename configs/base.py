@@ -1,4 +1,4 @@
-"""Every key with its default, and the three settings that every method's config offers.
+"""Every key with its default, and the variants that a method's config offers.
 
 Units: angles in degrees, distances in world units (the object fits the unit ball),
 timesteps in 0..999, colours in [0, 1], learning rates per step of Adam. `estimator`,
@@ -6,10 +6,14 @@ timesteps in 0..999, colours in [0, 1], learning rates per step of Adam. `estima
 not written here take the factory's defaults (`--dry_run` prints all of them).
 """
 
+from collections.abc import Callable, Mapping
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from sdsjax.config import Config
+from sdsjax.config import DEFAULT_VARIANT, Config
+
+Variant = Callable[[], Config]
 
 
 def base_config() -> Config:
@@ -20,6 +24,7 @@ def base_config() -> Config:
     config.seed = 0
     config.steps = 600
     config.batch_size = 4  # views a step
+    config.particles = 1  # assets side by side, for vsd: step i trains i mod particles
     config.resolution = 64  # pixels, height and width of a view
     config.background = "random"  # or "white", "black", "r,g,b" in [0, 1]
     config.checkpoint_every = 100  # steps; 0: only at the end
@@ -29,6 +34,7 @@ def base_config() -> Config:
     prior.name = "stable_diffusion"  # "deepfloyd", "empirical", "gaussian_mixture"
     prior.folder = "toybox-sd"  # or a Hugging Face folder, or a repository's id
     prior.revision = placeholder(str)  # of a repository; None: the newest one fetched
+    prior.variant = placeholder(str)  # "fp16": files so named; None: the plain ones
     prior.image_size = placeholder(int)  # pixels encoded; None: the network's own
     prior.dtype = "float32"  # or "bfloat16"
     prior.view_prompts = True  # append "front view", ... to the prompt
@@ -37,7 +43,7 @@ def base_config() -> Config:
     # the second network of vsd: LoRA on the prior's UNet (""), or on another folder's
     prior.adapter_folder = ""
     prior.lora_rank = 4
-    # monocular disparity for stein's baselines: a DPT, such as Intel/dpt-large; "" none
+    # monocular disparity for stein's baselines: toybox-dpt, Intel/dpt-large; "": none
     prior.depth_folder = ""
     # empirical: renders of these toybox captions besides the prompt's own
     prior.captions = ()
@@ -147,3 +153,34 @@ def image_2d(config: Config) -> Config:
     config.losses = ConfigDict({"total_variation": 100.0})
     config.scoring.truth = False
     return config
+
+
+def sd21_of(toybox: Variant, **estimator) -> Variant:
+    """A method's `:sd21`: `stable_diffusion_21`, and these keys of the estimator."""
+
+    def sd21() -> Config:
+        """Stable Diffusion 2.1-base: 15 000 steps, 512x512; needs weights and a GPU."""
+        config = stable_diffusion_21(toybox())
+        config.estimator.update(estimator)
+        return config
+
+    return sd21
+
+
+def image_of(toybox: Variant) -> Variant:
+    """A method's `:image`."""
+
+    def image() -> Config:
+        """One 2D picture optimised directly on toybox-sd: the first debugging tool."""
+        return image_2d(toybox())
+
+    return image
+
+
+def choice(variants: Mapping[str, Variant]) -> Callable[..., Config]:
+    """`get_config` of a file: its variant of that name, by default `:toybox`."""
+
+    def get_config(variant: str = DEFAULT_VARIANT) -> Config:
+        return variants[variant]()
+
+    return get_config

@@ -9,32 +9,21 @@ Command: python -m sdsjax.main --config=denoised_l2 --config.prompt="a red mug"
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, image_2d, stable_diffusion_21
+from configs.base import base_config, choice, image_of, sd21_of
 from sdsjax.config import Config
 
 
 def toybox() -> Config:
-    """Gaussians on the embedded toybox-sd prior, 64x64, minutes on a CPU."""
+    """Gaussians on the embedded toybox-sd prior, 64x64."""
     config = base_config()
     config.estimator = ConfigDict({"name": "denoised_l2"})
     config.estimator.update(guidance_scale=20.0, weighting="sigma_alpha", steps=1)
     return config
 
 
-def sd21() -> Config:
-    """Stable Diffusion 2.1-base at the usual scale of 100; needs weights, a GPU."""
-    config = stable_diffusion_21(toybox())
-    config.estimator.guidance_scale = 100.0
-    return config
-
-
-def image() -> Config:
-    """One 2D picture optimised directly on toybox-sd: the first debugging tool."""
-    return image_2d(toybox())
-
-
-VARIANTS = {"toybox": toybox, "sd21": sd21, "image": image}
-
-
-def get_config(variant: str = "toybox") -> Config:
-    return VARIANTS[variant]()
+VARIANTS = {
+    "toybox": toybox,
+    "sd21": sd21_of(toybox, guidance_scale=100.0),
+    "image": image_of(toybox),
+}
+get_config = choice(VARIANTS)

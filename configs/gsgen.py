@@ -4,14 +4,14 @@ Paper: Text-to-3D using Gaussian Splatting (arXiv 2309.16585), with its code's s
 SDS, 4096 Gaussians of scale 0.02 at opacity 0.8, densified from step 2000 on, every 500
 to 1000 steps, where the screen gradient is above 0.02. It begins from Point-E's points:
 pass yours with --config.representation.init=points.ply.
-Cost: `:toybox` about 3 minutes on 2 CPU cores; `:sd21` wants an accelerator and has not
-been run on real weights.
+Cost: two network calls a view, as sds. `:sd21` wants an accelerator and has not been
+run on real weights.
 Command: python -m sdsjax.main --config=configs/gsgen.py
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, stable_diffusion_21
+from configs.base import base_config, choice, stable_diffusion_21
 from sdsjax.config import Config
 
 
@@ -42,7 +42,4 @@ def sd21() -> Config:
 
 
 VARIANTS = {"toybox": toybox, "sd21": sd21}
-
-
-def get_config(variant: str = "toybox") -> Config:
-    return VARIANTS[variant]()
+get_config = choice(VARIANTS)

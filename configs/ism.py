@@ -2,18 +2,19 @@
 
 Paper: LucidDreamer (arXiv 2311.11284), eqs. 10-17; its delta falls from 100 to 80.
 Cost: five calls of e_0 to reach z_u, one at z_u, two at z_t: about four times sds.
-`:sd21` wants an accelerator and has not been run at full size.
+`:sd21` wants an accelerator and has not been run at full size; it has one view a step
+where LucidDreamer has four.
 Command: python -m sdsjax.main --config=configs/ism.py --config.prompt="a red mug"
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, image_2d, stable_diffusion_21
+from configs.base import base_config, choice, image_of, sd21_of
 from sdsjax.config import Config
 
 
 def toybox() -> Config:
-    """Gaussians on the embedded toybox-sd prior, 64x64, minutes on a CPU."""
+    """Gaussians on the embedded toybox-sd prior, 64x64."""
     config = base_config()
     config.estimator = ConfigDict({"name": "ism"})
     config.estimator.update(guidance_scale=7.5, weighting="sigma_over_alpha")
@@ -21,18 +22,5 @@ def toybox() -> Config:
     return config
 
 
-def sd21() -> Config:
-    """Stable Diffusion 2.1-base; LucidDreamer has batch 4. Needs weights and a GPU."""
-    return stable_diffusion_21(toybox())
-
-
-def image() -> Config:
-    """One 2D picture optimised directly on toybox-sd: the first debugging tool."""
-    return image_2d(toybox())
-
-
-VARIANTS = {"toybox": toybox, "sd21": sd21, "image": image}
-
-
-def get_config(variant: str = "toybox") -> Config:
-    return VARIANTS[variant]()
+VARIANTS = {"toybox": toybox, "sd21": sd21_of(toybox), "image": image_of(toybox)}
+get_config = choice(VARIANTS)

@@ -9,12 +9,12 @@ Command: python -m sdsjax.main --config=configs/nfsd.py --config.prompt="a red m
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, image_2d, stable_diffusion_21
+from configs.base import base_config, choice, image_of, stable_diffusion_21
 from sdsjax.config import Config
 
 
 def toybox() -> Config:
-    """Gaussians on the embedded toybox-sd prior, 64x64, minutes on a CPU."""
+    """Gaussians on the embedded toybox-sd prior, 64x64."""
     config = base_config()
     config.estimator = ConfigDict({"name": "nfsd"})
     config.estimator.guidance_scale = 7.5
@@ -29,13 +29,5 @@ def sd21() -> Config:
     return config
 
 
-def image() -> Config:
-    """One 2D picture optimised directly on toybox-sd: the first debugging tool."""
-    return image_2d(toybox())
-
-
-VARIANTS = {"toybox": toybox, "sd21": sd21, "image": image}
-
-
-def get_config(variant: str = "toybox") -> Config:
-    return VARIANTS[variant]()
+VARIANTS = {"toybox": toybox, "sd21": sd21, "image": image_of(toybox)}
+get_config = choice(VARIANTS)

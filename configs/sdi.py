@@ -8,30 +8,17 @@ Command: python -m sdsjax.main --config=configs/sdi.py --config.prompt="a red mu
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, image_2d, stable_diffusion_21
+from configs.base import base_config, choice, image_of, sd21_of
 from sdsjax.config import Config
 
 
 def toybox() -> Config:
-    """Gaussians on the embedded toybox-sd prior, 64x64, minutes on a CPU."""
+    """Gaussians on the embedded toybox-sd prior, 64x64."""
     config = base_config()
     config.estimator = ConfigDict({"name": "sdi"})
     config.estimator.update(guidance_scale=7.5, inversion_scale=-7.5, steps=10, eta=0.3)
     return config
 
 
-def sd21() -> Config:
-    """Stable Diffusion 2.1-base at the authors' scales; needs weights and a GPU."""
-    return stable_diffusion_21(toybox())
-
-
-def image() -> Config:
-    """One 2D picture optimised directly on toybox-sd: the first debugging tool."""
-    return image_2d(toybox())
-
-
-VARIANTS = {"toybox": toybox, "sd21": sd21, "image": image}
-
-
-def get_config(variant: str = "toybox") -> Config:
-    return VARIANTS[variant]()
+VARIANTS = {"toybox": toybox, "sd21": sd21_of(toybox), "image": image_of(toybox)}
+get_config = choice(VARIANTS)

@@ -3,28 +3,21 @@
 Paper: DreamFusion (arXiv 2209.14988), eq. 3; its omega is `guidance_scale` - 1.
 Cost: `:toybox` about 2 minutes on 2 CPU cores, `:image` half a minute; `:sd21` and
 `:if64` want an accelerator and have only been run on small random weights; they
-optimise Gaussians where the paper has a NeRF (a later room).
+optimise Gaussians where the paper has a NeRF (nerf.py).
 Command: python -m sdsjax.main --config=configs/sds.py --config.prompt="a red mug"
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, deepfloyd, image_2d, stable_diffusion_21
+from configs.base import base_config, choice, deepfloyd, image_of, sd21_of
 from sdsjax.config import Config
 
 
 def toybox() -> Config:
-    """Gaussians on the embedded toybox-sd prior, 64x64, minutes on a CPU."""
+    """Gaussians on the embedded toybox-sd prior, 64x64."""
     config = base_config()
     config.estimator = ConfigDict({"name": "sds", "weighting": "sigma2"})
     config.estimator.guidance_scale = 20.0
-    return config
-
-
-def sd21() -> Config:
-    """Stable Diffusion 2.1-base at the usual scale of 100; needs weights, a GPU."""
-    config = stable_diffusion_21(toybox())
-    config.estimator.guidance_scale = 100.0
     return config
 
 
@@ -35,13 +28,10 @@ def if64() -> Config:
     return config
 
 
-def image() -> Config:
-    """One 2D picture optimised directly on toybox-sd: the first debugging tool."""
-    return image_2d(toybox())
-
-
-VARIANTS = {"toybox": toybox, "sd21": sd21, "if64": if64, "image": image}
-
-
-def get_config(variant: str = "toybox") -> Config:
-    return VARIANTS[variant]()
+VARIANTS = {
+    "toybox": toybox,
+    "sd21": sd21_of(toybox, guidance_scale=100.0),
+    "if64": if64,
+    "image": image_of(toybox),
+}
+get_config = choice(VARIANTS)

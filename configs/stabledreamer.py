@@ -5,14 +5,14 @@ Gaussians uniform in a ball whose opacities decay at each edit, so that what no 
 asks for dies; densified, pruned and reset periodically. Its two stages (DeepFloyd, then
 latent diffusion) are one here; figures it does not give are threestudio's.
 `:mcmc` has 3DGS-MCMC's rule (arXiv 2404.09591) in its place.
-Cost: `:toybox` about 3 minutes on 2 CPU cores; `:sd21` wants an accelerator and has not
-been run on real weights.
+Cost: two network calls a view, as sds. `:sd21` wants an accelerator and has not been
+run on real weights.
 Command: python -m sdsjax.main --config=configs/stabledreamer.py
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, stable_diffusion_21
+from configs.base import base_config, choice, stable_diffusion_21
 from sdsjax.config import Config
 
 
@@ -58,7 +58,4 @@ def sd21() -> Config:
 
 
 VARIANTS = {"toybox": toybox, "mcmc": mcmc, "sd21": sd21}
-
-
-def get_config(variant: str = "toybox") -> Config:
-    return VARIANTS[variant]()
+get_config = choice(VARIANTS)

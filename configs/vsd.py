@@ -1,6 +1,7 @@
 """Variational Score Distillation: e_s - e_psi, psi trained on the renderings.
 
-Paper: ProlificDreamer (arXiv 2305.16213), eq. 9 and alg. 1; one particle.
+Paper: ProlificDreamer (arXiv 2305.16213), eq. 9 and alg. 1; one particle,
+or several that share psi with --config.particles=4, whose steps they take in turns.
 Cost: a call of the second network beside the two of sds, and a forward and backward
 pass a view to train it: about twice sds. `prior.adapter_folder` names another second
 network (the paper: 2.1-v beside 2.1-base). `:sd21` wants an accelerator and has not
@@ -10,12 +11,12 @@ Command: python -m sdsjax.main --config=configs/vsd.py --config.prompt="a red mu
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, image_2d, stable_diffusion_21
+from configs.base import base_config, choice, image_of, sd21_of
 from sdsjax.config import Config
 
 
 def toybox() -> Config:
-    """Gaussians on the embedded toybox-sd prior, 64x64, minutes on a CPU."""
+    """Gaussians on the embedded toybox-sd prior, 64x64."""
     config = base_config()
     config.estimator = ConfigDict({"name": "vsd"})
     config.estimator.guidance_scale = 7.5
@@ -24,18 +25,5 @@ def toybox() -> Config:
     return config
 
 
-def sd21() -> Config:
-    """Stable Diffusion 2.1-base, LoRA on its own network; needs weights, a GPU."""
-    return stable_diffusion_21(toybox())
-
-
-def image() -> Config:
-    """One 2D picture optimised directly on toybox-sd: the first debugging tool."""
-    return image_2d(toybox())
-
-
-VARIANTS = {"toybox": toybox, "sd21": sd21, "image": image}
-
-
-def get_config(variant: str = "toybox") -> Config:
-    return VARIANTS[variant]()
+VARIANTS = {"toybox": toybox, "sd21": sd21_of(toybox), "image": image_of(toybox)}
+get_config = choice(VARIANTS)

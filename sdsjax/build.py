@@ -25,6 +25,7 @@ from sdsjax.prompts import VIEW_WORDS
 from sdsjax.representations import REPRESENTATIONS
 from sdsjax.representations import gaussians as _gaussians
 from sdsjax.representations import image as _image
+from sdsjax.representations import nerf as _nerf
 from sdsjax.timesteps import TIMESTEPS, Sampler
 from sdsjax.types import Estimator, PriorSource, Representation
 
@@ -38,6 +39,7 @@ FACTORIES = {
 LOSSES = {
     "gaussians": tuple(_gaussians.REGULARIZERS),
     "image": tuple(_image.REGULARIZERS),
+    "nerf": tuple(_nerf.REGULARIZERS),
 }
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
@@ -99,20 +101,29 @@ def background(text: str) -> str | tuple[float, ...]:
     return color
 
 
+def _folder_and_prompt(config: Config) -> dict[str, Any]:
+    # what the loaders of networks that read a prompt have in common
+    prior = config.prior
+    return {
+        "folder": prior.folder,
+        "prompt": config.prompt,
+        "negative_prompt": config.negative_prompt,
+        "revision": prior.revision,
+        "variant": prior.variant,
+        "dtype": jnp.dtype(prior.dtype),
+        "view_prompts": prior.view_prompts,
+        "view_words": VIEW_WORDS[prior.view_words],
+        "image_size": prior.image_size,
+    }
+
+
 def _stable_diffusion(config: Config) -> PriorSource:
     # Imported here: networks and tokenizers take a second to import.
     from sdsjax.priors import stable_diffusion
 
     prior = config.prior
     return stable_diffusion.load(
-        prior.folder,
-        config.prompt,
-        config.negative_prompt,
-        revision=prior.revision,
-        dtype=jnp.dtype(prior.dtype),
-        view_prompts=prior.view_prompts,
-        view_words=VIEW_WORDS[prior.view_words],
-        image_size=prior.image_size,
+        **_folder_and_prompt(config),
         adapter_folder=prior.adapter_folder,
         lora_rank=prior.lora_rank,
         depth_folder=prior.depth_folder,
@@ -123,17 +134,7 @@ def _stable_diffusion(config: Config) -> PriorSource:
 def _deepfloyd(config: Config) -> PriorSource:
     from sdsjax.priors import deepfloyd
 
-    prior = config.prior
-    return deepfloyd.load(
-        prior.folder,
-        config.prompt,
-        config.negative_prompt,
-        revision=prior.revision,
-        dtype=jnp.dtype(prior.dtype),
-        view_prompts=prior.view_prompts,
-        view_words=VIEW_WORDS[prior.view_words],
-        image_size=prior.image_size,
-    )
+    return deepfloyd.load(**_folder_and_prompt(config))
 
 
 def _gaussian_mixture(config: Config) -> PriorSource:
@@ -158,7 +159,10 @@ def _gaussian_mixture(config: Config) -> PriorSource:
 
 
 def _empirical(config: Config) -> PriorSource:
-    """True renders of the prompt's scene and of `prior.captions`: no network."""
+    """True renders of the prompt's scene and of `prior.captions`: no network.
+
+    Raises ConfigError for a negative prompt whose scene is not among them.
+    """
     from sdsjax.toybox.captions import parse_caption
     from sdsjax.toybox.sheet import render_specs
 
@@ -171,10 +175,19 @@ def _empirical(config: Config) -> PriorSource:
     rgb = render_specs(repeated, orbits * len(specs), size=size)
     images = jnp.asarray(2.0 * rgb - 1.0, jnp.float32)
     kept = np.repeat(np.arange(len(specs)) == 0, prior.views)
+    negative = None
+    if config.negative_prompt:
+        avoided = parse_caption(config.negative_prompt)[0]
+        negative = np.repeat([spec == avoided for spec in specs], prior.views)
+        if not negative.any():
+            raise ConfigError(
+                f"negative_prompt {config.negative_prompt!r}: the empirical prior only "
+                "knows the prompt and prior.captions; add it to these"
+            )
     schedule = NoiseSchedule.scaled_linear()
     return PriorSource(
         images,
-        lambda images: priors.empirical(schedule, images, kept),
+        lambda images: priors.empirical(schedule, images, kept, negative=negative),
         (size, size, 3),
     )
 
@@ -234,7 +247,12 @@ def _noise_of_rate(config: Config, given: Mapping[str, Any]) -> dict[str, Any]:
     factor = 5e5 if given["control_noise"] is None else given["control_noise"]
     rate = config.optimizer.lr.get("means", 0.0)
     decay = config.optimizer.lr_final_factor
-    return {"control_noise": exponential_decay(factor * rate, decay, config.steps)}
+    return {"control_noise": exponential_decay(factor * rate, decay, updates(config))}
+
+
+def updates(config: Config) -> int:
+    """How often a run updates each of its particles."""
+    return -(-config.steps // config.particles)
 
 
 def build_optimizer(
@@ -262,7 +280,7 @@ def build_optimizer(
             f"{', '.join(rates) or 'nothing'}"
         )
     schedules = {
-        name: exponential_decay(rate, optimizer.lr_final_factor, config.steps)
+        name: exponential_decay(rate, optimizer.lr_final_factor, updates(config))
         for name, rate in rates.items()
         if rate > 0
     }

@@ -44,6 +44,7 @@ RANGES = {
     "seed": (0, 2**32 - 1),
     "steps": (1, 10_000_000),
     "batch_size": (1, 4096),
+    "particles": (1, 256),
     "resolution": (8, 2048),
     "checkpoint_every": (0, ANY),
     "preview_every": (0, ANY),
@@ -111,6 +112,7 @@ CHOICES: dict[str, Callable[[], Any]] = {
 }
 PAIRS = ("azimuth", "elevation", "distance", "fov")
 TOYBOX = "toybox-sd"
+TOYBOX_DEPTH = "toybox-dpt"
 DEEPFLOYD = "DeepFloyd/IF-I-XL-v1.0"
 
 
@@ -216,8 +218,11 @@ def check_prompt(config: Config) -> None:
 
     if not all(isinstance(caption, str) for caption in prior.captions):
         raise ConfigError(f"prior.captions must be texts, not {prior.captions}")
+    texts = [config.prompt, *prior.captions]
+    if prior.name == "empirical" and config.negative_prompt:
+        texts.append(config.negative_prompt)  # one of its scenes, not loose words
     try:
-        for caption in (config.prompt, *prior.captions):
+        for caption in texts:
             _, view = parse_caption(caption)
             if view is not None and prior.view_prompts:
                 raise ConfigError(
@@ -256,13 +261,13 @@ def check_folder(config: Config) -> None:
             "prior 'deepfloyd' needs weights of its own: pass --config.prior.folder="
             f"{DEEPFLOYD} (licence to be accepted there) or a folder that holds them"
         )
-    for key, index, network in (
-        ("folder", "model_index.json", "Stable Diffusion"),
-        ("adapter_folder", "model_index.json", "Stable Diffusion"),
-        ("depth_folder", "config.json", "DPT"),
+    for key, index, network, own in (
+        ("folder", "model_index.json", "Stable Diffusion", TOYBOX),
+        ("adapter_folder", "model_index.json", "Stable Diffusion", TOYBOX),
+        ("depth_folder", "config.json", "DPT", TOYBOX_DEPTH),
     ):
         name = prior[key]
-        if name == TOYBOX or (key != "folder" and not name):
+        if name == own or (key != "folder" and not name):
             continue
         folder = Path(name).expanduser()
         if (folder / index).is_file():
@@ -273,10 +278,9 @@ def check_folder(config: Config) -> None:
                 f"Face layout of {network}"
             )
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-            own = "" if key == "depth_folder" else f", or {TOYBOX!r}"
             raise ConfigError(
                 f"prior.{key} {name!r} does not exist: pass a folder, a "
-                f"repository's id such as owner/name{own}"
+                f"repository's id such as owner/name, or {own!r}"
             )
 
 

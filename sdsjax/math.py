@@ -22,7 +22,16 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(zero, 0.0, numerator / jnp.where(zero, 1.0, denominator))
 
 
+def tree_inner(a, b) -> jax.Array:
+    """<a, b> over every leaf of two pytrees, summed in float32 at least."""
+
+    def one(x, y):
+        product = x * y
+        return jnp.sum(product, dtype=jnp.promote_types(product.dtype, jnp.float32))
+
+    return sum(jax.tree.leaves(jax.tree.map(one, a, b)), start=jnp.zeros(()))
+
+
 def tree_norm(tree) -> jax.Array:
     """The L2 norm over every leaf of a pytree."""
-    squares = [inner(leaf, leaf) for leaf in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(squares, start=jnp.zeros(())))
+    return jnp.sqrt(tree_inner(tree, tree))

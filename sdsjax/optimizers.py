@@ -91,46 +91,29 @@ def edit_moments(params: PyTree, opt_state: PyTree, edit: RowEdit) -> PyTree:
     )
 
 
-def make_control(representation, every: int):
+def make_control(representation):
     """(key, step, params, rep_state, opt_state, aux) -> the three, edited, and what the
     edit reports, as scalars by name.
 
-    Density control every `every` steps, the optimizer's moments following the rows;
-    the identity for a representation without control.
+    Density control, the optimizer's moments following the rows; the identity for a
+    representation without control.
     """
 
-    def moved(operand):
-        params, opt_state, edit = operand
-        return edit_moments(params, opt_state, edit)
+    def kept(params, opt_state, edit):
+        del params, edit
+        return opt_state
 
-    def control(key, index, params, rep_state, opt_state, aux):
-        def edited(operand):
-            params, rep_state, opt_state = operand
-            params, rep_state, edit = representation.control(
-                key, index, params, rep_state, aux
-            )
-            rows = jnp.arange(edit.source.shape[0], dtype=edit.source.dtype)
-            opt_state = jax.lax.cond(
-                jnp.any(edit.reset | (edit.source != rows)),
-                moved,
-                lambda operand: operand[1],
-                (params, opt_state, edit),
-            )
-            return params, rep_state, opt_state, dict(edit.aux or {})
-
-        operand = (params, rep_state, opt_state)
-        if every == 1:
-            return edited(operand)
-
-        def idle(operand):
-            report = jax.eval_shape(edited, operand)[-1]
-            zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), report)
-            return *operand, zeros
-
-        return jax.lax.cond((index + 1) % every == 0, edited, idle, operand)
-
-    if representation.control is None:
-        return lambda key, index, params, rep_state, opt_state, aux: (
-            (params, rep_state, opt_state, {})
+    def control(key, step, params, rep_state, opt_state, aux):
+        params, rep_state, edit = representation.control(
+            key, step, params, rep_state, aux
         )
-    return control
+        rows = jnp.arange(edit.source.shape[0], dtype=edit.source.dtype)
+        edited = jnp.any(edit.reset | (edit.source != rows))
+        opt_state = jax.lax.cond(edited, edit_moments, kept, params, opt_state, edit)
+        return params, rep_state, opt_state, dict(edit.aux or {})
+
+    def no_control(key, step, params, rep_state, opt_state, aux):
+        del key, step, aux
+        return params, rep_state, opt_state, {}
+
+    return no_control if representation.control is None else control

@@ -23,6 +23,7 @@ from sdsjax.config import Config, ConfigError, flatten, nearest, one_of
 # Keys that take None besides their type.
 OPTIONAL = {
     "prior.revision": str,
+    "prior.variant": str,
     "prior.image_size": int,
     "optimizer.clip_norm": float,
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -20,6 +21,7 @@ from sdsjax.checkpoint import digest
 from sdsjax.config import to_json
 from sdsjax.diagnostics.step_variance import make_step_variance
 from sdsjax.logs import Log
+from sdsjax.particles import take
 from sdsjax.previews import make_previews, picture, write_preview
 from sdsjax.representations.gaussians import GaussianParams, as_gaussians
 from sdsjax.run_directory import RunDirectory
@@ -51,6 +53,7 @@ def first_state(pieces: Pieces, config):
             pieces.phases[-1].cameras,
             prior_params,
             key,
+            config.particles,
         )
 
     key = jax.random.fold_in(jax.random.key(config.seed), INIT)
@@ -122,6 +125,7 @@ class Session:
                 self.cameras,
                 total=self.config.steps,
                 samples=samples,
+                particles=self.config.particles,
             )
         return self.study(self.state, self.prior_params, self.key)
 
@@ -151,7 +155,7 @@ class Session:
     def show(self, log: Log) -> None:
         """A preview as a picture, in TensorBoard and for whoever listens."""
         key = jax.random.fold_in(self.key, PREVIEW)
-        params, rep_state = self.state.params, self.state.rep_state
+        params, rep_state = self.particle(0)
         image = picture(*self.preview(params, rep_state, self.prior_params, key))
         path = write_preview(self.directory.folder / "previews", self.step, image)
         log.image("preview", image, self.step)
@@ -170,31 +174,39 @@ class Session:
         log.progress(self.step)
         self.tell("step", row)
 
-    def asset_parameters(self):
-        """What is exported: Gaussians with their flags, or the parameters."""
-        params, rep_state = self.state.params, self.state.rep_state
-        if isinstance(params, GaussianParams):
-            return as_gaussians(params, rep_state)
-        return params
+    def particle(self, index: int):
+        """(parameters, representation's state) of one particle; the first is shown."""
+        state = take(self.state, index, self.config.particles)
+        return state.params, state.rep_state
 
-    def export(self, status: str, warnings: Iterable[str] = ()) -> dict[str, Path]:
-        """Everything a run leaves behind; after an abort, at least the report."""
-        params, rep_state = self.state.params, self.state.rep_state
-        representation, usable = self.pieces.representation, status == "finished"
-        decoded = None
-        if usable and representation.space == "latent":
+    def asset(self, index: int):
+        """What is exported of a particle: Gaussians with their flags, or the
+        parameters, and camera -> Rendering."""
+        params, rep_state = self.particle(index)
+        representation, decoded = self.pieces.representation, None
+        if representation.space == "latent":
             decoded = self.preview(params, rep_state, self.prior_params, self.key)[0][0]
 
         def render(camera):
             rendering = representation.render(params, rep_state, camera, None)
             return rendering if decoded is None else rendering._replace(rgb=decoded)
 
+        if isinstance(params, GaussianParams):
+            params = as_gaussians(params, rep_state)
+        elif representation.field is not None:
+            params = jax.jit(partial(representation.field, params, rep_state))
+        return params, render
+
+    def export(self, status: str, warnings: Iterable[str] = ()) -> dict[str, Path]:
+        """Everything a run leaves behind; after an abort, at least the report."""
+        usable = status == "finished"
+        others = range(1, self.config.particles) if usable else ()
         return exports.export_all(
             self.directory.folder,
-            self.asset_parameters() if usable else None,
-            render if usable else None,
+            *(self.asset(0) if usable else (None, None)),
             to_json(self.config),
             self.directory.history,
+            others=[self.asset(index) for index in others],
             status=status,
             ceiling=self.ceiling() if usable else None,
             warnings=(*self.notes, *warnings),

@@ -28,8 +28,9 @@ from sdsjax.train_step import make_train_step
 
 
 class Asset(NamedTuple):
-    """What a run made. params: the representation's parameters; metrics: those of
-    metrics.json; paths: name -> file (turntable, splats, mesh, report, ...)."""
+    """What a run made. params: the representation's parameters, stacked where there
+    are several particles; metrics: those of metrics.json; paths: name -> file
+    (turntable, splats, mesh, report, ...)."""
 
     workdir: Path
     params: Any
@@ -97,6 +98,7 @@ def optimise(session: Session, log: Log, stop: Stop) -> None:
             phase.cameras,
             total=config.steps,
             mesh=mesh,
+            particles=config.particles,
         )
         log.timer.pause()
         while session.step < phase.last:

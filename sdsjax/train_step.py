@@ -22,6 +22,7 @@ import optax
 from sdsjax.encoding import bind, to_latent
 from sdsjax.math import norm, tree_norm
 from sdsjax.optimizers import make_control
+from sdsjax.particles import put, take
 from sdsjax.pullback import all_finite, floating, linear_maps, merge
 from sdsjax.sharding import map_views
 from sdsjax.types import Array, PriorSource, PyTree, View
@@ -33,7 +34,8 @@ class TrainState(NamedTuple):
     """All that the next step needs; nothing else is checkpointed.
 
     step: int32 scalar, updates done; params: theta; rep_state: the representation's;
-    opt_state: optax's; estimator_state: the estimator's.
+    opt_state: optax's; estimator_state: the estimator's. Several particles have a
+    leading axis in the first three (sdsjax.particles).
     """
 
     step: Array
@@ -50,9 +52,17 @@ def step_keys(base_key: Array, step: Array) -> dict[str, Array]:
 
 
 def init_state(
-    source, representation, estimator, optimizer, cameras, prior_params, key
+    source,
+    representation,
+    estimator,
+    optimizer,
+    cameras,
+    prior_params,
+    key,
+    particles: int = 1,
 ) -> TrainState:
-    """The state before the first step; traceable. cameras: key -> cameras [n]."""
+    """The state before the first step; traceable. cameras: key -> cameras [n];
+    particles: see sdsjax.particles."""
     key_params, key_estimator = jax.random.split(key)
     params, rep_state = representation.init(key_params)
     prior = bind(source, prior_params)
@@ -63,11 +73,17 @@ def init_state(
         return to_latent(source, prior, representation.space, rgb)[0]
 
     z_spec = jax.eval_shape(one_latent, params, rep_state)
+    begun = params, rep_state, optimizer.init(params)
+    if particles > 1:
+
+        def begin(key):
+            params, rep_state = representation.init(key)
+            return params, rep_state, optimizer.init(params)
+
+        begun = jax.vmap(begin)(jax.random.split(key_params, particles))
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        rep_state=rep_state,
-        opt_state=optimizer.init(params),
+        jnp.zeros((), jnp.int32),
+        *begun,
         estimator_state=estimator.init(prior, key_estimator, z_spec),
     )
 
@@ -78,10 +94,10 @@ def summarise(aux: dict[str, Array]) -> dict[str, Array]:
     return {f"estimate/{k}": jnp.mean(v.astype(jnp.float32)) for k, v in sizes.items()}
 
 
-def _make_forward(source, representation, mesh):
+def make_forward(source: PriorSource, representation, mesh=None) -> Callable:
     """forward(theta, probe, state, prior_params, views, keys) -> ((z, x, penalty),
     (renderings, terms)), of all views; theta: the floating leaves of the parameters,
-    probe: the representation's, shared by the views."""
+    probe: the representation's, shared by the views, or None."""
 
     def one(shared, each):
         params, probe, rep_state, prior_params = shared
@@ -107,7 +123,7 @@ def _make_gradient(source, representation, estimator, sampler, total, mesh):
     """(state, prior_params, views, keys) -> (grads, estimator_state, screen, metrics);
     screen: what density control reads, the renderings [n ...] and the probe's gradient.
     """
-    draw = _make_forward(source, representation, mesh)
+    draw = make_forward(source, representation, mesh)
 
     def estimate_one(shared, each):
         prior_params, estimator_state = shared
@@ -175,19 +191,22 @@ def make_train_step(
     cameras: Callable[[Array], PyTree],
     *,
     total: int,
-    control_every: int = 1,
     mesh=None,
+    particles: int = 1,
 ) -> Callable:
     """step(state, prior_params, base_key) -> (state, metrics); jitted, state donated.
 
     cameras: key -> cameras [n] (n views a step); sampler: (key, step, total, shape) ->
-    t; total: the run's number of steps; control_every: steps between two density
-    controls; mesh: see sdsjax.sharding. metrics: scalars by name, left on the device.
+    t; total: the run's number of steps; mesh: see sdsjax.sharding; particles: see
+    sdsjax.particles; density control counts the steps of its own particle. metrics:
+    scalars by name, left on the device.
     """
     gradient = _make_gradient(source, representation, estimator, sampler, total, mesh)
-    control = make_control(representation, control_every)
+    control = make_control(representation)
 
-    def step(state: TrainState, prior_params, base_key):
+    def step(states: TrainState, prior_params, base_key):
+        turn = states.step % particles
+        state = take(states, turn, particles)
         keys = step_keys(base_key, state.step)
         views = cameras(keys["camera"])
         grads, estimator_state, screen, metrics = gradient(
@@ -204,10 +223,15 @@ def make_train_step(
 
         aux = {"grads": grads, **screen}
         params, rep_state, opt_state, report = control(
-            keys["control"], state.step, params, state.rep_state, opt_state, aux
+            keys["control"],
+            state.step // particles,
+            params,
+            state.rep_state,
+            opt_state,
+            aux,
         )
         metrics |= {f"control/{name}": value for name, value in report.items()}
         new = TrainState(state.step + 1, params, rep_state, opt_state, estimator_state)
-        return new, metrics
+        return put(states, turn, new, particles), metrics
 
     return jax.jit(step, donate_argnums=0)

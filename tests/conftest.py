@@ -1,6 +1,28 @@
 """Options of the whole suite."""
 
+import jax
 import pytest
+
+# Where no dtype or rank is promoted silently. Not where optax is called, whose Adam
+# takes float ** int, nor the renderer's ranks, which broadcast pixels over splats.
+STRICT_RANKS = {
+    *("test_cameras", "test_closed_forms", "test_diffusion", "test_flat_image"),
+    *("test_inversion", "test_rows", "test_timesteps"),
+}
+STRICT_DTYPES = STRICT_RANKS | {
+    *("test_binning", "test_gaussian_cloud", "test_project", "test_rasterize"),
+    "test_sh",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def strict_promotion(request):
+    """Types are promoted nowhere in STRICT_DTYPES, ranks nowhere in STRICT_RANKS."""
+    module = request.module.__name__
+    dtypes = "strict" if module in STRICT_DTYPES else "standard"
+    ranks = "raise" if module in STRICT_RANKS else "allow"
+    with jax.numpy_dtype_promotion(dtypes), jax.numpy_rank_promotion(ranks):
+        yield
 
 
 def pytest_addoption(parser):

@@ -85,6 +85,27 @@ def test_the_empirical_prior_is_made_of_true_renders():
     assert float(jnp.abs(images[0] - images[2]).mean()) > 0.05
 
 
+def test_a_negative_prompt_keeps_its_own_renders():
+    given = {
+        "prior.name": "empirical",
+        "prior.captions": ("a red cube",),
+        "prior.views": 2,
+        "resolution": 16,
+    }
+    pieces = pieces_of(**given, **{"negative_prompt": "a red cube"})
+    prior, t = pieces.source.bind(pieces.source.params), jnp.int32(20)
+    alpha, sigma = pieces.schedule.alphas[t], pieces.schedule.sigmas[t]
+    cube = pieces.source.params[2]
+    e = prior.noise(alpha * cube, t, None, branches=("cond", "negative"))
+    at = [(alpha * cube - sigma * branch) / alpha for branch in (e.negative, e.cond)]
+    np.testing.assert_allclose(at[0], cube, atol=1e-3)
+    assert float(jnp.abs(at[1] - cube).mean()) > 0.05
+    with pytest.raises(ConfigError, match=r"prior\.captions"):
+        pieces_of(**given, **{"negative_prompt": "a blue cube"})
+    with pytest.raises(ConfigError, match="cubez"):
+        pieces_of(**given, **{"negative_prompt": "a red cubez"})
+
+
 def test_learning_rates_go_to_their_groups():
     pieces = pieces_of(
         **{

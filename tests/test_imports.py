@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 GROUND = {"math", "cameras", "diffusion", "timesteps", "losses", "prompts", "types"}
 GROUND |= {"files"}
-STEP = {"train_step", "encoding", "optimizers", "pullback", "sharding"}
+STEP = {"train_step", "encoding", "optimizers", "particles", "pullback"}
+STEP |= {"sharding"}
 TOP = {"config", "overrides", "checks", "build", "describe", "budget", "devices"}
 TOP |= {"arguments", "run_directory", "session", "train", "main"}
 TOP |= {"__init__", "__main__"}

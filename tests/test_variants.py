@@ -73,7 +73,11 @@ def tiny(name, folder):
     overrides = {**TINY, "prior.folder": str(folder)}
     if name.endswith("sd21"):
         overrides["camera.first_steps"] = 1
-    if not name.endswith("image"):
+    if name.startswith("nerf"):
+        sizes = {"levels": 2, "log2_size": 8, "hidden": 8, "coarse": 4, "fine": 4}
+        overrides |= {f"representation.{key}": size for key, size in sizes.items()}
+        overrides.setdefault("camera.first_steps", 0)
+    elif not name.endswith("image"):
         overrides["representation.count"] = 30
     return overrides
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sdsjax.diagnostics.moments import Draw, Groups, observe, tree_inner
-from sdsjax.math import safe_divide
+from sdsjax.diagnostics.moments import Draw, Groups, observe
+from sdsjax.math import safe_divide, tree_inner
 from sdsjax.types import Array, PyTree, View
 
 

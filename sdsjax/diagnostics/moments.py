@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sdsjax.math import tree_inner
 from sdsjax.types import Array, PyTree
 
 
@@ -34,12 +35,6 @@ class Groups(NamedTuple):
     count: Array
     mean: PyTree
     scatter: Array
-
-
-def tree_inner(a: PyTree, b: PyTree) -> Array:
-    """<a, b> over every leaf."""
-    products = [jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))]
-    return sum(products, start=jnp.zeros((), jnp.float32))
 
 
 def widen(tree: PyTree) -> PyTree:

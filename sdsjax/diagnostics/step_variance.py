@@ -23,9 +23,10 @@ import jax.numpy as jnp
 from sdsjax.diagnostics.gradient_stats import Measured, describe_groups
 from sdsjax.diagnostics.moments import Draw, observe
 from sdsjax.diagnostics.noise_projection import noise_projection
-from sdsjax.encoding import bind, to_latent
-from sdsjax.pullback import floating, merge
-from sdsjax.train_step import step_keys
+from sdsjax.encoding import bind
+from sdsjax.particles import take
+from sdsjax.pullback import floating
+from sdsjax.train_step import make_forward, step_keys
 from sdsjax.types import PriorSource, View
 
 OWN = 2**31  # no step splits its key so often
@@ -68,6 +69,7 @@ def make_step_variance(
     *,
     total: int,
     samples: int,
+    particles: int = 1,
 ) -> Callable:
     """measure(state, prior_params, base_key) -> scalars by name; jitted, reads only.
 
@@ -78,8 +80,10 @@ def make_step_variance(
     """
     samples, groups = whole_groups(samples)
     sizes = {"samples": samples, "groups": groups, "chunk": 1}
+    draw = make_forward(source, representation)
 
-    def measure(state, prior_params, base_key):
+    def measure(states, prior_params, base_key):
+        state = take(states, states.step % particles, particles)
         keys = step_keys(base_key, state.step)
         own = jax.random.fold_in(jax.random.fold_in(base_key, state.step), OWN)
         key_own, key_projection = jax.random.split(own)
@@ -89,14 +93,9 @@ def make_step_variance(
         prior = bind(source, prior_params)
 
         def forward(theta):
-            params = merge(theta, state.params)
-
-            def one(camera, key):
-                drawn = representation.render(params, state.rep_state, camera, key)
-                z, x = to_latent(source, prior, representation.space, drawn.rgb)
-                return z, x, drawn
-
-            z, x, drawn = jax.vmap(one)(views, key_render)
+            (z, x, _), (drawn, _) = draw(
+                theta, None, state, prior_params, views, key_render
+            )
             return (z, x), drawn
 
         (z, x), pull, drawn = jax.vjp(forward, floating(state.params), has_aux=True)

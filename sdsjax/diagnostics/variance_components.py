@@ -19,13 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from sdsjax.diagnostics.gradient_stats import Measured, jackknife, mean_of_groups
-from sdsjax.diagnostics.moments import (
-    merge_moments,
-    moments_of,
-    no_samples,
-    tree_inner,
-    widen,
-)
+from sdsjax.diagnostics.moments import merge_moments, moments_of, no_samples, widen
+from sdsjax.math import tree_inner
 from sdsjax.types import Array, PyTree
 
 

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sdsjax.math import safe_divide
+from sdsjax.math import safe_divide, tree_inner
 
 PSEUDO_OBSERVATIONS = 10.0
 RIDGE = 1e-6
@@ -106,12 +106,6 @@ def fit_in_z(shape_of, decay: float) -> Fit:
         return sums, optimal_mu(*sums)
 
     return Fit(shape_of, init, step)
-
-
-def tree_inner(a, b) -> jax.Array:
-    """<a, b> over every leaf of two pytrees, float32."""
-    products = jax.tree.map(lambda u, v: jnp.sum(u * v, dtype=jnp.float32), a, b)
-    return sum(jax.tree.leaves(products), start=jnp.zeros(()))
 
 
 def normal_equations(pullback, a, c, parts) -> Normal:

@@ -12,6 +12,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,17 +138,19 @@ def _export_asset(
             return video.write_video(export.workdir / "turntable.mp4", rows)
 
         export.keep("turntable", turntable)
-    if not isinstance(params, Gaussians):
+    if isinstance(params, Gaussians):
+        export.keep(
+            "splats", lambda: ply.write_splats(export.workdir / "splats.ply", params)
+        )
+        extract = partial(meshes.extract_mesh, params)
+    elif callable(params):
+        extract = partial(meshes.mesh_of_field, params)
+    else:
         return None
-    export.keep(
-        "splats", lambda: ply.write_splats(export.workdir / "splats.ply", params)
-    )
     resolution = int(wanted.get("mesh_resolution", 64))
     if resolution <= 0:
         return None
-    mesh = export.attempt(
-        "mesh", lambda: meshes.extract_mesh(params, resolution=resolution)
-    )
+    mesh = export.attempt("mesh", lambda: extract(resolution=resolution))
     if mesh is not None:
         export.keep(
             "mesh",
@@ -156,6 +159,29 @@ def _export_asset(
             ),
         )
     return mesh
+
+
+def _export_others(
+    export: _Export, render: Render, others: Sequence[tuple[Any, Render]], flat: bool
+) -> None:
+    """particles.png: a row a particle, the first one's on top (`flat`: one picture
+    each); splats-1.ply, ... of the others."""
+    orbits = [(a, e, DISTANCE) for a, e in CANONICAL_ORBITS][: 1 if flat else None]
+    cameras = scoring.orbit_cameras(orbits, SIZE)
+
+    def sheet() -> Path:
+        drawn = [render, *(_jitted(other) for _, other in others)]
+        rows = [
+            np.concatenate(list(video.render_frames(one, cameras).rgb), axis=1)
+            for one in drawn
+        ]
+        return write_image(export.workdir / "particles.png", np.concatenate(rows))
+
+    export.keep("particles", sheet)
+    for index, (params, _) in enumerate(others, 1):
+        if isinstance(params, Gaussians):
+            path = export.workdir / f"splats-{index}.ply"
+            export.keep(f"splats_{index}", partial(ply.write_splats, path, params))
 
 
 def _truth(export: _Export, render: Render, config: Mapping) -> dict | None:
@@ -185,6 +211,7 @@ def export_all(
     config: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]] = (),
     *,
+    others: Sequence[tuple[Any, Render]] = (),
     status: str = "finished",
     warnings: Sequence[str] = (),
     provenance_of_run: Mapping[str, Any] | None = None,
@@ -194,12 +221,14 @@ def export_all(
     """Writes every export of a run into `workdir`; returns name -> path.
 
     Args:
-        params: Gaussians, or the `image` representation's parameters, or None.
+        params: Gaussians, or a radiance field as a function of points
+            (mesh.mesh_of_field), or the `image` representation's parameters, or None.
         render: camera -> Rendering on a white background, jit-able (for the `image`
             representation: the picture, whatever the camera); None: nothing is drawn,
             as after an abort with no usable parameters.
         config: the resolved config as a nested dict.
         history: rows of scalars with `step`.
+        others: (params, render) of a run's other particles.
         status: "finished", "aborted", ...; shown on the report.
         provenance_of_run: `config` (the preset's name), `overrides` (dotted keys),
             `steps`, `seconds`; all optional, over what `run.json` says (`seconds`,
@@ -208,7 +237,8 @@ def export_all(
         size: px of the turntable's panels.
 
     Names: turntable, splats, mesh, views, metrics, report; image instead of the first
-    four for the `image` representation. A failing export becomes a warning.
+    four for the `image` representation; particles and splats_1, ... for `others`. A
+    failing export becomes a warning.
     """
     workdir = Path(workdir)
     made = provenance.recorded(workdir) | dict(provenance_of_run or {})
@@ -234,6 +264,8 @@ def export_all(
                 _views_picture(render, prompt, size, truth is not None),
             ),
         )
+    if render is not None and others:
+        _export_others(export, render, others, is_image)
     if truth is not None and ceiling is not None:
         truth["ceiling"] = dict(ceiling)
     final = _final(history)

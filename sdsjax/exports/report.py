@@ -255,6 +255,7 @@ def report_html(run: Run) -> str:
         _warnings(run),
         _hero(run),
         section("Fixed views", views),
+        section("Particles", figure(run.paths.get("particles"), "A row a particle")),
         section("On the way", _strip(run)),
         section("Gradient variance", variance_html(run.history)),
         section("Curves", plots_html(split_history(run.history)[0])),

@@ -5,33 +5,21 @@ Their files stand at the top of a folder or repository: config.json, model.safet
 laion/CLIP-ViT-B-32-laion2B-s34B-b79K and openai/clip-vit-large-patch14 (scorers, MIT).
 """
 
-from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import NamedTuple
+from functools import partial
 
-import jax
 import jax.numpy as jnp
 
 from sdsjax.models import config_vision, mapping, mapping_vision
 from sdsjax.models.clip_scorer import CLIP
 from sdsjax.models.dpt import DPT
 from sdsjax.models.errors import LoaderError
-from sdsjax.models.hub import Network, resolve
+from sdsjax.models.hub import Component, Network, load, resolve
 from sdsjax.models.tokenizer import Tokenizer
-from sdsjax.models.weights import find_weights, load_params, read_json
 
 
-class Companion(NamedTuple):
-    """How one network is read: config, table, module, dummy inputs."""
-
-    read_config: Callable
-    table: Callable
-    module: Callable
-    inputs: Callable
-
-
-def _dpt(outputs: int) -> Companion:
-    return Companion(
+def _dpt(outputs: int) -> Component:
+    return Component(
+        "model",
         partial(config_vision.dpt_config, outputs=outputs),
         mapping_vision.dpt_table,
         DPT,
@@ -48,19 +36,15 @@ def _clip_inputs(cfg):
 COMPANIONS = {
     "depth": _dpt(1),
     "normals": _dpt(3),
-    "clip_scorer": Companion(
-        config_vision.clip_config, mapping_vision.clip_table, CLIP, _clip_inputs
+    "clip_scorer": Component(
+        "model",
+        config_vision.clip_config,
+        mapping_vision.clip_table,
+        CLIP,
+        _clip_inputs,
+        tuple(f"{tower}_model.{mapping.CLIP_IGNORED}" for tower in ("text", "vision")),
     ),
 }
-IGNORED = {f"{tower}_model.{mapping.CLIP_IGNORED}" for tower in ("text", "vision")}
-
-
-@lru_cache(maxsize=16)
-def param_shapes(name: str, config):
-    """The parameter tree of a companion as shapes, nothing allocated."""
-    companion = COMPANIONS[name]
-    module, inputs = companion.module(config), companion.inputs(config)
-    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
 
 
 def load_companion(
@@ -78,15 +62,8 @@ def load_companion(
     """
     if name not in COMPANIONS:
         raise LoaderError(f"no network {name!r}; known: {', '.join(COMPANIONS)}")
-    companion = COMPANIONS[name]
     root = resolve(folder_or_repo, revision=revision, variant=variant, folders=("",))
-    path = root / "config.json"
-    config = companion.read_config(read_json(path), path)
-    source = find_weights(root, "model", variant)
-    files = {key: file for key, file in source.files.items() if key not in IGNORED}
-    source, table = source._replace(files=files), companion.table(config)
-    params = load_params(source, table, param_shapes(name, config), dtype, sharding)
-    return Network(companion.module(config, dtype=dtype), params, config)
+    return load(COMPANIONS[name], root, variant, dtype, sharding)
 
 
 def load_clip_scorer(

@@ -5,7 +5,7 @@ listed as without influence on the forward pass. Anything else is refused: a set
 that is ignored gives plausible nonsense. Defaults are those of the published classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 from sdsjax.models.clip import ACTIVATIONS, CLIPTextConfig
@@ -83,7 +83,7 @@ CLIP_INERT = {
 }
 
 
-class _Reader:
+class Reader:
     """Takes values out of a config one by one; what stays unread is refused."""
 
     def __init__(self, config: Mapping[str, Any], where, fixed, inert):
@@ -135,9 +135,22 @@ class _Reader:
         if not isinstance(value, list | tuple) or len(value) != length:
             self.refuse(key, value, f"a list of {length} block types, one a level")
         for kind in value:
-            if kind not in known:
+            if not isinstance(kind, str) or kind not in known:
                 self.refuse(key, kind, " or ".join(known))
         return tuple(known[kind] for kind in value)
+
+    def choice(self, key, known: Collection[str], default: str) -> str:
+        value = self.value(key, default)
+        if not isinstance(value, str) or value not in known:
+            self.refuse(key, value, " or ".join(known))
+        return value
+
+    def side(self, default) -> int:
+        """`sample_size` only says what the network was trained at; pairs occur too."""
+        value = self.value("sample_size", default)
+        sides = value if isinstance(value, list | tuple) else (value,)
+        whole = sides and all(type(side) is int for side in sides)
+        return max(sides) if whole else default
 
     def divides(self, key, divisor, widths):
         for width, by in zip(widths, divisor, strict=True):
@@ -151,19 +164,12 @@ class _Reader:
             self.refuse(key, self.config[key], "no such key: it is not implemented")
 
 
-def _size(reader, default):
-    """`sample_size` only says what the network was trained at; pairs occur too."""
-    value = reader.value("sample_size", default)
-    side = max(value) if isinstance(value, list | tuple) and value else value
-    return side if type(side) is int else default
-
-
 def unet_config(config: Mapping[str, Any], where="unet/config.json") -> UNetConfig:
     """Raises LoaderError for any value that `UNet2DCondition` does not implement."""
     only_cross = config.get("only_cross_attention")
     if isinstance(only_cross, list) and not any(only_cross):
         config = {**config, "only_cross_attention": False}
-    r = _Reader(config, where, UNET_FIXED, UNET_INERT)
+    r = Reader(config, where, UNET_FIXED, UNET_INERT)
     channels = r.counts("block_out_channels", (320, 640, 1280, 1280))
     n = len(channels)
     down = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
@@ -180,7 +186,7 @@ def unet_config(config: Mapping[str, Any], where="unet/config.json") -> UNetConf
         epsilon=r.real("norm_eps", 1e-5),
         context=r.count("cross_attention_dim", 1280),
         linear_projection=r.flag("use_linear_projection", False),
-        sample_size=_size(r, 64),
+        sample_size=r.side(64),
     )
     r.divides("norm_num_groups", (out.groups,) * n, channels)
     r.divides("attention_head_dim", out.heads, channels)
@@ -190,7 +196,7 @@ def unet_config(config: Mapping[str, Any], where="unet/config.json") -> UNetConf
 
 def vae_config(config: Mapping[str, Any], where="vae/config.json") -> VAEConfig:
     """Raises LoaderError for any value that `AutoencoderKL` does not implement."""
-    r = _Reader(config, where, VAE_FIXED, VAE_INERT)
+    r = Reader(config, where, VAE_FIXED, VAE_INERT)
     channels = r.counts("block_out_channels", (64,))
     n = len(channels)
     for key, kind in (
@@ -206,7 +212,7 @@ def vae_config(config: Mapping[str, Any], where="vae/config.json") -> VAEConfig:
         layers=r.count("layers_per_block", 1),
         groups=r.count("norm_num_groups", 32),
         scaling_factor=r.real("scaling_factor", 0.18215),
-        sample_size=_size(r, 32),
+        sample_size=r.side(32),
     )
     r.divides("norm_num_groups", (out.groups,) * n, channels)
     r.finish()
@@ -217,10 +223,7 @@ def clip_text_config(
     config: Mapping[str, Any], where="text_encoder/config.json"
 ) -> CLIPTextConfig:
     """Raises LoaderError for any value `CLIPTextEncoder` does not implement."""
-    r = _Reader(config, where, CLIP_FIXED, CLIP_INERT)
-    activation = r.value("hidden_act", "quick_gelu")
-    if activation not in ACTIVATIONS:
-        r.refuse("hidden_act", activation, " or ".join(ACTIVATIONS))
+    r = Reader(config, where, CLIP_FIXED, CLIP_INERT)
     out = CLIPTextConfig(
         vocab_size=r.count("vocab_size", 49408),
         hidden=r.count("hidden_size", 512),
@@ -228,7 +231,7 @@ def clip_text_config(
         layers=r.count("num_hidden_layers", 12),
         heads=r.count("num_attention_heads", 8),
         positions=r.count("max_position_embeddings", 77),
-        activation=activation,
+        activation=r.choice("hidden_act", ACTIVATIONS, "quick_gelu"),
         epsilon=r.real("layer_norm_eps", 1e-5),
     )
     r.divides("num_attention_heads", (out.heads,), (out.hidden,))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdsjax.models import config as configs
-from sdsjax.models.config import UNET_FIXED, UNET_INERT, _Reader, _size
+from sdsjax.models.config import UNET_FIXED, UNET_INERT, Reader
 from sdsjax.models.t5 import T5Config
 from sdsjax.models.unet_if import ACTIVATIONS, TEXT_GROUPS, IFUNetConfig
 
@@ -85,16 +85,13 @@ def text_config(config: Mapping[str, Any], where="text_encoder/config.json"):
 
 def if_unet_config(config: Mapping[str, Any], where="unet/config.json") -> IFUNetConfig:
     """Raises LoaderError for any value that `IFUNet` does not implement."""
-    r = _Reader(config, where, IF_FIXED, IF_INERT)
+    r = Reader(config, where, IF_FIXED, IF_INERT)
     for key in IF_REQUIRED:
         if key not in config:
             r.refuse(key, None, "a value: an IF UNet's file has it")
     channels = r.counts("block_out_channels", (320, 640, 1280, 1280))
     n = len(channels)
     down, up = (tuple(kinds)[:1] * n for kinds in (DOWN_ATTENTION, UP_ATTENTION))
-    activation = r.value("act_fn", "silu")
-    if activation not in ACTIVATIONS:
-        r.refuse("act_fn", activation, " or ".join(ACTIVATIONS))
     widths = r.counts("attention_head_dim", 8, n)
     out = IFUNetConfig(
         in_channels=r.count("in_channels", 4),
@@ -109,8 +106,8 @@ def if_unet_config(config: Mapping[str, Any], where="unet/config.json") -> IFUNe
         context=r.count("cross_attention_dim", 1280),
         text_width=r.count("encoder_hid_dim", None),
         pool_heads=r.count("addition_embed_type_num_heads", 64),
-        activation=activation,
-        sample_size=_size(r, 64),
+        activation=r.choice("act_fn", ACTIVATIONS, "silu"),
+        sample_size=r.side(64),
     )
     if len(set(widths)) > 1:
         r.refuse("attention_head_dim", list(widths), "one width for all levels")
@@ -130,7 +127,7 @@ def if_unet_config(config: Mapping[str, Any], where="unet/config.json") -> IFUNe
 
 def t5_config(config: Mapping[str, Any], where="text_encoder/config.json") -> T5Config:
     """Raises LoaderError for any value that `T5Encoder` does not implement."""
-    r = _Reader(config, where, T5_FIXED, T5_INERT)
+    r = Reader(config, where, T5_FIXED, T5_INERT)
     if "feed_forward_proj" not in config:
         r.refuse("feed_forward_proj", None, "'gated-gelu': only T5 1.1 is implemented")
     out = T5Config(

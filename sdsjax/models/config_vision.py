@@ -10,7 +10,7 @@ from typing import Any
 
 from sdsjax.models.clip import ACTIVATIONS
 from sdsjax.models.clip_scorer import CLIPConfig, CLIPVisionConfig
-from sdsjax.models.config import _Reader, clip_text_config
+from sdsjax.models.config import Reader, clip_text_config
 from sdsjax.models.dpt import DPTConfig
 
 BOOKKEEPING = {
@@ -64,13 +64,6 @@ VISION_FIXED = {"model_type": ("clip_vision_model",)}
 VISION_INERT = BOOKKEEPING | DROPOUT | {"projection_dim"}
 
 
-def _activation(reader: _Reader, default: str) -> str:
-    name = reader.value("hidden_act", default)
-    if name not in ACTIVATIONS:
-        reader.refuse("hidden_act", name, " or ".join(ACTIVATIONS))
-    return name
-
-
 def dpt_config(
     config: Mapping[str, Any], where="config.json", *, outputs: int = 1
 ) -> DPTConfig:
@@ -78,7 +71,7 @@ def dpt_config(
 
     Raises LoaderError for any value that `DPT` does not implement.
     """
-    r = _Reader(config, where, DPT_FIXED, DPT_INERT)
+    r = Reader(config, where, DPT_FIXED, DPT_INERT)
     necks = r.counts("neck_hidden_sizes", (96, 192, 384, 768))
     taps = r.value("backbone_out_indices", (2, 5, 8, 11))
     factors = r.value("reassemble_factors", (4, 2, 1, 0.5))
@@ -90,7 +83,7 @@ def dpt_config(
         image_size=r.count("image_size", 384),
         patch=r.count("patch_size", 16),
         in_channels=r.count("num_channels", 3),
-        activation=_activation(r, "gelu"),
+        activation=r.choice("hidden_act", ACTIVATIONS, "gelu"),
         epsilon=r.real("layer_norm_eps", 1e-12),
         qkv_bias=r.flag("qkv_bias", True),
         taps=tuple(taps) if isinstance(taps, list | tuple) else (),
@@ -116,7 +109,7 @@ def dpt_config(
 
 def clip_config(config: Mapping[str, Any], where="config.json") -> CLIPConfig:
     """Raises LoaderError for any value that `CLIP` does not implement."""
-    r = _Reader(config, where, CLIP_FIXED, CLIP_INERT)
+    r = Reader(config, where, CLIP_FIXED, CLIP_INERT)
     projection = r.count("projection_dim", 512)
     r.finish()
     towers = {}
@@ -143,7 +136,7 @@ def clip_config(config: Mapping[str, Any], where="config.json") -> CLIPConfig:
 
 
 def _clip_vision(config: Mapping[str, Any], where: str) -> CLIPVisionConfig:
-    r = _Reader(config, where, VISION_FIXED, VISION_INERT)
+    r = Reader(config, where, VISION_FIXED, VISION_INERT)
     out = CLIPVisionConfig(
         hidden=r.count("hidden_size", 768),
         mlp=r.count("intermediate_size", 3072),
@@ -152,7 +145,7 @@ def _clip_vision(config: Mapping[str, Any], where: str) -> CLIPVisionConfig:
         image_size=r.count("image_size", 224),
         patch=r.count("patch_size", 32),
         in_channels=r.count("num_channels", 3),
-        activation=_activation(r, "quick_gelu"),
+        activation=r.choice("hidden_act", ACTIVATIONS, "quick_gelu"),
         epsilon=r.real("layer_norm_eps", 1e-5),
     )
     r.divides("num_attention_heads", (out.heads,), (out.hidden,))

@@ -7,7 +7,7 @@ id goes through huggingface_hub, which honours HF_HOME, HF_TOKEN and HF_HUB_OFFL
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,13 +56,15 @@ class StableDiffusion(NamedTuple):
 
 
 class Component(NamedTuple):
-    """How one component is read: file stem, config, table, module, dummy inputs."""
+    """How one component is read: file stem, config, table, module, dummy inputs;
+    ignored: keys that files may hold and no network has."""
 
     stem: str
     read_config: Callable
     table: Callable
     module: Callable
     inputs: Callable
+    ignored: Collection[str] = ()
 
 
 # networks that answer to one name, by the type of their config
@@ -106,16 +108,55 @@ COMPONENTS = {
         mapping_if.text_table,
         _module,
         lambda cfg: (jnp.zeros((1, 2), jnp.int32),),
+        (mapping.CLIP_IGNORED, mapping.CLIP_PREFIX + mapping.CLIP_IGNORED),
     ),
 }
 
 
 @lru_cache(maxsize=64)
-def param_shapes(name: str, config):
+def shapes_of(component: Component, config):
     """The parameter tree of a component as shapes, nothing allocated."""
-    component = COMPONENTS[name]
     module, inputs = component.module(config), component.inputs(config)
     return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+
+
+def param_shapes(name: str, config):
+    """`shapes_of` a component by its name."""
+    return shapes_of(COMPONENTS[name], config)
+
+
+def config_of(component: Component, folder: Path):
+    """The config NamedTuple that `folder/config.json` describes; LoaderError."""
+    if not folder.is_dir():
+        raise LoaderError(f"{folder.parent}: no subfolder {folder.name}")
+    path = folder / "config.json"
+    return component.read_config(read_json(path), path)
+
+
+def load(
+    component: Component,
+    folder: Path,
+    variant: str | None = None,
+    dtype=jnp.float32,
+    sharding=None,
+    **options,
+) -> Network:
+    """The network of one folder on disk; options: of its module, the rest as in
+    `load_component`. Raises LoaderError, one line, for what does not fit exactly."""
+    config = config_of(component, folder)
+    source = find_weights(folder, component.stem, variant)
+    ignored = component.ignored
+    files = {key: file for key, file in source.files.items() if key not in ignored}
+    source = source._replace(files=files)
+    if isinstance(config, T5Config):
+        source = mapping_if.single_embedding(source)
+    try:
+        table = component.table(config, list(source.files))
+    except LoaderError as error:
+        raise LoaderError(f"{source.name}: {error}") from None
+    shapes = shapes_of(component, config)
+    params = load_params(source, table, shapes, dtype, sharding)
+    return Network(component.module(config, dtype=dtype, **options), params, config)
 
 
 def load_component(
@@ -143,29 +184,12 @@ def load_component(
 
 def read_config(root: Path, name: str):
     """The config NamedTuple of one component of a local folder; LoaderError."""
-    if not (root / name).is_dir():
-        raise LoaderError(f"{root}: no subfolder {name}")
-    path = root / name / "config.json"
-    return COMPONENTS[name].read_config(read_json(path), path)
+    return config_of(COMPONENTS[name], root / name)
 
 
 def _load(root, name, variant, dtype, remat, sharding) -> Network:
-    folder, component = root / name, COMPONENTS[name]
-    config = read_config(root, name)
-    source = find_weights(folder, component.stem, variant)
-    ignored = {prefix + mapping.CLIP_IGNORED for prefix in ("", mapping.CLIP_PREFIX)}
-    if name == "text_encoder":
-        files = {k: v for k, v in source.files.items() if k not in ignored}
-        source = source._replace(files=files)
-    if isinstance(config, T5Config):
-        source = mapping_if.single_embedding(source)
-    try:
-        table = component.table(config, list(source.files))
-    except LoaderError as error:
-        raise LoaderError(f"{source.name}: {error}") from None
-    params = load_params(source, table, param_shapes(name, config), dtype, sharding)
     options = {"remat": remat} if name == "vae" else {}
-    return Network(component.module(config, dtype=dtype, **options), params, config)
+    return load(COMPONENTS[name], root / name, variant, dtype, sharding, **options)
 
 
 def load_stable_diffusion(

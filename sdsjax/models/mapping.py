@@ -15,6 +15,7 @@ that a path is the key with "_" for a "." before a number, wherever torch's name
 """
 
 from collections.abc import Collection, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -66,67 +67,45 @@ def torch_shape(kind: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[i] for i in np.argsort(axes)) if axes else tuple(shape)
 
 
-def _layer(kind, key, path, bias=True) -> Iterator[Entry]:
+def layer(kind, key, path, bias=True) -> Iterator[Entry]:
+    """A weight, and a bias where there is one."""
     yield Entry(f"{key}.weight", kind, (*path, PARAMETER[kind]))
     if bias:
         yield Entry(f"{key}.bias", "raw", (*path, "bias"))
 
 
-def _resnet(key, path, shortcut, time) -> Iterator[Entry]:
-    for name, kind in (
-        ("norm1", "norm"), ("conv1", "conv"), ("norm2", "norm"), ("conv2", "conv"),
-    ):  # fmt: skip
-        yield from _layer(kind, f"{key}.{name}", (*path, name))
+def layers(kind, key, path, names, bias=True) -> Iterator[Entry]:
+    """A layer for each of `names`, beneath `key` and `path`."""
+    for name in names:
+        yield from layer(kind, f"{key}.{name}", (*path, name.replace(".", "_")), bias)
+
+
+def resnet(key, path, shortcut, time) -> Iterator[Entry]:
+    """shortcut: whether the channels change; time: whether it is told t."""
+    yield from layers("norm", key, path, ("norm1", "norm2"))
+    yield from layers("conv", key, path, ("conv1", "conv2"))
     if time:
-        yield from _layer("linear", f"{key}.time_emb_proj", (*path, "time_emb_proj"))
+        yield from layers("linear", key, path, ("time_emb_proj",))
     if shortcut:
-        yield from _layer("conv", f"{key}.conv_shortcut", (*path, "conv_shortcut"))
+        yield from layers("conv", key, path, ("conv_shortcut",))
 
 
-def _transformer(key, path, linear) -> Iterator[Entry]:
-    projection = "linear" if linear else "conv"
-    yield from _layer("norm", f"{key}.norm", (*path, "norm"))
-    for name in ("proj_in", "proj_out"):
-        yield from _layer(projection, f"{key}.{name}", (*path, name))
-    key, path = f"{key}.transformer_blocks.0", (*path, "transformer_blocks_0")
-    for name in ("norm1", "norm2", "norm3"):
-        yield from _layer("norm", f"{key}.{name}", (*path, name))
-    for name in ("attn1", "attn2"):
-        for q in ("to_q", "to_k", "to_v"):
-            yield from _layer("linear", f"{key}.{name}.{q}", (*path, name, q), False)
-        yield from _layer("linear", f"{key}.{name}.to_out.0", (*path, name, "to_out_0"))
-    yield from _layer("linear", f"{key}.ff.net.0.proj", (*path, "ff", "net_0_proj"))
-    yield from _layer("linear", f"{key}.ff.net.2", (*path, "ff", "net_2"))
-
-
-def unet_table(config: UNetConfig) -> list[Entry]:
-    """686 entries for Stable Diffusion 1.5 and 2.1."""
-    return list(_unet_entries(config))
-
-
-def _unet_entries(config: UNetConfig) -> Iterator[Entry]:
+def unet_levels(config, resnet, attention, resample) -> Iterator[Entry]:
+    """conv_in, the levels down, the middle, the levels up, conv_out: what the UNets
+    share. resnet: (key, path, shortcut); attention, resample: (key, path)."""
     channels, last = config.channels, len(config.channels) - 1
-    yield from _layer("conv", "conv_in", ("conv_in",))
-    for name in ("linear_1", "linear_2"):
-        yield from _layer("linear", f"time_embedding.{name}", ("time_embedding", name))
 
     def stage(block, index, inputs, width, attend, resize):
         key, path = f"{block}.{index}", f"{block}_{index}"
         for j, before in enumerate(inputs):
-            yield from _resnet(
-                f"{key}.resnets.{j}", (path, f"resnets_{j}"), before != width, True
-            )
+            where = (path, f"resnets_{j}")
+            yield from resnet(f"{key}.resnets.{j}", where, before != width)
             if attend:
-                yield from _transformer(
-                    f"{key}.attentions.{j}",
-                    (path, f"attentions_{j}"),
-                    config.linear_projection,
-                )
+                yield from attention(f"{key}.attentions.{j}", (path, f"attentions_{j}"))
         if resize:
-            yield from _layer(
-                "conv", f"{key}.{resize}.0.conv", (path, f"{resize}_0", "conv")
-            )
+            yield from resample(f"{key}.{resize}.0", (path, f"{resize}_0"))
 
+    yield from layer("conv", "conv_in", ("conv_in",))
     skips, width = [channels[0]], channels[0]
     for i, attend in enumerate(config.down_attention):
         inputs = [width, *(channels[i],) * (config.layers - 1)]
@@ -135,22 +114,44 @@ def _unet_entries(config: UNetConfig) -> Iterator[Entry]:
         yield from stage("down_blocks", i, inputs, width, attend, resize)
         skips += [width] * (config.layers + (i < last))
     for j in range(2):
-        yield from _resnet(
-            f"mid_block.resnets.{j}", ("mid_block", f"resnets_{j}"), False, True
-        )
-    yield from _transformer(
-        "mid_block.attentions.0",
-        ("mid_block", "attentions_0"),
-        config.linear_projection,
-    )
+        where = ("mid_block", f"resnets_{j}")
+        yield from resnet(f"mid_block.resnets.{j}", where, False)
+    yield from attention("mid_block.attentions.0", ("mid_block", "attentions_0"))
     for i, attend in enumerate(config.up_attention):
         before, width = width, channels[last - i]
         carried = [before, *(width,) * config.layers]
         inputs = [c + skips.pop() for c in carried]
         resize = "upsamplers" if i < last else None
         yield from stage("up_blocks", i, inputs, width, attend, resize)
-    yield from _layer("norm", "conv_norm_out", ("conv_norm_out",))
-    yield from _layer("conv", "conv_out", ("conv_out",))
+    yield from layer("norm", "conv_norm_out", ("conv_norm_out",))
+    yield from layer("conv", "conv_out", ("conv_out",))
+
+
+def _transformer(key, path, linear) -> Iterator[Entry]:
+    yield from layers("norm", key, path, ("norm",))
+    projection = "linear" if linear else "conv"
+    yield from layers(projection, key, path, ("proj_in", "proj_out"))
+    key, path = f"{key}.transformer_blocks.0", (*path, "transformer_blocks_0")
+    yield from layers("norm", key, path, ("norm1", "norm2", "norm3"))
+    for name in ("attn1", "attn2"):
+        part, where = f"{key}.{name}", (*path, name)
+        yield from layers("linear", part, where, ("to_q", "to_k", "to_v"), False)
+        yield from layers("linear", part, where, ("to_out.0",))
+    yield from layers("linear", f"{key}.ff", (*path, "ff"), ("net.0.proj", "net.2"))
+
+
+def unet_table(config: UNetConfig) -> list[Entry]:
+    """686 entries for Stable Diffusion 1.5 and 2.1."""
+    time = "time_embedding"
+    return [
+        *layers("linear", time, (time,), ("linear_1", "linear_2")),
+        *unet_levels(
+            config,
+            partial(resnet, time=True),
+            partial(_transformer, linear=config.linear_projection),
+            lambda key, path: layers("conv", key, path, ("conv",)),
+        ),
+    ]
 
 
 def vae_table(config: VAEConfig, keys: Collection[str] = ()) -> list[Entry]:
@@ -172,45 +173,38 @@ def _vae_entries(config: VAEConfig, legacy: bool) -> Iterator[Entry]:
     channels, last = config.channels, len(config.channels) - 1
 
     def middle(side):
+        key, path = f"{side}.mid_block", (side, "mid_block")
         for j in range(2):
-            yield from _resnet(
-                f"{side}.mid_block.resnets.{j}",
-                (side, "mid_block", f"resnets_{j}"),
-                False,
-                False,
-            )
-        key = f"{side}.mid_block.attentions.0"
-        path = (side, "mid_block", "attentions_0")
-        yield from _layer("norm", f"{key}.group_norm", (*path, "group_norm"))
+            where = (*path, f"resnets_{j}")
+            yield from resnet(f"{key}.resnets.{j}", where, False, False)
+        key, path = f"{key}.attentions.0", (*path, "attentions_0")
+        yield from layers("norm", key, path, ("group_norm",))
         for name, spelling in VAE_SPELLINGS.items():
-            yield from _layer(
-                "linear", f"{key}.{spelling[legacy]}", (*path, "heads", name)
-            )
+            where = (*path, "heads", name)
+            yield from layer("linear", f"{key}.{spelling[legacy]}", where)
 
-    def side(name, block, widths, layers, resize):
-        yield from _layer("conv", f"{name}.conv_in", (name, "conv_in"))
+    def side(name, block, widths, count, resize):
+        yield from layers("conv", name, (name,), ("conv_in",))
         before = widths[0]
         for i, width in enumerate(widths):
             key, path = f"{name}.{block}.{i}", (name, f"{block}_{i}")
-            for j in range(layers):
+            for j in range(count):
                 shortcut = j == 0 and before != width
-                yield from _resnet(
-                    f"{key}.resnets.{j}", (*path, f"resnets_{j}"), shortcut, False
-                )
+                where = (*path, f"resnets_{j}")
+                yield from resnet(f"{key}.resnets.{j}", where, shortcut, False)
             before = width
             if i < last:
-                yield from _layer(
-                    "conv", f"{key}.{resize}.0.conv", (*path, f"{resize}_0", "conv")
-                )
+                where = (*path, f"{resize}_0")
+                yield from layers("conv", f"{key}.{resize}.0", where, ("conv",))
         yield from middle(name)
-        yield from _layer("norm", f"{name}.conv_norm_out", (name, "conv_norm_out"))
-        yield from _layer("conv", f"{name}.conv_out", (name, "conv_out"))
+        yield from layers("norm", name, (name,), ("conv_norm_out",))
+        yield from layers("conv", name, (name,), ("conv_out",))
 
-    layers, back = config.layers, channels[::-1]
-    yield from side("encoder", "down_blocks", channels, layers, "downsamplers")
-    yield from side("decoder", "up_blocks", back, layers + 1, "upsamplers")
+    count, back = config.layers, channels[::-1]
+    yield from side("encoder", "down_blocks", channels, count, "downsamplers")
+    yield from side("decoder", "up_blocks", back, count + 1, "upsamplers")
     for name in ("quant_conv", "post_quant_conv"):
-        yield from _layer("conv", name, (name,))
+        yield from layer("conv", name, (name,))
 
 
 def clip_text_table(config: CLIPTextConfig, keys: Collection[str] = ()) -> list[Entry]:
@@ -231,13 +225,14 @@ def _clip_entries(config: CLIPTextConfig, prefix: str) -> Iterator[Entry]:
     for name in ("token_embedding", "position_embedding"):
         yield Entry(f"{prefix}embeddings.{name}.weight", "embedding", (name,))
     for i in range(config.layers):
-        key, path = f"{prefix}encoder.layers.{i}", (f"layers_{i}",)
-        for name in ("layer_norm1", "layer_norm2"):
-            yield from _layer("norm", f"{key}.{name}", (*path, name))
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            yield from _layer(
-                "linear", f"{key}.self_attn.{name}", (*path, "self_attn", name)
-            )
-        for name in ("fc1", "fc2"):
-            yield from _layer("linear", f"{key}.mlp.{name}", (*path, f"mlp_{name}"))
-    yield from _layer("norm", f"{prefix}final_layer_norm", ("final_layer_norm",))
+        yield from clip_layer(f"{prefix}encoder.layers.{i}", (f"layers_{i}",))
+    yield from layer("norm", f"{prefix}final_layer_norm", ("final_layer_norm",))
+
+
+def clip_layer(key, path) -> Iterator[Entry]:
+    """One layer of either of CLIP's towers."""
+    yield from layers("norm", key, path, ("layer_norm1", "layer_norm2"))
+    names = ("q_proj", "k_proj", "v_proj", "out_proj")
+    yield from layers("linear", f"{key}.self_attn", (*path, "self_attn"), names)
+    for name in ("fc1", "fc2"):
+        yield from layer("linear", f"{key}.mlp.{name}", (*path, f"mlp_{name}"))

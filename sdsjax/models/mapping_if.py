@@ -5,13 +5,14 @@ loader asks: they know all UNets and all text encoders by the type of their conf
 """
 
 from collections.abc import Collection, Iterator
+from functools import partial
 
 import numpy as np
 from safetensors import safe_open
 
 from sdsjax.models import mapping
 from sdsjax.models.errors import LoaderError
-from sdsjax.models.mapping import Entry, _layer
+from sdsjax.models.mapping import Entry, layer, layers, resnet, unet_levels
 from sdsjax.models.t5 import T5Config
 from sdsjax.models.unet_if import IFUNetConfig
 from sdsjax.models.weights import Source
@@ -36,80 +37,27 @@ def text_table(config, keys: Collection[str] = ()) -> list[Entry]:
 
 def if_unet_table(config: IFUNetConfig) -> list[Entry]:
     """775 entries for IF-I-XL."""
-    return list(_unet_entries(config))
-
-
-def _linears(key, path, names) -> Iterator[Entry]:
-    for name in names:
-        yield from _layer("linear", f"{key}.{name}", (*path, name.replace(".0", "_0")))
-
-
-def _resnet(key, path, shortcut) -> Iterator[Entry]:
-    for name, kind in (
-        ("norm1", "norm"), ("conv1", "conv"), ("time_emb_proj", "linear"),
-        ("norm2", "norm"), ("conv2", "conv"),
-    ):  # fmt: skip
-        yield from _layer(kind, f"{key}.{name}", (*path, name))
-    if shortcut:
-        yield from _layer("conv", f"{key}.conv_shortcut", (*path, "conv_shortcut"))
+    time, told = "time_embedding", partial(resnet, time=True)
+    return [
+        *layers("linear", time, (time,), ("linear_1", "linear_2")),
+        *_add_embedding(),
+        *layer("linear", "encoder_hid_proj", ("encoder_hid_proj",)),
+        *unet_levels(config, told, _attention, partial(told, shortcut=False)),
+    ]
 
 
 def _attention(key, path) -> Iterator[Entry]:
-    for name in ("group_norm", "norm_cross"):
-        yield from _layer("norm", f"{key}.{name}", (*path, name))
+    yield from layers("norm", key, path, ("group_norm", "norm_cross"))
     names = ("to_q", "to_k", "to_v", "add_k_proj", "add_v_proj", "to_out.0")
-    yield from _linears(key, path, names)
+    yield from layers("linear", key, path, names)
 
 
 def _add_embedding(key="add_embedding") -> Iterator[Entry]:
-    for name in ("norm1", "norm2"):
-        yield from _layer("norm", f"{key}.{name}", (key, name))
-    pool = (key, "pool")
-    yield Entry(
-        f"{key}.pool.positional_embedding", "raw", (*pool, "positional_embedding")
-    )
-    yield from _linears(f"{key}.pool", pool, ("k_proj", "q_proj", "v_proj"))
-    yield from _layer("linear", f"{key}.proj", (key, "proj"))
-
-
-def _unet_entries(config: IFUNetConfig) -> Iterator[Entry]:
-    channels, last = config.channels, len(config.channels) - 1
-    yield from _layer("conv", "conv_in", ("conv_in",))
-    yield from _linears("time_embedding", ("time_embedding",), ("linear_1", "linear_2"))
-    yield from _add_embedding()
-    yield from _layer("linear", "encoder_hid_proj", ("encoder_hid_proj",))
-
-    def stage(block, index, inputs, width, attend, resize):
-        key, path = f"{block}.{index}", f"{block}_{index}"
-        for j, before in enumerate(inputs):
-            name = f"resnets_{j}"
-            yield from _resnet(f"{key}.resnets.{j}", (path, name), before != width)
-            if attend:
-                name = f"attentions_{j}"
-                yield from _attention(f"{key}.attentions.{j}", (path, name))
-        if resize:
-            yield from _resnet(f"{key}.{resize}.0", (path, f"{resize}_0"), False)
-
-    skips, width = [channels[0]], channels[0]
-    for i, attend in enumerate(config.down_attention):
-        inputs = [width, *(channels[i],) * (config.layers - 1)]
-        width = channels[i]
-        resize = "downsamplers" if i < last else None
-        yield from stage("down_blocks", i, inputs, width, attend, resize)
-        skips += [width] * (config.layers + (i < last))
-    for j in range(2):
-        yield from _resnet(
-            f"mid_block.resnets.{j}", ("mid_block", f"resnets_{j}"), False
-        )
-    yield from _attention("mid_block.attentions.0", ("mid_block", "attentions_0"))
-    for i, attend in enumerate(config.up_attention):
-        before, width = width, channels[last - i]
-        carried = [before, *(width,) * config.layers]
-        inputs = [c + skips.pop() for c in carried]
-        resize = "upsamplers" if i < last else None
-        yield from stage("up_blocks", i, inputs, width, attend, resize)
-    yield from _layer("norm", "conv_norm_out", ("conv_norm_out",))
-    yield from _layer("conv", "conv_out", ("conv_out",))
+    yield from layers("norm", key, (key,), ("norm1", "norm2"))
+    pool, name = (key, "pool"), "positional_embedding"
+    yield Entry(f"{key}.pool.{name}", "raw", (*pool, name))
+    yield from layers("linear", f"{key}.pool", pool, ("k_proj", "q_proj", "v_proj"))
+    yield from layers("linear", key, (key,), ("proj",))
 
 
 def t5_table(config: T5Config, keys: Collection[str] = ()) -> list[Entry]:
@@ -134,16 +82,10 @@ def _t5_entries(config: T5Config, tokens: str) -> Iterator[Entry]:
 
     for i in range(config.layers):
         key, path = f"encoder.block.{i}.layer", f"blocks_{i}"
-        for name in "qkvo":
-            yield from _layer(
-                "linear", f"{key}.0.SelfAttention.{name}", (path, "attention", name),
-                False,
-            )  # fmt: skip
-        for name in ("wi_0", "wi_1", "wo"):
-            yield from _layer(
-                "linear", f"{key}.1.DenseReluDense.{name}",
-                (path, "feed_forward", name), False,
-            )  # fmt: skip
+        part, where = f"{key}.0.SelfAttention", (path, "attention")
+        yield from layers("linear", part, where, "qkvo", False)
+        part, where = f"{key}.1.DenseReluDense", (path, "feed_forward")
+        yield from layers("linear", part, where, ("wi_0", "wi_1", "wo"), False)
         yield norm(f"{key}.0.layer_norm", path, "attention_norm")
         yield norm(f"{key}.1.layer_norm", path, "feed_forward_norm")
     yield norm("encoder.final_layer_norm", "final_norm")

@@ -4,7 +4,14 @@ from collections.abc import Collection, Iterator
 
 from sdsjax.models.clip_scorer import CLIPConfig
 from sdsjax.models.dpt import DPTConfig
-from sdsjax.models.mapping import CLIP_PREFIX, Entry, _layer, clip_text_table
+from sdsjax.models.mapping import (
+    CLIP_PREFIX,
+    Entry,
+    clip_layer,
+    clip_text_table,
+    layer,
+    layers,
+)
 
 
 def dpt_table(config: DPTConfig, keys: Collection[str] = ()) -> list[Entry]:
@@ -17,44 +24,39 @@ def _dpt_entries(config: DPTConfig) -> Iterator[Entry]:
     key, path = "dpt.embeddings", ("backbone",)
     for name in ("cls_token", "position_embeddings"):
         yield Entry(f"{key}.{name}", "raw", (*path, name))
-    projection = (*path, "projection")
-    yield from _layer("conv", f"{key}.patch_embeddings.projection", projection)
+    yield from layers("conv", f"{key}.patch_embeddings", path, ("projection",))
     for i in range(config.layers):
-        yield from _dpt_layer(
-            f"dpt.encoder.layer.{i}", ("backbone", f"layer_{i}"), config.qkv_bias
-        )
-    yield from _layer("norm", "dpt.layernorm", ("backbone", "layernorm"))
+        where = (*path, f"layer_{i}")
+        yield from _dpt_layer(f"dpt.encoder.layer.{i}", where, config.qkv_bias)
+    yield from layers("norm", "dpt", path, ("layernorm",))
     stage = "neck.reassemble_stage"
     for i, factor in enumerate(config.factors):
         path = (f"reassemble_{i}",)
         readout = f"{stage}.readout_projects.{i}.0"
-        yield from _layer("linear", readout, (*path, "readout"))
+        yield from layer("linear", readout, (*path, "readout"))
         key = f"{stage}.layers.{i}"
-        yield from _layer("conv", f"{key}.projection", (*path, "projection"))
+        yield from layers("conv", key, path, ("projection",))
         if factor != 1:
             kind = "spread" if factor > 1 else "conv"
-            yield from _layer(kind, f"{key}.resize", (*path, "resize"))
-        yield from _layer("conv", f"neck.convs.{i}", (*path, "conv"), False)
+            yield from layers(kind, key, path, ("resize",))
+        yield from layer("conv", f"neck.convs.{i}", (*path, "conv"), False)
         key, path = f"neck.fusion_stage.layers.{i}", (f"fusion_{i}",)
-        yield from _layer("conv", f"{key}.projection", (*path, "projection"))
+        yield from layers("conv", key, path, ("projection",))
         for unit in ("residual_layer1", "residual_layer2"):
-            for name in ("convolution1", "convolution2"):
-                where = (*path, unit, name)
-                yield from _layer("conv", f"{key}.{unit}.{name}", where)
+            names = ("convolution1", "convolution2")
+            yield from layers("conv", f"{key}.{unit}", (*path, unit), names)
     for i in (0, 2, 4):
-        yield from _layer("conv", f"head.head.{i}", (f"head_{i}",))
+        yield from layer("conv", f"head.head.{i}", (f"head_{i}",))
 
 
 def _dpt_layer(key, path, bias) -> Iterator[Entry]:
-    for name in ("layernorm_before", "layernorm_after"):
-        yield from _layer("norm", f"{key}.{name}", (*path, name))
-    for name in ("query", "key", "value"):
-        where = (*path, "attention", name)
-        yield from _layer("linear", f"{key}.attention.attention.{name}", where, bias)
-    where = (*path, "attention", "output")
-    yield from _layer("linear", f"{key}.attention.output.dense", where)
+    yield from layers("norm", key, path, ("layernorm_before", "layernorm_after"))
+    part, where = f"{key}.attention", (*path, "attention")
+    names = ("query", "key", "value")
+    yield from layers("linear", f"{part}.attention", where, names, bias)
+    yield from layer("linear", f"{part}.output.dense", (*where, "output"))
     for name in ("intermediate", "output"):
-        yield from _layer("linear", f"{key}.{name}.dense", (*path, name))
+        yield from layer("linear", f"{key}.{name}.dense", (*path, name))
 
 
 def clip_table(config: CLIPConfig, keys: Collection[str] = ()) -> list[Entry]:
@@ -69,25 +71,15 @@ def clip_table(config: CLIPConfig, keys: Collection[str] = ()) -> list[Entry]:
 def _clip_entries(config: CLIPConfig) -> Iterator[Entry]:
     key, path = "vision_model.embeddings", ("vision",)
     yield Entry(f"{key}.class_embedding", "raw", (*path, "class_embedding"))
-    patches = (*path, "patch_embedding")
-    yield from _layer("conv", f"{key}.patch_embedding", patches, False)
+    yield from layers("conv", key, path, ("patch_embedding",), False)
     places = f"{key}.position_embedding.weight"
     yield Entry(places, "embedding", (*path, "position_embedding"))
     # "pre_layrnorm" is how the published files spell it
-    for name, spelling in (
-        ("pre_layernorm", "pre_layrnorm"),
-        ("post_layernorm", "post_layernorm"),
-    ):
-        yield from _layer("norm", f"vision_model.{spelling}", (*path, name))
+    yield from layer("norm", "vision_model.pre_layrnorm", (*path, "pre_layernorm"))
+    yield from layers("norm", "vision_model", path, ("post_layernorm",))
     for i in range(config.vision.layers):
-        key, path = f"vision_model.encoder.layers.{i}", ("vision", f"layers_{i}")
-        for name in ("layer_norm1", "layer_norm2"):
-            yield from _layer("norm", f"{key}.{name}", (*path, name))
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            where = (*path, "self_attn", name)
-            yield from _layer("linear", f"{key}.self_attn.{name}", where)
-        for name in ("fc1", "fc2"):
-            yield from _layer("linear", f"{key}.mlp.{name}", (*path, f"mlp_{name}"))
+        where = (*path, f"layers_{i}")
+        yield from clip_layer(f"vision_model.encoder.layers.{i}", where)
     for name in ("visual_projection", "text_projection"):
-        yield from _layer("linear", name, (name,), False)
+        yield from layer("linear", name, (name,), False)
     yield Entry("logit_scale", "raw", ("logit_scale",))

@@ -12,6 +12,7 @@ prompts arXiv 2209.14988.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from sdsjax.models.t5 import T5Config
 from sdsjax.models.tokenizer_t5 import T5Tokenizer
 from sdsjax.models.unet_if import IFUNetConfig
 from sdsjax.models.weights import read_json
-from sdsjax.priors.stable_diffusion import PromptStates, _which_view
+from sdsjax.priors.stable_diffusion import PromptStates, which_view
 from sdsjax.types import NoisePrediction, Prior, PriorSource
 
 FOLDERS = ("unet", "text_encoder", "tokenizer", "scheduler")
@@ -70,7 +71,7 @@ def bind(
     weights = jax.lax.stop_gradient(weights)
 
     def noise(z_t, t, view=None, branches=("cond", "uncond")):
-        row = _which_view(view) if view_prompts else prompts.ANY
+        row = which_view(view) if view_prompts else prompts.ANY
         rows = {
             "cond": weights.states.cond[row],
             "uncond": weights.states.uncond,
@@ -171,17 +172,13 @@ def load(
     )
     states = jax.block_until_ready(states)
     network = hub.load_component(root, "unet", variant=variant, dtype=dtype)
-    module = network.module
-
-    def bound(params: FrozenWeights) -> Prior:
-        return bind(
-            params,
-            unet=module,
-            schedule=schedule,
-            size=size,
-            view_prompts=view_prompts,
-        )
-
+    bound = partial(
+        bind,
+        unet=network.module,
+        schedule=schedule,
+        size=size,
+        view_prompts=view_prompts,
+    )
     return PriorSource(
         FrozenWeights(network.params, states), bound, (size, size, config.in_channels)
     )

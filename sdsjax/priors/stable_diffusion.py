@@ -84,7 +84,8 @@ def encode_prompts(
     return PromptStates(states[:-2], states[-2], states[-1])
 
 
-def _which_view(view) -> jax.Array:
+def which_view(view) -> jax.Array:
+    """The row of `PromptStates.cond` for a View, or for None: prompts.ANY."""
     if view is None or view.camera is None:
         return jnp.asarray(prompts.ANY, jnp.int32)
     matrix = view.camera.world_to_camera
@@ -108,7 +109,7 @@ def lora_adapter(
         return lora.init(key, weights.unet, network.rank)
 
     def noise(psi, z_t, t, view):
-        row = _which_view(view) if view_prompts else prompts.ANY
+        row = which_view(view) if view_prompts else prompts.ANY
         camera = None if view is None else view.camera
         matrix = jnp.zeros((4, 4)) if camera is None else camera.world_to_camera
         out = lora.adapted_apply(
@@ -179,7 +180,7 @@ def bind(
         posed = view is not None and view.camera is not None and view_prompts
         if perp_neg and posed and "cond" in branches:
             return perp_neg_noise(predict, weights.states, z_t, t, view, branches)
-        row = _which_view(view) if view_prompts else prompts.ANY
+        row = which_view(view) if view_prompts else prompts.ANY
         rows = {
             "cond": weights.states.cond[row],
             "uncond": weights.states.uncond,
@@ -252,6 +253,7 @@ def load(
     negative_prompt: str = "",
     *,
     revision: str | None = None,
+    variant: str | None = None,
     dtype=jnp.float32,
     view_prompts: bool = True,
     view_words: prompts.ViewWords = prompts.TWO_SIDED,
@@ -263,7 +265,8 @@ def load(
 ) -> PriorSource:
     """Reads a Stable Diffusion folder (or repository) and encodes the prompt.
 
-    `image_size`: side in pixels of the images that are encoded (default: the
+    `variant`: "fp16" for files so named. `image_size`: side in pixels of the images
+    that are encoded (default: the
     network's own); a multiple of the VAE's factor. `adapter_folder`: where the UNet
     beneath VSD's LoRA is read from (default: the prior's own is shared).
     `depth_folder`: a DPT, for the prior's monocular estimate (default: none).
@@ -271,7 +274,9 @@ def load(
     Raises the loader's one-line errors and ValueError for an image size or an adapter
     that does not fit.
     """
-    networks = hub.load_stable_diffusion(folder, revision=revision, dtype=dtype)
+    networks = hub.load_stable_diffusion(
+        folder, revision=revision, variant=variant, dtype=dtype
+    )
     vae_config = networks.vae.module.config
     factor = vae_config.factor
     size = image_size or networks.unet.module.config.sample_size * factor

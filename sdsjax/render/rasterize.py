@@ -262,7 +262,8 @@ def _slabs(prints, lists, stop, plan: Plan, composite_slab, carry):
     def body(loop):
         lists, stop, carry, isects, slabs, _ = loop
         carry = composite_slab(lists, carry)
-        isects, slabs = isects + lists.total, slabs + (lists.total > 0)
+        isects = isects + lists.total
+        slabs = slabs + (lists.total > 0).astype(slabs.dtype)
         more = jnp.any(stop < visible)
         lists, stop = lax.cond(
             more,

@@ -7,7 +7,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
-from sdsjax.models import companions, mapping
+from sdsjax.models import companions, hub, mapping
 
 DPT = {
     "model_type": "dpt",
@@ -64,7 +64,7 @@ def tensors(name, config):
     """torch key -> tensor in torch's layout."""
     companion = companions.COMPANIONS[name]
     read = companion.read_config(config)
-    shapes = flatten_dict(companions.param_shapes(name, read))
+    shapes = flatten_dict(hub.shapes_of(companion, read))
     return {
         key: tensor(key, mapping.torch_shape(kind, shapes[path].shape))
         for key, kind, path in companion.table(read)

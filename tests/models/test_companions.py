@@ -79,7 +79,7 @@ CLIP_L = {
 def test_full_size(name, config, keys, parameters):
     companion = companions.COMPANIONS[name]
     read = companion.read_config(config)
-    table, shapes = companion.table(read), companions.param_shapes(name, read)
+    table, shapes = companion.table(read), hub.shapes_of(companion, read)
     flat = check_table(table, shapes, name)
     assert len(table) == keys
     assert sum(int(np.prod(s.shape)) for s in flat.values()) == parameters

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_companions import CLIP_L, DPT_LARGE
 
-from sdsjax.models import companions, mapping
+from sdsjax.models import companions, hub, mapping
 from sdsjax.models.clip_scorer import prepare
 from sdsjax.models.weights import check_table
 
@@ -140,7 +140,7 @@ def test_full_size_tables(name, config, build):
     state = {k: tuple(v.shape) for k, v in state.items() if "position_ids" not in k}
     companion = companions.COMPANIONS[name]
     read = companion.read_config(config)
-    flat = check_table(companion.table(read), companions.param_shapes(name, read), name)
+    flat = check_table(companion.table(read), hub.shapes_of(companion, read), name)
     table = companion.table(read)
     found = {e.key: mapping.torch_shape(e.kind, flat[e.path].shape) for e in table}
     assert found == state

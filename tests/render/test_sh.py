@@ -30,7 +30,7 @@ def test_each_degree_solves_laplace():
 
     def solid(point):
         radius = jnp.linalg.norm(point)
-        degree = np.repeat(np.arange(4), [1, 3, 5, 7])
+        degree = np.repeat(np.arange(4.0), [1, 3, 5, 7])
         return sh.basis(point / radius, 3) * radius**degree
 
     hessian = jax.jit(jax.hessian(solid))(jnp.array([0.3, -0.7, 0.5]))

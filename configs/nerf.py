@@ -1,0 +1,47 @@
+"""A hash-grid radiance field in the place of Gaussians, under base.py's estimator.
+
+Papers: instant-ngp (arXiv 2201.05989) for the field, DreamFusion (arXiv 2209.14988) for
+distilling into one, HiFA (arXiv 2305.18766) for the kernel that smooths its sampling;
+`:sd21` has the settings that SSD (arXiv 2312.09305) gives for its own.
+Cost: a step draws 164 000 points and asks the network twice a view. `:sd21` wants an
+accelerator and has not been run.
+Command: python -m sdsjax.main --config=configs/nerf.py --config.prompt="a red mug"
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import base_config, choice, stable_diffusion_21
+from sdsjax.config import Config
+
+
+def toybox() -> Config:
+    """A small field on the embedded toybox-sd: 4 views of 32x32, then 2 of 64x64."""
+    config = base_config()
+    config.steps = 400
+    config.batch_size = 2
+    config.camera.update(first_steps=280, first_resolution=32, first_batch_size=4)
+    config.representation = field = ConfigDict({"name": "nerf"})
+    field.update(levels=8, log2_size=14, base=4, growth=1.5, hidden=32)
+    field.update(coarse=24, fine=16)
+    config.optimizer.lr = ConfigDict()
+    config.optimizer.lr.update(tables=0.02, density=0.005, color=0.005, background=0.0)
+    # a field draws slower than Gaussians: 65 536 rays a frame
+    config.exports.turntable_frames = 16
+    return config
+
+
+def sd21() -> Config:
+    """Stable Diffusion 2.1-base into a 16-level progressive band; needs a GPU."""
+    config = stable_diffusion_21(toybox())
+    config.representation = field = ConfigDict({"name": "nerf"})
+    field.update(levels=16, log2_size=19, base=16, growth=1.4472692, hidden=64)
+    field.update(band_first=8, band_start=2000, band_every=500)
+    field.update(coarse=64, fine=64, chunk=16_384, ramp_steps=5000)
+    config.optimizer.lr = ConfigDict()
+    config.optimizer.lr.update(tables=0.01, density=0.001, color=0.001, background=0.0)
+    config.losses.orientation = 1000.0
+    return config
+
+
+VARIANTS = {"toybox": toybox, "sd21": sd21}
+get_config = choice(VARIANTS)
