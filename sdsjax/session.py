@@ -180,8 +180,8 @@ class Session:
         return state.params, state.rep_state
 
     def asset(self, index: int):
-        """What is exported of a particle: Gaussians with their flags, or the
-        parameters, and camera -> Rendering."""
+        """What is exported of a particle: Gaussians with their flags, a field as a
+        function of points, or the parameters; and camera -> Rendering."""
         params, rep_state = self.particle(index)
         representation, decoded = self.pieces.representation, None
         if representation.space == "latent":
@@ -192,9 +192,9 @@ class Session:
             return rendering if decoded is None else rendering._replace(rgb=decoded)
 
         if isinstance(params, GaussianParams):
-            params = as_gaussians(params, rep_state)
-        elif representation.field is not None:
-            params = jax.jit(partial(representation.field, params, rep_state))
+            return as_gaussians(params, rep_state), render
+        if representation.field is not None:
+            return jax.jit(partial(representation.field, params, rep_state)), render
         return params, render
 
     def export(self, status: str, warnings: Iterable[str] = ()) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from sdsjax import priors, train
 from sdsjax.cameras import OrbitRange, random_orbits
+from sdsjax.checks import resolve
 from sdsjax.config import ConfigError
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
@@ -91,12 +92,24 @@ def test_one_particle_has_no_axis():
 
 
 def test_a_run_shows_every_particle(tmp_path):
-    config = tiny_run.config(particles=2, steps=4, checkpoint_every=0)
+    config = resolve(
+        "ssd",
+        {
+            **{"prior.name": "gaussian_mixture", "prompt": "a red cube", "steps": 4},
+            **{"particles": 2, "representation.count": 20, "resolution": 8},
+            **{"exports.turntable_frames": 2, "exports.mesh_resolution": 8},
+            **{"checkpoint_every": 0, "preview_every": 0, "scoring.truth": False},
+        },
+    )
     asset = train.run(config, tmp_path / "run")
-    assert asset.params.pixels.shape == (2, 8, 8, 3)
+    assert asset.metrics["warnings"] == []
+    assert asset.params.means.shape == (2, 20, 3)
     sheet = np.asarray(Image.open(asset.paths["particles"]))
+    views = np.asarray(Image.open(asset.paths["views"]))
     top, bottom = np.split(sheet, 2)
+    np.testing.assert_array_equal(top, views)
     assert (top != bottom).any()
+    assert {"splats", "splats_1"} < set(asset.paths)
     assert "A row a particle" in asset.paths["report"].read_text()
 
 

@@ -21,6 +21,7 @@ from sdsjax.models.attention_kernel import (
     accelerator,
     attention_kernel,
     fused_attention,
+    query_chunk,
 )
 
 gelu_exact = partial(jax.nn.gelu, approximate=False)
@@ -47,26 +48,47 @@ def attention(q, k, v, mask=None):
     """softmax(q k^T / sqrt d) v over `[b n k d]`, softmax in float32.
 
     mask: boolean, broadcastable to `[b k n n]`, True where attention is allowed.
-    The weights are normalised after the product with v, on the smaller array. On a
-    GPU cuDNN computes it where it can (attention_kernel.py).
+    On a GPU cuDNN computes it where it can, on a CPU large ones go chunk by chunk
+    (attention_kernel.py).
     """
-    kernel = attention_kernel(*accelerator(), v.dtype, q.shape[-1], mask is not None)
-    if kernel == "cudnn":
+    device, masked = accelerator(), mask is not None
+    if attention_kernel(*device, v.dtype, q.shape[-1], masked) == "cudnn":
         return fused_attention(q, k, v)
     q, k, v = (a.swapaxes(1, 2) for a in (q * q.shape[-1] ** -0.5, k, v))
-    logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+    size = query_chunk(device[0], q.shape[2], k.shape[2], masked)
+    y = _weigh(q, k, v, mask) if size is None else _weigh_by_chunks(q, k, v, size)
+    return y.astype(v.dtype).swapaxes(1, 2)
+
+
+def _weigh_by_chunks(q, k, v, size: int):
+    """`_weigh` of `[b k n d]`, a head and `size` queries at a time; the backward pass
+    computes each chunk's weights anew instead of keeping all of them."""
+
+    def head(arrays):
+        q, k, v = arrays
+        part = jax.checkpoint(lambda queries: _weigh(queries, k, v))
+        return jax.lax.map(part, q.reshape(-1, size, q.shape[-1])).reshape(q.shape)
+
+    flat = (a.reshape(-1, *a.shape[2:]) for a in (q, k, v))
+    return jax.lax.map(head, tuple(flat)).reshape(q.shape)
+
+
+def _weigh(q, k, v, mask=None):
+    """softmax(q k^T) v of `[... n d]`, float32; the weights are normalised after the
+    product with v, on the smaller array."""
+    logits = jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=jnp.float32)
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
     top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
     weights = jnp.exp(logits - top)
     total = weights.sum(-1, keepdims=True)
     y = jnp.einsum(
-        "bhqk,bhkd->bhqd",
+        "...qk,...kd->...qd",
         weights.astype(v.dtype),
         v,
         preferred_element_type=jnp.float32,
     )
-    return (y / total).astype(v.dtype).swapaxes(1, 2)
+    return y / total
 
 
 def upsample_nearest(x):

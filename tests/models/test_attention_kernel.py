@@ -54,7 +54,40 @@ def test_the_facts_of_a_device(monkeypatch):
     assert kernels.accelerator() == ("gpu", (0, 0))
     monkeypatch.setattr(Device.client, "platform_version", "cuda 12090")
     monkeypatch.setenv("SDSJAX_ATTENTION", "xla")
-    assert kernels.accelerator()[0] == "cpu"
+    assert kernels.accelerator() == ("gpu", (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("facts", "size"),
+    [
+        (("cpu", 4096, 4096, False), 512),
+        (("cpu", 1024, 1024, False), 512),
+        (("cpu", 1056, 1056, False), 352),
+        (("cpu", 1021, 2048, False), None),  # a prime: nothing to divide by
+        (("cpu", 4096, 77, False), None),  # a text's keys are few
+        (("cpu", 4096, 4096, True), None),
+        (("gpu", 4096, 4096, False), None),
+    ],
+)
+def test_large_layers_go_chunk_by_chunk_on_a_cpu(facts, size):
+    assert kernels.query_chunk(*facts) == size
+
+
+def test_chunks_give_what_the_whole_gives(monkeypatch):
+    def arrays(seed):
+        shape = (3, 2, 12, 2, 4)
+        return jax.random.normal(jax.random.key(seed), shape)
+
+    def total(q, k, v):
+        return jnp.sum(jnp.sin(jax.vmap(layers.attention, (0, 0, None))(q, k, v)))
+
+    given = (arrays(0), arrays(1), arrays(2)[0])
+    compute = jax.value_and_grad(total, argnums=(0, 1, 2))
+    whole = compute(*given)
+    monkeypatch.setattr(layers, "query_chunk", lambda *_: 4)
+    chunks = jax.jit(compute)(*given)
+    for a, b in zip(jax.tree.leaves(chunks), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_attention_follows_the_choice(monkeypatch):
