@@ -59,6 +59,7 @@ assert "idle" in describe(mesh) and "6 of 8" in describe(mesh)
 """
 
 
+@pytest.mark.slow
 def test_eight_virtual_devices_give_the_one_device_result():
     environment = {
         **os.environ,

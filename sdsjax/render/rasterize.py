@@ -141,8 +141,12 @@ def default_plan(
 
 
 def default_tile_size(width: int, height: int) -> int:
-    """8 px up to 256 x 256 (small splats, short lists), 16 px above."""
-    return 8 if max(width, height) <= 256 else 16
+    """8 px up to 128 x 128, 16 px above: more pairs, but each at half the price.
+
+    Forward and backward on 2 CPU cores, at 8 and at 16 px: 4 views of 2000 splats at
+    64x64 31 and 39 ms, 5000 at 256x256 55 and 43, 20 000 there 105 and 109.
+    """
+    return 8 if max(width, height) <= 128 else 16
 
 
 def default_capacity(n: int, grid: Grid) -> int:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from experiment_folder import load, run_small
 
+pytestmark = pytest.mark.slow
+
 
 def test_ssd_norms(tmp_path, monkeypatch):
     norms = load("ssd_norms")

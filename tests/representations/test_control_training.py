@@ -84,7 +84,10 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "rule",
+    [pytest.param(r, marks=() if r == "3dgs" else pytest.mark.slow) for r in RULES],
+)
 def test_training_goes_on_with_one_trace_and_resumes_bit_for_bit(rule):
     step, state, prior_params = assembled(rule, **RULES[rule])
     kept, rows = None, []
