@@ -15,10 +15,6 @@ PICTURES = ("rgb", "opacity", "depth", "normal")
 
 _orbit = jax.jit(orbit_camera, static_argnames=("width", "height"))
 
-enable_x64 = getattr(jax, "enable_x64", None)
-if enable_x64 is None:
-    from jax.experimental import enable_x64
-
 
 def cloud(n, *, seed=0, k=1, scale=0.08, opacity=0.0, dtype=jnp.float32):
     """n random Gaussians in a ball of radius 0.7, opaque enough to hide one another."""

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 from splat_scenes import (
     BACKGROUND,
     LEARNT,
     cloud,
-    enable_x64,
     gradient,
     learnt_fields,
     projection,

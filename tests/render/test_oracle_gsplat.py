@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from splat_scenes import cloud, enable_x64, small_camera
+from precision import enable_x64
+from splat_scenes import cloud, small_camera
 
 from sdsjax.render import sh
 from sdsjax.render.project import project

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from precision import enable_x64
 
 from sdsjax.cameras import orbit_camera
 from sdsjax.render import volume
@@ -94,7 +95,7 @@ def test_gradients_equal_finite_differences():
     start = 6 * rng.random(8)
     start[3] = 0.0
     values = rng.random((8, 3))
-    with jax.enable_x64(True):
+    with enable_x64(True):
         edges = jnp.asarray(np.sort(rng.random(9)))
 
         @jax.jit

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 
 from sdsjax.representations import hashgrid
 from sdsjax.representations.hashgrid import band_weights, init_tables, make_grid
@@ -89,7 +90,7 @@ def test_gradients_equal_finite_differences_of_the_reference():
     tables = tuple(a.astype(np.float64) for a in large_tables(grid))
     rng = np.random.default_rng(2)
     x, pull = rng.random((4, 3)), rng.normal(size=(4, grid.width))
-    with jax.enable_x64(True):
+    with enable_x64(True):
 
         def total(tables, x):
             return jnp.sum(pull * hashgrid.encode(tables, x, grid))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 
 from sdsjax.cameras import OrbitRange, orbit_camera, pixel_rays, random_orbits
 from sdsjax.diffusion import NoiseSchedule
@@ -161,7 +162,7 @@ def test_normals_are_those_of_differences():
     field = Field(GRID, 1.5, 8, "softplus", 4.0, 0.5, 0, 0)
     assert gradient_step(field, None) == 3 / 5
     np.testing.assert_allclose(gradient_step(field, jnp.array([1.0, 0.0])), 3 / 3)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         rng = np.random.default_rng(0)
         x = rng.uniform(-0.8, 0.8, (5, 3))
         shapes = jax.eval_shape(lambda key: init_field(key, field), KEY)
