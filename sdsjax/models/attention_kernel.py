@@ -32,8 +32,8 @@ def query_chunk(platform: str, queries: int, keys: int, masked: bool) -> int | N
     """How many queries of a head go together, None for all heads at once.
 
     On a CPU the weights of a whole layer leave the caches and the memory's speed is
-    what counts: at 64x64 latents a layer of 5 heads took 1140 ms at once and 293 ms in
-    chunks of 256 to 1024 (2 cores).
+    what counts: at 64x64 latents a layer of 5 heads took 1140 ms at once and about
+    300 in chunks of 256 to 1024 (2 cores).
     """
     if platform != "cpu" or masked or queries * keys < LARGE:
         return None
