@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import enable_x64
 from splat_scenes import (
     BACKGROUND,
     LEARNT,
     PICTURES,
     cloud,
     draw,
-    enable_x64,
     gradient,
     small_camera,
 )
