@@ -14,7 +14,7 @@ from sdsjax.toybox.card_companions import figures_table, measure
 
 # Floors a little below what was measured; a flat guess scores 0 in depth, 1 in normals
 # (degrees against facing the camera), chance in kind and colour 1/30 and 1/9, else 1/2.
-LEVELS = {"depth": 0.3, "noisy depth": 0.28, "normals": 0.85}
+LEVELS = {"depth": 0.4, "noisy depth": 0.36, "normals": 0.82}
 LEVELS |= {"kind": 0.5, "color": 0.8}
 LEVELS |= {"wrong_object": 0.85, "wrong_color": 0.9, "wrong_view": 0.7}
 FOLDERS = {"depth": "toybox-dpt", "normals": "toybox-normals", "clip": "toybox-clip"}
