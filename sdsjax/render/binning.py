@@ -83,13 +83,18 @@ def footprints(splats: Splats, grid: Grid) -> Footprints:
         # Positive floats order as their bits: integer sorts are the fast ones.
         depth = lax.bitcast_convert_type(depth, jnp.uint32)
     order = lax.sort((depth, rank), dimension=-1, num_keys=1, is_stable=True)[1]
-    low = jnp.take_along_axis(low, order[..., None], axis=-2)
-    span = jnp.take_along_axis(span, order[..., None], axis=-2)
+    low, span = (_rows(a, order) for a in (low, span))
     count = jnp.prod(span, axis=-1, dtype=jnp.int32)
     reach = splats.log_opacity - math.log(MIN_ALPHA)
     ellipse = jnp.concatenate([splats.mean, splats.conic, reach[..., None]], axis=-1)
-    ellipse = jnp.take_along_axis(ellipse, order[..., None], axis=-2)
-    return Footprints(order, low, span, count, ellipse)
+    return Footprints(order, low, span, count, _rows(ellipse, order))
+
+
+def _rows(table: Array, index: Array) -> Array:
+    """Rows index [V m] (all in range) of a table [V n c]."""
+    return jnp.take_along_axis(
+        table, index[..., None], axis=-2, mode="promise_in_bounds"
+    )
 
 
 def meets_tile(ellipse: Array, column: Array, row: Array, size: int) -> Array:
@@ -135,25 +140,23 @@ def tile_lists(
         lambda e: jnp.cumsum(jnp.zeros(capacity, jnp.int32).at[e].add(1, mode="drop"))
     )(ends)
     owner = jnp.minimum(owner, n - 1)
-    low, span, end, count = (
-        jnp.take_along_axis(a, owner, axis=-1)
-        for a in (
-            prints.low[..., 0] + grid.columns * prints.low[..., 1],
-            jnp.maximum(prints.span[..., 0], 1),
-            ends,
-            prints.count,
-        )
-    )
-    local = slot - (end - count)
-    tile = low + local % span + grid.columns * (local // span)
-    ellipse = jnp.take_along_axis(prints.ellipse, owner[..., None], axis=-2)
+    low = prints.low[..., 0] + grid.columns * prints.low[..., 1]
+    boxes = jnp.stack([low, prints.span[..., 0], ends - prints.count], axis=-1)
+    boxes, ellipse = (_rows(a, owner) for a in (boxes, prints.ellipse))
+    low, span, first = (boxes[..., i] for i in range(3))
+    local, span = slot - first, jnp.maximum(span, 1)
+    # Integer division is slow; of floats it is safe half a step away from integers
+    # (below 2^20 tiles).
+    down = (local.astype(jnp.float32) + 0.5) / span.astype(jnp.float32)
+    down = down.astype(jnp.int32)
+    tile = low + (local - down * span) + grid.columns * down
     listed = meets_tile(ellipse, tile % grid.columns, tile // grid.columns, grid.size)
     listed &= slot < total[:, None]
     tile = jnp.where(listed, tile, grid.tiles)
     tile, owner = _group(tile, owner, grid.tiles, n)
     edges = jnp.arange(grid.tiles + 1, dtype=jnp.int32)
     start = jax.vmap(lambda t: jnp.searchsorted(t, edges).astype(jnp.int32))(tile)
-    ids = jnp.take_along_axis(prints.order, owner, axis=-1)
+    ids = _rows(prints.order[..., None], owner)[..., 0]
     return TileLists(ids, start, start[:, -1]), stop
 
 

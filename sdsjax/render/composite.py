@@ -11,7 +11,8 @@ y^2] in pixels from the tile's centre: six moments give every geometric gradient
 
 Layout: tiles sorted by list length, taken in groups of B in lockstep, K splats a step:
 arrays [B K P] with P pixels a tile. Rows of the table: (x, y, A, B, C, log_opacity,
-f...), see project.py. Everything here is plain XLA.
+f...), see project.py; they are laid out by tile once a slab, so that a step reads runs
+of memory. Everything here is plain XLA.
 """
 
 from __future__ import annotations
@@ -34,25 +35,33 @@ GEOMETRY = 6
 
 class Plan(NamedTuple):
     """Static choices: grid; capacity (intersections a view and slab); max_alpha; group
-    (tiles in lockstep, B); chunk (splats a step, K)."""
+    (tiles in lockstep, B); chunk (splats a step, K); kernel ("xla": this module;
+    "pallas": pallas_composite.py)."""
 
     grid: Grid
     capacity: int
     max_alpha: float
     group: int
     chunk: int
+    kernel: str = "xla"
 
 
 class Work(NamedTuple):
     """The tiles of all views, longest list first, in groups: tile [G B] index into
-    [V T] (V T: padding), start and count [G B] into ids [V capacity] of table rows,
-    centre [G B 2] px."""
+    [V T] (V T: padding), start and count [G B] into `listed`, centre [G B 2] px."""
 
     tile: Array
     start: Array
     count: Array
     centre: Array
+
+
+class Listed(NamedTuple):
+    """All lists one after the other, and K slots that nobody reads to the end of: ids
+    [V capacity + K] of table rows, and those rows [V capacity + K, 6 + C]."""
+
     ids: Array
+    rows: Array
 
 
 def pixel_offsets(grid: Grid) -> np.ndarray:
@@ -68,8 +77,17 @@ def tile_centres(grid: Grid) -> np.ndarray:
     return (np.stack([x.ravel(), y.ravel()], axis=-1) + 0.5) * grid.size
 
 
-def divide_work(lists: TileLists, n: int, plan: Plan, dtype) -> Work:
-    """Flattens the lists of V views of n splats and sorts their tiles by length."""
+def lay_out(table: Array, lists: TileLists, plan: Plan) -> Listed:
+    """The rows of the table [V n 6 + C] in the order of the lists."""
+    views, n = table.shape[:2]
+    shift = jnp.arange(views, dtype=jnp.int32)[:, None]
+    ids = jnp.pad((lists.ids + shift * n).reshape(-1), (0, plan.chunk))
+    flat = table.reshape(views * n, -1)
+    return Listed(ids, flat.at[ids].get(mode="promise_in_bounds"))
+
+
+def divide_work(lists: TileLists, plan: Plan, dtype) -> Work:
+    """Flattens the lists of V views and sorts their tiles by length."""
     views, capacity = lists.ids.shape
     shift = jnp.arange(views, dtype=jnp.int32)[:, None]
     count = (lists.start[:, 1:] - lists.start[:, :-1]).reshape(-1)
@@ -85,22 +103,20 @@ def divide_work(lists: TileLists, n: int, plan: Plan, dtype) -> Work:
         start=split(take(start)),
         count=split(take(count)),
         centre=split(take(centre.astype(dtype))),
-        ids=(lists.ids + shift * n).reshape(-1),
     )
 
 
 def forward_slab(table: Array, lists: TileLists, carry, plan: Plan):
     """Composites one slab onto carry = (T [V tiles P], F [V tiles C P])."""
-    views, n = table.shape[:2]
-    flat = table.reshape(views * n, -1)
-    work = divide_work(lists, n, plan, table.dtype)
+    listed = lay_out(table, lists, plan)
+    work = divide_work(lists, plan, table.dtype)
 
     def group(_, inputs):
         tiles, state = inputs
 
         def step(chunk, state):
             through, total = state
-            rows, _ = _gather(flat, tiles, work.ids, chunk, plan)
+            rows, _ = _read(listed, tiles, chunk, plan)
             alpha, _ = _alphas(rows, tiles.centre, plan)
             before, through = _scan(jnp.multiply, 1, 1 - alpha, through)
             weight = _weights(alpha, before)
@@ -119,8 +135,8 @@ def backward_slab(table: Array, lists: TileLists, carry, cotangent, whole, plan:
     cotangent [V tiles C P] of F; whole [V tiles P]: L_n.
     """
     views, n = table.shape[:2]
-    flat = table.reshape(views * n, -1)
-    work = divide_work(lists, n, plan, table.dtype)
+    listed = lay_out(table, lists, plan)
+    work = divide_work(lists, plan, table.dtype)
     offsets = pixel_offsets(plan.grid).astype(table.dtype)
     x, y = offsets[:, 0], offsets[:, 1]
     powers = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
@@ -130,7 +146,7 @@ def backward_slab(table: Array, lists: TileLists, carry, cotangent, whole, plan:
 
         def step(chunk, state):
             through, sofar, v_flat = state
-            rows, ids = _gather(flat, tiles, work.ids, chunk, plan)
+            rows, used = _read(listed, tiles, chunk, plan)
             alpha, free = _alphas(rows, tiles.centre, plan)
             before, through = _scan(jnp.multiply, 1, 1 - alpha, through)
             weight = _weights(alpha, before)
@@ -144,6 +160,7 @@ def backward_slab(table: Array, lists: TileLists, carry, cotangent, whole, plan:
             v_features = _contract("bkp,bcp->bkc", weight, v)[..., :-1]
             v_rows = jnp.concatenate([v_rows, v_features], axis=-1)
             # Empty slots carry the index V n: dropped.
+            ids = jnp.where(used, _cut(listed.ids, tiles, chunk, plan), views * n)
             return through, sofar, v_flat.at[ids].add(v_rows, mode="drop")
 
         through, sofar, v_flat = _chunks(tiles, step, (through, sofar, v_flat), plan)
@@ -165,8 +182,7 @@ def _over_groups(group, work: Work, carry, constants=(), across=None):
     gathered = jax.tree.map(
         lambda a: merge(a).at[tile].get(mode="fill", fill_value=0), (*carry, *constants)
     )
-    tiles = work._replace(ids=tile)
-    across, after = lax.scan(group, across, (tiles, gathered))
+    across, after = lax.scan(group, across, (work, gathered))
     # Every real tile occurs once; padding holds an index past the end.
     after = jax.tree.map(
         lambda a: (
@@ -187,27 +203,41 @@ def _chunks(tiles: Work, step, state, plan: Plan):
     return lax.while_loop(lambda loop: loop[0] < last, body, (jnp.int32(0), state))[1]
 
 
-def _gather(flat: Array, tiles: Work, ids: Array, chunk: Array, plan: Plan):
-    """Table rows [B K 6 + C] of one chunk, empty slots transparent, and their ids."""
+def _cut(array: Array, tiles: Work, chunk: Array, plan: Plan) -> Array:
+    """[B K ...]: each tile's K slots of a chunk, from an array laid out by tile."""
+    begin = tiles.start + chunk * plan.chunk
+    cut = lambda first: lax.dynamic_slice_in_dim(array, first, plan.chunk)  # noqa: E731
+    if len(begin) > 64:
+        return jax.vmap(cut)(begin)
+    # one by one: on a CPU four times faster than the gather that vmap makes of it
+    return jnp.stack([cut(begin[b]) for b in range(len(begin))])
+
+
+def _read(listed: Listed, tiles: Work, chunk: Array, plan: Plan):
+    """Table rows [B K 6 + C] of one chunk, empty slots transparent, and which slots
+    [B K] are used."""
     slot = chunk * plan.chunk + jnp.arange(plan.chunk, dtype=jnp.int32)
     used = slot < tiles.count[:, None]
-    ids = ids.at[tiles.start[:, None] + slot].get(mode="clip")
-    rows = flat[ids]
+    rows = _cut(listed.rows, tiles, chunk, plan)
     log_opacity = jnp.where(used, rows[..., 5], LOG_ZERO)
     rows = jnp.concatenate(
         [rows[..., :5], log_opacity[..., None], rows[..., 6:]], axis=-1
     )
-    return rows, jnp.where(used, ids, flat.shape[0])
+    return rows, used
 
 
 def _alphas(rows: Array, centre: Array, plan: Plan) -> tuple[Array, Array]:
     """alpha [B K P], and where its gradient flows (not clamped at max_alpha)."""
-    offsets = pixel_offsets(plan.grid).astype(rows.dtype)
-    mean = rows[..., :2] - centre[:, None]
-    dx = offsets[:, 0] - mean[..., 0, None]
-    dy = offsets[:, 1] - mean[..., 1, None]
+    size = plan.grid.size
+    along = jnp.asarray(np.arange(size) + 0.5 - size / 2, rows.dtype)
+    dx, dy = (along - (rows[..., i] - centre[:, None, i])[..., None] for i in (0, 1))
     a, b, c, log_opacity = (rows[..., i, None] for i in range(2, GEOMETRY))
-    raw = jnp.exp(log_opacity - (0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy))
+    # What a pixel's column or row alone decides is computed once for it.
+    by_column = log_opacity - 0.5 * a * dx * dx
+    by_row = 0.5 * c * dy * dy
+    by_both = (b * dx)[..., None, :] * dy[..., None]
+    raw = jnp.exp(by_column[..., None, :] - by_row[..., None] - by_both)
+    raw = raw.reshape(*rows.shape[:-1], size**2)
     alpha = jnp.where(raw >= MIN_ALPHA, jnp.minimum(raw, plan.max_alpha), 0)
     return alpha, alpha < plan.max_alpha
 

@@ -22,7 +22,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from sdsjax.cameras import Camera
-from sdsjax.render import binning, composite, sh
+from sdsjax.render import binning, composite, pallas_composite, sh
 from sdsjax.render.binning import Grid
 from sdsjax.render.composite import MIN_TRANSMITTANCE, Plan
 from sdsjax.render.project import (
@@ -37,6 +37,8 @@ from sdsjax.types import Rendering
 
 Array = jax.Array
 
+KERNELS = {"xla": composite, "pallas": pallas_composite}
+
 
 def rasterize(
     gaussians: Gaussians,
@@ -49,22 +51,26 @@ def rasterize(
     capacity: int | None = None,
     tile_size: int | None = None,
     differentiation: str = "reverse",
+    kernel: str = "xla",
 ) -> Rendering:
     """Draws the Gaussians as the camera sees them.
 
     background: rgb [3] or [h w 3]. screen_offset: [n 2] px, added to the projected
     means (differentiate at zero for density control). capacity: intersections that the
     buffer holds; too small costs passes, never a splat. differentiation: "reverse"
-    (fast gradient, no jvp) or "forward" (jvp only).
+    (fast gradient, no jvp) or "forward" (jvp only). kernel: "xla", or the optional
+    "pallas" (pallas_composite.py; reverse only, interpreted on a CPU).
     aux: n_isects (splat-tile pairs), n_slabs (passes), radii [n 2] (half box, px; -1
     for a splat that is hidden or outside the picture).
-    Raises ValueError on an unknown differentiation or SH count.
+    Raises ValueError on an unknown differentiation, kernel or SH count.
     """
     if differentiation not in ("reverse", "forward"):
         raise ValueError(
             f"differentiation={differentiation!r}: allowed are 'reverse' (vjp) and "
             "'forward' (jvp)"
         )
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel={kernel!r}: allowed are {', '.join(KERNELS)}")
     splats, features = _shade(gaussians, camera, antialias, screen_offset)
     plan = default_plan(
         len(splats.mean),
@@ -73,6 +79,7 @@ def rasterize(
         max_alpha=max_alpha,
         capacity=capacity,
         tile_size=tile_size,
+        kernel=kernel,
     )
     sums, counts = accumulate(plan, splats, features, differentiation)
     return _finish(sums, background, splats, counts)
@@ -89,13 +96,14 @@ def rasterize_reference(
     capacity: int | None = None,
     tile_size: int | None = None,
     differentiation: str = "reverse",
+    kernel: str = "xla",
 ) -> Rendering:
     """What `rasterize` computes, over all pairs of Gaussians and pixels [n h w].
 
     Takes the same arguments; those that only say how to compute (capacity, tile_size,
-    differentiation) change nothing here: plain autodiff goes both ways.
+    differentiation, kernel) change nothing here: plain autodiff goes both ways.
     """
-    del capacity, tile_size, differentiation
+    del capacity, tile_size, differentiation, kernel
     splats, features = _shade(gaussians, camera, antialias, screen_offset)
     order = jnp.argsort(jnp.where(splats.extent[:, 0] < 0, jnp.inf, splats.depth))
     mean, conic, log_opacity, features = (
@@ -127,16 +135,19 @@ def default_plan(
     max_alpha: float = 0.99,
     capacity: int | None = None,
     tile_size: int | None = None,
+    kernel: str = "xla",
 ) -> Plan:
     """How n splats are drawn into width x height px where the caller does not say."""
     size = tile_size or default_tile_size(width, height)
     grid = Grid(width, height, size)
+    group, chunk = lockstep(size)
     return Plan(
         grid=grid,
         capacity=max(capacity or default_capacity(n, grid), grid.tiles),
         max_alpha=max_alpha,
-        group=max(1, 2048 // size**2),
-        chunk=16,
+        group=group,
+        chunk=chunk,
+        kernel=kernel,
     )
 
 
@@ -147,6 +158,14 @@ def default_tile_size(width: int, height: int) -> int:
     64x64 31 and 39 ms, 5000 at 256x256 55 and 43, 20 000 there 105 and 109.
     """
     return 8 if max(width, height) <= 128 else 16
+
+
+def lockstep(size: int) -> tuple[int, int]:
+    """Tiles of `size` px drawn in lockstep, and splats a step: on a CPU few, so that
+    what they need stays in cache; elsewhere as many as there are (not measured yet)."""
+    if jax.default_backend() == "cpu":
+        return max(1, 2048 // size**2), 16
+    return max(1, 2**20 // size**2), 32
 
 
 def default_capacity(n: int, grid: Grid) -> int:
@@ -293,17 +312,21 @@ def _forward_views(plan: Plan, table: Array, splats: Splats):
         jnp.ones((*shape, pixels), table.dtype),
         jnp.zeros((*shape, channels, pixels), table.dtype),
     )
-    step = lambda lists, carry: composite.forward_slab(table, lists, carry, plan)  # noqa: E731
+    forward_slab = KERNELS[plan.kernel].forward_slab
+    step = lambda lists, carry: forward_slab(table, lists, carry, plan)  # noqa: E731
     (_, sums), counts = _slabs(prints, lists, stop, plan, step, carry)
     return sums, counts, (prints, lists, stop)
 
 
 def _backward_views(plan: Plan, table: Array, sums: Array, saved, cotangent: Array):
     prints, lists, stop = saved
-    whole = jnp.sum(sums * cotangent, axis=-2)
+    # channel by channel: XLA on a CPU reduces a middle axis 30 times slower
+    channels = range(sums.shape[-2])
+    whole = sum(sums[..., c, :] * cotangent[..., c, :] for c in channels)
     carry = (jnp.ones_like(whole), jnp.zeros_like(whole), jnp.zeros_like(table))
 
     def step(lists, carry):
-        return composite.backward_slab(table, lists, carry, cotangent, whole, plan)
+        backward_slab = KERNELS[plan.kernel].backward_slab
+        return backward_slab(table, lists, carry, cotangent, whole, plan)
 
     return _slabs(prints, lists, stop, plan, step, carry)[0][2]

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from sdsjax import losses as loss
 from sdsjax.cameras import Camera
 from sdsjax.render.project import Gaussians
-from sdsjax.render.rasterize import rasterize
+from sdsjax.render.rasterize import KERNELS, rasterize
 from sdsjax.render.sh import coefficient_of_colour, degree_of
 from sdsjax.representations import density_control, initial
 from sdsjax.representations.control import watch
@@ -82,6 +82,7 @@ def gaussians(
     antialias: bool = False,
     capacity: int | None = None,
     tile_size: int | None = None,
+    kernel: str = "xla",
     control: str = "none",
     control_every: int | None = None,
     control_start: int | None = None,
@@ -106,7 +107,7 @@ def gaussians(
     control_*: its settings (None: the rule's own; density_control.py); background:
     "random" (a flat colour a view, drawn from the key; white without a key), "white",
     or rgb. losses: weight of each regulariser (REGULARIZERS). capacity, tile_size,
-    max_alpha, antialias: see `rasterize`.
+    max_alpha, antialias, kernel: see `rasterize`.
     Raises ValueError on an unknown init, regulariser, background, shape or rule.
     """
     settings = locals()
@@ -116,6 +117,8 @@ def gaussians(
         if name.startswith("control_")
     }
     rule = density_control.make(control, settings)
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel={kernel!r}: allowed are {', '.join(KERNELS)}")
     begun = count if init_count is None else min(init_count, count)
     _check(count, begun, sh_degree, init, init_opacity, background, losses)
     weights = {name: w for name, w in dict(losses or {}).items() if w}
@@ -156,6 +159,7 @@ def gaussians(
             screen_offset=offset,
             capacity=capacity,
             tile_size=tile_size,
+            kernel=kernel,
         )
 
     def regularize(params, state, renderings, step):
