@@ -1,5 +1,11 @@
 """Options of the whole suite."""
 
+import os
+
+# Nearly all of the suite's time is compiling small functions once: XLA without its
+# optimisations does that in half the time. CI's contract runs say otherwise.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 
