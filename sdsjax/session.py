@@ -28,6 +28,7 @@ from sdsjax.run_directory import RunDirectory
 from sdsjax.sharding import replicate
 from sdsjax.toybox.captions import CaptionError
 from sdsjax.toybox.ceiling import ceiling as fit_ceiling
+from sdsjax.toybox.ceiling import settings_for
 from sdsjax.train_step import init_state
 
 Event = Callable[[str, dict], None]
@@ -223,10 +224,13 @@ class Session:
         scoring = self.config.scoring
         if not (scoring.truth and scoring.ceiling):
             return None
-        if not isinstance(self.state.params, GaussianParams):
+        settings = settings_for(self.state.params)
+        if settings is None:
             return None
         try:
-            return fit_ceiling(self.config.prompt, self.pieces.representation)
+            return fit_ceiling(
+                self.config.prompt, self.pieces.representation, **settings
+            )
         except CaptionError:
             return None  # a prompt outside the toybox has no truth
 

@@ -144,7 +144,9 @@ def _export_asset(
         )
         extract = partial(meshes.extract_mesh, params)
     elif callable(params):
-        extract = partial(meshes.mesh_of_field, params)
+        # a contracted scene is cut off at the box in which it is not
+        bound = float((config.get("representation") or {}).get("bound", 1.0))
+        extract = partial(meshes.mesh_of_field, params, bound=bound)
     else:
         return None
     resolution = int(wanted.get("mesh_resolution", 64))

@@ -23,7 +23,12 @@ def unwrap(mesh: Mesh) -> tuple[Mesh, np.ndarray]:
 
     faces = np.asarray(mesh.faces, np.uint32)
     origin, indices, uv = xatlas.parametrize(mesh.vertices, faces)
-    return Mesh(mesh.vertices[origin], indices, mesh.colours[origin]), uv
+    # xatlas gives a face without area no chart: all its corners stand at 0, where they
+    # would be painted over one another. It shows nothing, and is left out.
+    charted = np.any(uv[indices] != 0, axis=(1, 2))
+    used, indices = np.unique(indices[charted], return_inverse=True)
+    origin, indices = origin[used], indices.reshape(-1, 3)
+    return Mesh(mesh.vertices[origin], indices, mesh.colours[origin]), uv[used]
 
 
 def _lattice(count: int) -> np.ndarray:

@@ -3,7 +3,8 @@
 Notation: edges [... n+1], increasing distances along a ray; weights [... n] >= 0, one a
 bin, constant inside it; u in [0, 1) a quantile of the weights taken as a density. All
 shapes are static. Sources: hierarchical sampling, NeRF (arXiv 2003.08934), sec. 5.2;
-kernel smoothing, HiFA (arXiv 2305.18766), sec. 4.2, its K = [1, 1, 1].
+kernel smoothing, HiFA (arXiv 2305.18766), sec. 4.2, its K = [1, 1, 1]; proposals,
+mip-NeRF 360 (arXiv 2111.12077), sec. 3.
 """
 
 from __future__ import annotations
@@ -83,3 +84,23 @@ def edges_around(points: Array, near: Array, far: Array) -> Array:
     return jnp.concatenate(
         [near[..., None], midpoints(points), far[..., None]], axis=-1
     )
+
+
+def outer_bound(inner: Array, edges: Array, weights: Array) -> Array:
+    """The most that proposed weights [... m] in the bins of edges [... m+1] allow in
+    each bin of inner [... n+1]: the sum of those bins that it overlaps, [... n]
+    (mip-NeRF 360, eq. 12)."""
+    start, end = inner[..., :-1, None], inner[..., 1:, None]
+    meets = (edges[..., None, :-1] < end) & (edges[..., None, 1:] > start)
+    return jnp.sum(jnp.where(meets, weights[..., None, :], 0), axis=-1)
+
+
+def interlevel(inner: Array, seen: Array, edges: Array, weights: Array) -> Array:
+    """How far proposed weights [... m] in the bins of edges [... m+1] fail to bound
+    what is seen, weights [... n] in those of inner [... n+1]: [...] (mip-NeRF 360,
+    eq. 13), sum_i max(0, w_i - bound_i)^2 / w_i. Its gradient moves the proposal alone.
+    """
+    inner, seen = jax.lax.stop_gradient((inner, seen))
+    excess = jnp.maximum(seen - outer_bound(inner, edges, weights), 0)
+    # 1e-7: where nothing is seen, nothing exceeds the bound either
+    return jnp.sum(excess**2 / (seen + 1e-7), axis=-1)

@@ -54,6 +54,21 @@ def meet_box(rays: Rays, bound: float, near: float = 0.01) -> tuple[Array, Array
     return enter, jnp.maximum(leave, enter)
 
 
+def spread(near: Array, far: Array, shares: Array, curve: float | None = None) -> Array:
+    """Distances [... n] of shares [... n] in [0, 1] of the way from near [...] to far
+    [...].
+
+    curve: None for even shares of the way, or b > 0 for even shares of 1 / (t + b),
+    inverse distance (mip-NeRF 360, arXiv 2111.12077, eq. 11) as seen from b behind the
+    origin: nearer than b it is all but even.
+    """
+    near, far = near[..., None], far[..., None]
+    if curve is None:
+        return near + (far - near) * shares
+    before, after = (1 - shares) * (far + curve), shares * (near + curve)
+    return (near * before + far * after) / (before + after)
+
+
 def ray_weights(density: Array, edges: Array) -> tuple[Array, Array]:
     """(weights [... n], opacity [...]) of densities [... n] in the bins of edges."""
     tau = density * jnp.diff(edges, axis=-1)

@@ -1,22 +1,28 @@
-"""A density and a colour for every point in a cube: hash grid and two small networks.
+"""A density and a colour for every point: hash grid and two small networks.
 
-Notation: points x [... 3] (world, in the cube [-bound, bound]^3), f(x) their encoding
-(hashgrid.py), sigma density per world unit, c colour in [0, 1]:
+Notation: points x [... 3] (world), f(x) their encoding (hashgrid.py), sigma density per
+world unit, c colour in [0, 1]:
 
     u = MLP(f(x)) + blob_scale (1 - |x| / blob_radius),   sigma = softplus(u) or exp(u),
     c = sigmoid(MLP(f(x), SH(d))),    n = -grad u / |grad u|.
 
 The blob starts the density as a ball at the origin (Magic3D, arXiv 2211.10440, sec. 4;
-DreamFusion, arXiv 2209.14988, app. A has a Gaussian one). As sigma rises with u, both
-gradients have one direction; that of u does not vanish where nothing is. Colour depends
-on the direction d of the ray if `view_degree` > 0 (HiFA, arXiv 2305.18766, app. A.1).
+DreamFusion, arXiv 2209.14988, app. A has a Gaussian one), a negative one as a hollow
+(ProlificDreamer, arXiv 2305.16213, for scenes). As sigma rises with u, both gradients
+have one direction; that of u does not vanish where nothing is. Colour depends on the
+direction d of the ray if `view_degree` > 0 (HiFA, arXiv 2305.18766, app. A.1).
+
+`scene` says which points the grid covers: "box" the cube [-bound, bound]^3;
+"contracted" all of space, by mip-NeRF 360's contraction (arXiv 2111.12077, eq. 10) of
+y = x / bound into the ball of radius 2: C(y) = y where |y| <= 1, else y (2 - 1 / |y|) /
+|y|. The blob's |x| is then bound |C(x / bound)|, which stays finite.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +38,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "exp": lambda u: jnp.exp(jnp.minimum(u, 15.0)),
 }
 NORMALS = ("analytic", "finite_difference")
+SCENES = ("box", "contracted")
 
 
 class Dense(NamedTuple):
@@ -43,12 +50,30 @@ class Dense(NamedTuple):
 
 class NerfParams(NamedTuple):
     """What is learnt: tables, one [T_l F] a level; density, color, background: networks
-    (tuples of Dense); background is empty where none is learnt."""
+    (tuples of Dense); proposal: a Guide. The last two are empty where none is learnt.
+    """
 
     tables: tuple[Array, ...]
     density: tuple[Dense, ...]
     color: tuple[Dense, ...]
     background: tuple[Dense, ...]
+    proposal: Guide | tuple[()] = ()
+
+
+class Guide(NamedTuple):
+    """Tables and network of a density alone, which says where to look (mip-NeRF 360,
+    sec. 3)."""
+
+    tables: tuple[Array, ...]
+    density: tuple[Dense, ...]
+
+
+class NerfState(NamedTuple):
+    """What is not learnt: level_weights [L], the grid's progressive band; occupancy
+    [r r r], see occupancy.py, empty where none is kept."""
+
+    level_weights: Array
+    occupancy: Any = ()
 
 
 class Field(NamedTuple):
@@ -62,6 +87,7 @@ class Field(NamedTuple):
     blob_radius: float
     view_degree: int
     background_degree: int
+    scene: str = "box"
 
 
 def init_network(key: Array, sizes: tuple[int, ...]) -> tuple[Dense, ...]:
@@ -84,7 +110,7 @@ def apply_network(layers: tuple[Dense, ...], x: Array) -> Array:
 
 
 def init_field(key: Array, field: Field) -> NerfParams:
-    """Parameters of a field, float32."""
+    """Parameters of a field, float32, without a proposal."""
     key_tables, key_density, key_color, key_background = jax.random.split(key, 4)
     width, hidden = field.grid.width, field.hidden
     seen = (field.view_degree + 1) ** 2 if field.view_degree else 0
@@ -99,24 +125,62 @@ def init_field(key: Array, field: Field) -> NerfParams:
     )
 
 
+def init_guide(key: Array, field: Field) -> Guide:
+    """Parameters of a field of density alone, float32."""
+    key_tables, key_density = jax.random.split(key)
+    return Guide(
+        hashgrid.init_tables(key_tables, field.grid),
+        init_network(key_density, (field.grid.width, field.hidden, 1)),
+    )
+
+
+def contract(y: Array) -> Array:
+    """C(y) [... 3], in the ball of radius 2, of points y [... 3]; see the module."""
+    length = jnp.sqrt(jnp.maximum(jnp.sum(y**2, axis=-1, keepdims=True), 1.0))
+    return (2 - 1 / length) / length * y
+
+
+def expand(c: Array, *, most: float = 1e3) -> Array:
+    """The points y [... 3] whose contraction is c [... 3], at most `most` away."""
+    length = jnp.sqrt(jnp.maximum(jnp.sum(c**2, axis=-1, keepdims=True), 1.0))
+    return c / (length * jnp.maximum(2 - length, 1 / most))
+
+
+def in_cube(field: Field, x: Array) -> Array:
+    """Where the grid keeps points x [... 3] (world): [... 3], the unit cube."""
+    if field.scene == "contracted":
+        return contract(x / field.bound) / 4 + 0.5
+    return (x / field.bound + 1) / 2
+
+
+def from_cube(field: Field, place: Array) -> Array:
+    """The points x [... 3] (world) that the grid keeps at places [... 3]."""
+    if field.scene == "contracted":
+        return field.bound * expand(4 * place - 2)
+    return field.bound * (2 * place - 1)
+
+
 def raw_density(
     field: Field,
-    params: NerfParams,
+    params: NerfParams | Guide,
     x: Array,
     level_weights: Array | None = None,
     *,
     move_points: bool = True,
 ) -> tuple[Array, Array]:
     """(u [...], encodings [... L F]) at points x [... 3]; move_points: see `encode`."""
+    place = in_cube(field, x)
     encoded = hashgrid.encode(
         params.tables,
-        (x / field.bound + 1) / 2,
+        place,
         field.grid,
         level_weights=level_weights,
         move_points=move_points,
     )
     u = apply_network(params.density, encoded)[..., 0]
     if field.blob_scale:
+        if field.scene == "contracted":
+            x = field.bound * (4 * place - 2)
         # 1e-12: the root's gradient at the origin stays finite
         length = jnp.sqrt(jnp.sum(x**2, axis=-1) + 1e-12)
         u += field.blob_scale * (1 - length / field.blob_radius)
@@ -161,8 +225,9 @@ def unit_normals(gradient: Array) -> Array:
 
 def gradient_step(field: Field, level_weights: Array | None) -> Array | float:
     """The step of differences, world units: a cell of the finest level in use
-    (Neuralangelo, arXiv 2306.03092, sec. 3.2)."""
-    cells = [2 * field.bound / level.scale for level in field.grid.levels]
+    (Neuralangelo, arXiv 2306.03092, sec. 3.2), of a contracted one inside the ball."""
+    side = (4 if field.scene == "contracted" else 2) * field.bound
+    cells = [side / level.scale for level in field.grid.levels]
     if level_weights is None:
         return cells[-1]
     used = jnp.sum(level_weights > 0) - 1

@@ -1,15 +1,21 @@
 """Along rays through a field: where to look, and what is seen there.
 
-Notation: a ray is cut into `coarse` bins between the points where it meets the cube
-[-bound, bound]^3; their weights, without gradient, are smoothed ([1, 1, 1] / 3, HiFA,
-arXiv 2305.18766, sec. 4.2) and say where `fine` more points lie. All coarse + fine
-points together, in order, are what is seen (render/volume.py, stepfun.py; field.py).
+Notation: a ray is cut into `coarse` bins of shares s in [0, 1] of its way: through the
+cube [-bound, bound]^3, or in a contracted scene from `NEAR` to 1000 bounds in shares of
+inverse distance (volume.spread). Their weights are smoothed ([1, 1, 1] / 3, HiFA, arXiv
+2305.18766, sec. 4.2) and say where `fine` more points lie. The weights are the field's
+own, without gradient: then all coarse + fine points, in order, are what is seen. Or
+they are a proposal's (mip-NeRF 360, arXiv 2111.12077, sec. 3): then the fine points
+alone are, and the interlevel loss moves the proposal (render/volume.py, stepfun.py;
+field.py). Points in cells that are known to be empty have no density (occupancy.py).
 Normals of single points are averaged along the ray; where none are wanted, a pixel's
 normal is that of the field at its depth.
 """
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,28 +24,54 @@ import jax.numpy as jnp
 from sdsjax import losses as loss
 from sdsjax.render import stepfun, volume
 from sdsjax.render.volume import Rays
-from sdsjax.representations import shading
+from sdsjax.representations import occupancy, shading
+from sdsjax.representations.compact import gather, put_back, take_slots
 from sdsjax.representations.field import (
     Field,
     colour_of,
     density_of,
+    in_cube,
     raw_density,
     with_normals,
 )
 
 Array = jax.Array
 
+NEAR, FAR = 0.01, 1000.0  # world units; bounds
+
 
 class Sampling(NamedTuple):
     """Static settings of a ray: numbers of points, width of the kernel that smooths the
     coarse weights, the per-ray terms that are wanted, how normals are taken (None: not
-    at single points)."""
+    at single points), the proposal's field (None: the field's own coarse pass) and for
+    which share of the points there is room (1: for all)."""
 
     coarse: int
     fine: int
     kernel: int
     terms: tuple[str, ...]
     normals: str | None
+    guide: Field | None = None
+    room: float = 1.0
+
+
+class Known(NamedTuple):
+    """What is known of a field besides its parameters: level_weights [L], or None where
+    all count; occupied [r r r], or None where all is."""
+
+    level_weights: Array | None = None
+    occupied: Array | None = None
+
+
+class Places(NamedTuple):
+    """Where rays [...] are looked at: distances [... n] (world) and edges [... n+1] of
+    their bins, without gradient; shares [... n+1]: the edges as shares of the way;
+    proposed: (shares [... m+1], weights [... m]) of the proposal, or None."""
+
+    distances: Array
+    edges: Array
+    shares: Array
+    proposed: tuple[Array, Array] | None = None
 
 
 class Drawn(NamedTuple):
@@ -53,24 +85,83 @@ class Drawn(NamedTuple):
     terms: dict[str, Array]
 
 
-def ray_points(field: Field, sampling: Sampling, params, level_weights, rays, u):
-    """(distances [... n], edges [... n+1]) of the points seen; no gradient.
+def _way(field: Field, rays: Rays):
+    # shares [... n] -> distances [... n]
+    if field.scene == "contracted":
+        near = jnp.full_like(rays.forward, NEAR)
+        far = jnp.full_like(rays.forward, FAR * field.bound)
+        return partial(volume.spread, near, far, curve=field.bound)
+    return partial(volume.spread, *volume.meet_box(rays, field.bound, NEAR))
 
-    u [... 2]: offsets in [0, 1) of the coarse and the fine points in their strata.
+
+def ray_points(field: Field, sampling: Sampling, params, known: Known, rays, u):
+    """The Places where rays [r] are looked at.
+
+    u [r 2]: offsets in [0, 1) of the coarse and the fine points in their strata.
     """
-    near, far = volume.meet_box(rays, field.bound)
-    span = (far - near)[..., None]
-    coarse, fine = sampling.coarse, sampling.fine
-    first = near[..., None] + span * stepfun.quantiles(coarse, u[..., :1])
-    if not fine:
-        return first, stepfun.edges_around(first, near, far)
-    edges = near[..., None] + span * jnp.linspace(0.0, 1.0, coarse + 1)
-    raw, _ = raw_density(field, params, _at(rays, first), level_weights)
-    weights, _ = volume.ray_weights(density_of(field, raw), edges)
-    weights = stepfun.smooth(weights, (1.0,) * sampling.kernel)
-    second = stepfun.invert(edges, weights, stepfun.quantiles(fine, u[..., 1:]))
-    points = stepfun.merge(first, second)
-    return points, stepfun.edges_around(points, near, far)
+    way, coarse = _way(field, rays), sampling.coarse
+    first = stepfun.quantiles(coarse, u[..., :1])
+    shares = first
+    proposed = None
+    if sampling.fine:
+        edges = jnp.linspace(0.0, 1.0, coarse + 1)
+        edges = jnp.broadcast_to(edges, (*first.shape[:-1], coarse + 1))
+        density = _coarse_density(
+            field, sampling, params, known, _at(rays, way(shares=first))
+        )
+        weights, _ = volume.ray_weights(density, way(shares=edges))
+        likely = stepfun.smooth(weights, (1.0,) * sampling.kernel)
+        quantiles = stepfun.quantiles(sampling.fine, u[..., 1:])
+        shares = stepfun.invert(edges, jax.lax.stop_gradient(likely), quantiles)
+        if sampling.guide is None:
+            shares = stepfun.merge(first, shares)
+        else:
+            proposed = edges, weights
+    ends = jnp.zeros_like(rays.forward), jnp.ones_like(rays.forward)
+    edges = stepfun.edges_around(shares, *ends)
+    return Places(way(shares=shares), way(shares=edges), edges, proposed)
+
+
+def _coarse_density(field, sampling, params, known, points) -> Array:
+    # [r n]; that of a proposal has a gradient, to the proposal alone
+    if sampling.guide is not None:
+        raw, _ = raw_density(sampling.guide, params.proposal, points, move_points=False)
+        return _where_occupied(field, known, points, density_of(sampling.guide, raw))
+    still = jax.lax.stop_gradient(params)
+
+    def look(x, directions):
+        del directions
+        return raw_density(field, still, x, known.level_weights, move_points=False)[:1]
+
+    (raw,), mask, _ = _look_where_occupied(field, sampling, known, points, None, look)
+    density = density_of(field, raw)
+    return density if mask is None else jnp.where(mask, density, 0)
+
+
+def _where_occupied(field, known, points, density):
+    if known.occupied is None:
+        return density
+    mask = occupancy.look_up(known.occupied, in_cube(field, points))
+    return jnp.where(mask, density, 0)
+
+
+def _look_where_occupied(field, sampling, known, points, directions, look):
+    """(values [r n ...] each, which points [r n] were looked at (None: all), and counts
+    by name) of look(points [... n 3], directions [... 3]) at points [r n 3]."""
+    if known.occupied is None:
+        return look(points, directions), None, {}
+    mask = occupancy.look_up(known.occupied, in_cube(field, points))
+    counts = {"samples": jnp.sum(mask, axis=-1)}
+    if sampling.room >= 1:
+        return look(points, directions), mask, counts
+    slots = take_slots(mask, math.ceil(sampling.room * mask.size))
+    if directions is not None:
+        directions = jnp.broadcast_to(directions[:, None], points.shape)
+        directions = gather(slots, directions)
+    values = look(gather(slots, points)[:, None], directions)
+    values = [put_back(slots, value[:, 0]) for value in values]
+    counts["dropped"] = jnp.sum(mask & ~slots.kept, axis=-1)
+    return values, slots.kept, counts
 
 
 def _at(rays: Rays, distances: Array) -> Array:
@@ -79,34 +170,37 @@ def _at(rays: Rays, distances: Array) -> Array:
 
 
 def draw_points(
-    field: Field,
-    sampling: Sampling,
-    params,
-    level_weights,
-    light,
-    rays,
-    distances,
-    edges,
+    field: Field, sampling: Sampling, params, known: Known, light, rays, places: Places
 ) -> Drawn:
-    """What rays [...] see at `ray_points`. light: a shading.Light, or None for plain
+    """What rays [r] see at `ray_points`. light: a shading.Light, or None for plain
     colours."""
-    points, normals = _at(rays, distances), None
-    if sampling.normals is None:
-        raw, encoded = raw_density(
-            field, params, points, level_weights, move_points=False
-        )
-    else:
+    points, edges = _at(rays, places.distances), places.edges
+
+    def look(x, directions):
+        if sampling.normals is None:
+            raw, encoded = raw_density(
+                field, params, x, known.level_weights, move_points=False
+            )
+            return raw, colour_of(field, params, encoded, directions)
         (raw, encoded), normals = with_normals(
-            field, params, points, level_weights, sampling.normals
+            field, params, x, known.level_weights, sampling.normals
         )
-    weights, opacity = volume.ray_weights(density_of(field, raw), edges)
-    rgb = colour_of(field, params, encoded, rays.directions)
+        return raw, colour_of(field, params, encoded, directions), normals
+
+    (raw, rgb, *others), mask, counts = _look_where_occupied(
+        field, sampling, known, points, rays.directions, look
+    )
+    normals = others[0] if others else None
+    density = density_of(field, raw)
+    if mask is not None:
+        density = jnp.where(mask, density, 0)
+    weights, opacity = volume.ray_weights(density, edges)
     if light is not None and normals is not None:
         rgb = shading.shade(light, rgb, normals, points)
-    distance = volume.per_opacity(volume.along_ray(weights, distances), opacity)
+    distance = volume.per_opacity(volume.along_ray(weights, places.distances), opacity)
     if normals is None:
         still, at = jax.lax.stop_gradient((params, _at(rays, distance[..., None])))
-        _, normal = with_normals(field, still, at, level_weights, "analytic")
+        _, normal = with_normals(field, still, at, known.level_weights, "analytic")
         normal = jnp.where((opacity > 0)[..., None], normal[..., 0, :], 0.0)
     else:
         normal = volume.per_opacity(volume.along_ray(weights, normals), opacity)
@@ -115,18 +209,24 @@ def draw_points(
         opacity=opacity,
         depth=distance * rays.forward,
         normal=normal,
-        terms=_terms(sampling, rays, weights, distances, edges, normals),
+        terms=counts | _terms(field, sampling, rays, weights, places, normals),
     )
 
 
-def _terms(sampling, rays, weights, distances, edges, normals) -> dict[str, Array]:
-    # each per-ray term that is asked for, [...]
-    terms = {}
+def _terms(field, sampling, rays, weights, places, normals) -> dict[str, Array]:
+    # each per-ray term that is asked for, [...]; of a way without end in its shares
+    endless, terms = field.scene == "contracted", {}
     if "z_variance" in sampling.terms:
-        z = distances * rays.forward[..., None]
+        z = places.distances * rays.forward[..., None]
+        z = stepfun.midpoints(places.shares) if endless else z
         terms["z_variance"] = loss.ray_variance(weights, z)
     if "distortion" in sampling.terms:
+        edges = places.shares if endless else places.edges
         terms["distortion"] = loss.ray_distortion(weights, edges)
+    if "interlevel" in sampling.terms:
+        terms["interlevel"] = stepfun.interlevel(
+            places.shares, weights, *places.proposed
+        )
     if "orientation" in sampling.terms:
         # Weights without gradient: the loss turns normals, it does not thin what
         # faces away.

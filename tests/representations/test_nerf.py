@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from precision import enable_x64
+from small_field import KEY, SMALL, as_ball, in_a_hurry
 
 from sdsjax.cameras import OrbitRange, orbit_camera, pixel_rays, random_orbits
 from sdsjax.diffusion import NoiseSchedule
@@ -24,31 +25,19 @@ from sdsjax.representations.nerf import GEOMETRIC, REGULARIZERS, NerfParams, ner
 from sdsjax.train_step import init_state, make_train_step
 from sdsjax.types import Estimate, Estimator, NoisePrediction, Prior, PriorSource
 
-SMALL = {"levels": 2, "log2_size": 9, "hidden": 8, "coarse": 6, "fine": 5}
 GRID = hashgrid.make_grid(levels=2, log2_size=9, base=4, smooth=True)
-KEY = jax.random.key(0)
-
-
-def in_a_hurry(jitted, *arguments):
-    """Compiled without optimisation: it runs once or twice."""
-    options = {"xla_backend_optimization_level": 0}
-    return jitted.lower(*arguments).compile(compiler_options=options)
-
-
-def as_ball(params: NerfParams) -> NerfParams:
-    """Networks that say nothing: the blob alone is left, and grey."""
-    silent = jax.tree.map(jnp.zeros_like, (params.density, params.color))
-    return params._replace(density=silent[0], color=silent[1])
 
 
 def test_a_jitted_step_over_views_with_every_loss_and_light():
     losses = dict.fromkeys(REGULARIZERS, 0.5)
     representation = nerf(
         **{**SMALL, "levels": 1}, losses=losses, lambertian=1.0, view_degree=1,
-        background_degree=1, band_first=1, ramp_steps=10,
+        background_degree=1, band_first=1, ramp_steps=10, proposal=1,
     )  # fmt: skip
     params, state = jax.jit(representation.init)(KEY)
-    assert params._fields == ("tables", "density", "color", "background")
+    assert params._fields == (
+        "tables", "density", "color", "background", "proposal"
+    )  # fmt: skip
     assert {a.dtype for a in jax.tree.leaves((params, state))} == {np.dtype("f4")}
     # large enough to show, as after some training
     params = params._replace(tables=tuple(1e3 * t for t in params.tables))
@@ -220,8 +209,9 @@ def test_light_by_hand():
 def test_distillation_moves_it_and_opens_the_band():
     """The training step towards red pictures: types kept, no NaN, redder views."""
     representation = nerf(
-        **SMALL, band_first=1, band_start=2, band_every=2, background=(1.0, 0.0, 0.0)
-    )
+        **SMALL, band_first=1, band_start=2, band_every=2, background=(1.0, 0.0, 0.0),
+        occupancy=4, room=0.9,
+    )  # fmt: skip
     schedule = NoiseSchedule.scaled_linear()
 
     def noise(z_t, t, view=None, branches=("cond", "uncond")):
@@ -262,6 +252,10 @@ def test_distillation_moves_it_and_opens_the_band():
         errors.append(float(metrics["grad_z"]))
         want = np.clip((i + 1 - 2) / 2, 0, 1)
         np.testing.assert_allclose(state.rep_state.level_weights, [1, want])
+        # the blob fills the middle of the grid, and the camera sees past it
+        assert 0 < metrics["control/occupied"] < 1
+        assert 0 < metrics["control/samples"] < 11
+        assert metrics["control/dropped"] == 0
     assert errors[-1] < 0.8 * errors[0]
 
 
@@ -280,6 +274,13 @@ def test_distillation_moves_it_and_opens_the_band():
         ({"background": "blue"}, "'blue'.*'random'"),
         ({"background": (1.0, 0.0)}, "three numbers"),
         ({"losses": {"opacty": 1.0}}, "opacty.*opacity"),
+        ({"scene": "sphere"}, "'sphere'.*box, contracted"),
+        ({"proposal": 2}, r"losses\.interlevel"),
+        ({"losses": {"interlevel": 1.0}}, "give proposal levels"),
+        ({"proposal": 9}, r"proposal = 9 must be in 0\.\.8"),
+        ({"proposal": 2, "losses": {"interlevel": 1.0}, "fine": 0}, "fine = 0"),
+        ({"occupancy": 3}, r"occupancy = 3 .*4\.\.512"),
+        ({"room": 0.5}, "occupancy grid"),
     ],
 )
 def test_bad_input_is_one_clear_line(settings, message):

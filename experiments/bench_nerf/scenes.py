@@ -1,0 +1,98 @@
+"""What bench_nerf times: encodings, the machine's own rates, views and their gradients.
+
+A view is one of a toybox orbit; the field is a ball of radius 0.5 (its blob, before any
+training), which fills an eighth of the box's cells; Gaussians: those of a run's start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from peer import inputs
+
+from sdsjax.cameras import orbit_camera
+from sdsjax.representations import REPRESENTATIONS, hashgrid
+
+KEY = jax.random.key(0)
+# The toybox config's grid, and instant-ngp's (arXiv 2201.05989).
+GRIDS = {
+    "toybox": {"levels": 8, "log2_size": 14, "base": 4, "growth": 1.5},
+    "instant-ngp": {"levels": 16, "log2_size": 19, "base": 16, "growth": 1.4472692},
+}
+# configs/nerf.py:toybox, and the options that are to make it cheaper
+TOYBOX = {**GRIDS["toybox"], "hidden": 32, "coarse": 24, "fine": 16}
+SAMPLERS = {
+    "coarse pass of the field": {},
+    "proposal": {"proposal": 4, "losses": {"interlevel": 1.0}},
+    "occupancy, a mask": {"occupancy": 32},
+    "occupancy, room 0.4": {"occupancy": 32, "room": 0.4},
+}
+
+
+def grid_of(name: str) -> hashgrid.Grid:
+    """A grid of GRIDS."""
+    return hashgrid.make_grid(**GRIDS[name])
+
+
+def encodings(name: str, count: int) -> dict[str, tuple[Callable, tuple]]:
+    """Forward, and the gradient of the tables, at fixed points, as rendering asks."""
+    grid, (tables, points) = grid_of(name), inputs(GRIDS[name], count)
+    tables, points = tuple(map(jnp.asarray, tables)), jnp.asarray(points)
+
+    def forward(tables, x):
+        return hashgrid.encode(tables, x, grid, move_points=False)
+
+    def gradient(tables, x):
+        return jax.grad(lambda tables: jnp.sum(forward(tables, x)))(tables)
+
+    return {
+        "forward": (forward, (tables, points)),
+        "gradient": (gradient, (tables, points)),
+    }
+
+
+def machine(name: str, count: int) -> dict[str, tuple[Callable, tuple]]:
+    """The machine's own gather and scatter of as many rows as the encoding has corners,
+    at random places of a table of that size; and a matmul (64 x 64, count rows)."""
+    rows, corners = 2 ** GRIDS[name]["log2_size"], 8 * GRIDS[name]["levels"]
+    table = jax.random.uniform(KEY, (rows, 2))
+    index = jax.random.randint(KEY, (corners, count), 0, rows)
+    x, kernel = jnp.ones((count, 64)), jnp.ones((64, 64))
+
+    def gather(table, index):
+        # summed, so that reading is all there is to do
+        return jnp.sum(table[index], axis=0)
+
+    def scatter(table, index):
+        return jnp.zeros_like(table).at[index.reshape(-1)].add(1.0)
+
+    return {
+        "gather": (gather, (table, index)),
+        "scatter": (scatter, (table, index)),
+        "matmul": (jnp.matmul, (x, kernel)),
+    }
+
+
+def view(representation: str, size: int, **settings) -> dict[str, tuple]:
+    """A picture of size x size, and the gradient of a functional of it with respect to
+    all parameters, as a training step has them (a key, a coloured background)."""
+    made = REPRESENTATIONS[representation](**settings)
+    params, state = jax.jit(made.init)(KEY)
+    camera = orbit_camera(40.0, 20.0, 3.1, width=size, height=size)
+    pull = jax.random.normal(KEY, (size, size, 3))
+
+    def picture(params, state, camera):
+        return made.render(params, state, camera, None).rgb
+
+    def gradient(params, state, camera):
+        def total(params):
+            drawn = made.render(params, state, camera, KEY)
+            penalty, _ = made.regularize(params, state, drawn, 0)
+            return jnp.sum(pull * drawn.rgb) + penalty
+
+        return jax.grad(total, allow_int=True)(params)
+
+    arguments = params, state, camera
+    return {"picture": (picture, arguments), "gradient": (gradient, arguments)}
