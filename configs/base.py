@@ -45,6 +45,8 @@ def base_config() -> Config:
     prior.lora_rank = 4
     # monocular disparity for stein's baselines: toybox-dpt, Intel/dpt-large; "": none
     prior.depth_folder = ""
+    # the same for normals: toybox-normals, beside depth_folder; "": from disparity
+    prior.normals_folder = ""
     # empirical: renders of these toybox captions besides the prompt's own
     prior.captions = ()
     prior.views = 16  # renders of each caption
@@ -72,6 +74,8 @@ def base_config() -> Config:
     camera.first_steps = 0  # a first phase of so many steps; 0: none
     camera.first_resolution = 64
     camera.first_batch_size = 4
+    # phases between the first and the last: (last step, resolution, batch size) each
+    camera.milestones = ()
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adam"
@@ -87,7 +91,22 @@ def base_config() -> Config:
     optimizer.lr.opacity_logits = 0.05
     optimizer.lr.sh = 0.02
 
-    config.losses = ConfigDict()  # weight per regulariser of the representation
+    # weight per regulariser of the representation; `depth`, where views have one: the
+    # mismatch with the prior's monocular estimate, its weight falling to 0 (HiFA)
+    config.losses = ConfigDict()
+
+    config.reference = reference = ConfigDict()  # image-to-3D; reference.py
+    # an RGBA picture, a folder of them with cameras.json, "toybox": the prompt's true
+    # picture, "": none
+    reference.path = ""
+    reference.azimuth = 0.0  # the camera of a single picture: degrees, world units
+    reference.elevation = 15.0
+    reference.distance = 3.1
+    reference.fov = 40.0
+    reference.weight_rgb = 1000.0
+    reference.weight_mask = 500.0
+    reference.weight_depth = 0.0  # needs a monocular estimate: prior.depth_folder
+    reference.until_step = 0  # the estimator alone from here on; 0: never
     config.diagnostics = ConfigDict()
     config.diagnostics.every = 10  # steps between two lines of the log
     config.diagnostics.nan_check_every = 10

@@ -1,9 +1,11 @@
 """Noise-Free Score Distillation: e_0 - e_neg (e_0 below t = 200) + s (e_y - e_0).
 
 Paper: Katzir et al., Noise-Free Score Distillation (arXiv 2310.17590), eqs. 6-9.
-Cost: one and a half times that of sds: three branches. The toybox has no words for a
-poor image, so that its e_neg is e_0. `:sd21` wants an accelerator and has not been run
-at full size.
+Cost: one and a half times that of sds: three branches. Every word of the toybox names a
+good picture; naming another object as negative prompt would push away from it, which h
+does already. So there is none, e_neg is e_0, and from t = 200 on only s h is left
+(experiments/league has a prior that knows blurred pictures). `:sd21` wants an
+accelerator and has not been run at full size.
 Command: python -m sdsjax.main --config=configs/nfsd.py --config.prompt="a red mug"
 """
 

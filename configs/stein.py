@@ -3,8 +3,9 @@
 Paper: SteinDreamer (arXiv 2401.00604), eqs. 7-11, the control variate corrected.
 Cost: phi = -1 and mu fitted in z cost nothing beside sds. `estimator.baseline`="depth"
 or "normal" adds a decoder and a monocular network, forward and backward, and needs
-`prior.depth_folder` (on the toybox: toybox-dpt); `estimator.fit_space`="theta" two
-pullbacks a step.
+`prior.depth_folder` (on the toybox: toybox-dpt); normals are drawn from its disparity
+unless `prior.normals_folder` (toybox-normals) names a network of their own;
+`estimator.fit_space`="theta" costs two pullbacks a step.
 `:sd21` wants an accelerator and has not been run at full size.
 Command: python -m sdsjax.main --config=configs/stein.py --config.prompt="a red mug"
 """

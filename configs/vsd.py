@@ -5,13 +5,13 @@ or several that share psi with --config.particles=4, whose steps they take in tu
 Cost: a call of the second network beside the two of sds, and a forward and backward
 pass a view to train it: about twice sds. `prior.adapter_folder` names another second
 network (the paper: 2.1-v beside 2.1-base). `:sd21` wants an accelerator and has not
-been run at full size.
+been run at full size. `:image` has no camera, and neither has its second network.
 Command: python -m sdsjax.main --config=configs/vsd.py --config.prompt="a red mug"
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, image_of, sd21_of
+from configs.base import base_config, choice, image_2d, sd21_of
 from sdsjax.config import Config
 
 
@@ -25,5 +25,12 @@ def toybox() -> Config:
     return config
 
 
-VARIANTS = {"toybox": toybox, "sd21": sd21_of(toybox), "image": image_of(toybox)}
+def image() -> Config:
+    """One 2D picture optimised directly on toybox-sd: no camera anywhere."""
+    config = image_2d(toybox())
+    config.estimator.drop_camera = 1.0
+    return config
+
+
+VARIANTS = {"toybox": toybox, "sd21": sd21_of(toybox), "image": image}
 get_config = choice(VARIANTS)

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from sdsjax import priors
+from sdsjax.build_supervision import DEPTH, build_supervision
 from sdsjax.cameras import Camera, OrbitRange, random_orbits
 from sdsjax.config import Config, ConfigError
 from sdsjax.diffusion import NoiseSchedule
@@ -26,6 +27,7 @@ from sdsjax.representations import REPRESENTATIONS
 from sdsjax.representations import gaussians as _gaussians
 from sdsjax.representations import image as _image
 from sdsjax.representations import nerf as _nerf
+from sdsjax.supervision import Penalty
 from sdsjax.timesteps import TIMESTEPS, Sampler
 from sdsjax.types import Estimator, PriorSource, Representation
 
@@ -37,9 +39,9 @@ FACTORIES = {
 }
 # What `losses` may weigh, by representation.
 LOSSES = {
-    "gaussians": tuple(_gaussians.REGULARIZERS),
+    "gaussians": (*_gaussians.REGULARIZERS, DEPTH),
     "image": tuple(_image.REGULARIZERS),
-    "nerf": tuple(_nerf.REGULARIZERS),
+    "nerf": (*_nerf.REGULARIZERS, DEPTH),
 }
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
@@ -61,7 +63,8 @@ class Pieces(NamedTuple):
     """All that a run is made of.
 
     image_shape: (h, w, c) of the last phase's views; fields: the parameter groups;
-    orbit: where views are drawn; phases: one or two, in order, covering all steps.
+    orbit: where views are drawn; phases: one or more, in order, covering all steps;
+    supervise: what else is asked of renderings, or None (supervision.py).
     """
 
     source: PriorSource
@@ -74,6 +77,7 @@ class Pieces(NamedTuple):
     phases: tuple[Phase, ...]
     image_shape: tuple[int, int, int]
     fields: tuple[str, ...]
+    supervise: Penalty | None = None
 
 
 def arguments(section: Config) -> dict:
@@ -127,6 +131,7 @@ def _stable_diffusion(config: Config) -> PriorSource:
         adapter_folder=prior.adapter_folder,
         lora_rank=prior.lora_rank,
         depth_folder=prior.depth_folder,
+        normals_folder=prior.normals_folder,
         perp_neg=prior.perp_neg,
     )
 
@@ -213,7 +218,8 @@ def pixel_shape(config: Config, source: PriorSource) -> tuple[int, ...]:
 def build_representation(config: Config, shape: tuple[int, ...]) -> Representation:
     """The representation of a config. shape: see `pixel_shape`."""
     name = config.representation.name
-    supplied: dict[str, Any] = {"losses": dict(config.losses)}
+    own = {name: w for name, w in config.losses.items() if name != DEPTH}
+    supplied: dict[str, Any] = {"losses": own}
     given = arguments(config.representation)
     if name == "image":
         supplied["shape"] = shape
@@ -301,23 +307,22 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 def build_phases(config: Config, orbit: OrbitRange) -> tuple[Phase, ...]:
-    """One phase, or two where `camera.first_steps` says so."""
-    camera, split = config.camera, min(config.camera.first_steps, config.steps)
-    plan = [
-        (0, split, camera.first_resolution, camera.first_batch_size),
-        (split, config.steps, config.resolution, config.batch_size),
-    ]
-    return tuple(
-        Phase(
-            first,
-            last,
-            size,
-            batch,
-            partial(random_orbits, count=batch, orbit=orbit, width=size, height=size),
-        )
-        for first, last, size, batch in plan
-        if last > first
-    )
+    """The last phase, before it the first where `camera.first_steps` says so, and
+    between the two those of `camera.milestones`."""
+    camera, phases, first = config.camera, [], 0
+    for end, size, batch in (
+        (camera.first_steps, camera.first_resolution, camera.first_batch_size),
+        *camera.milestones,
+        (config.steps, config.resolution, config.batch_size),
+    ):
+        last = min(end, config.steps)
+        if last > first:
+            draw = partial(
+                random_orbits, count=batch, orbit=orbit, width=size, height=size
+            )
+            phases.append(Phase(first, last, size, batch, draw))
+            first = last
+    return tuple(phases)
 
 
 def build_estimator(
@@ -362,6 +367,7 @@ def build(config: Config) -> Pieces:
     params, _ = jax.eval_shape(representation.init, jax.random.key(0))
     optimizer, fields = build_optimizer(config, params)
     orbit = OrbitRange(*(getattr(config.camera, name) for name in OrbitRange._fields))
+    source, supervise = build_supervision(config, source, representation)
     return Pieces(
         source=source,
         schedule=schedule,
@@ -373,4 +379,5 @@ def build(config: Config) -> Pieces:
         phases=build_phases(config, orbit),
         image_shape=(config.resolution, config.resolution, 3),
         fields=fields,
+        supervise=supervise,
     )

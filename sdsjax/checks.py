@@ -83,6 +83,12 @@ RANGES = {
     "camera.first_steps": (0, ANY),
     "camera.first_resolution": (8, 2048),
     "camera.first_batch_size": (1, 4096),
+    "reference.azimuth": (-360, 360),
+    "reference.elevation": (-90, 90),
+    "reference.distance": (0.1, 100),
+    "reference.fov": (1, 170),
+    "reference.weight_*": (0, ANY),
+    "reference.until_step": (0, ANY),
     "optimizer.b1": (0, 0.9999999),
     "optimizer.b2": (0, 0.9999999),
     "optimizer.eps": (1e-30, 1),
@@ -113,6 +119,7 @@ CHOICES: dict[str, Callable[[], Any]] = {
 PAIRS = ("azimuth", "elevation", "distance", "fov")
 TOYBOX = "toybox-sd"
 TOYBOX_DEPTH = "toybox-dpt"
+TOYBOX_NORMALS = "toybox-normals"
 DEEPFLOYD = "DeepFloyd/IF-I-XL-v1.0"
 
 
@@ -184,6 +191,41 @@ def check_pairs(config: Config) -> None:
         raise ConfigError(
             f"camera.first_steps = {config.camera.first_steps} is more than steps = "
             f"{config.steps}: lower it as well (0: no first phase)"
+        )
+    check_milestones(config.camera)
+
+
+def check_milestones(camera: Config) -> None:
+    """Triples of whole numbers, each phase ending after the one before it."""
+    end, sizes = camera.first_steps, RANGES["resolution"]
+    batches = RANGES["batch_size"]
+    for entry in camera.milestones:
+        whole = isinstance(entry, tuple | list) and all(type(v) is int for v in entry)
+        if not whole or len(entry) != 3:
+            raise ConfigError(
+                "config key 'camera.milestones' must hold triples (last step, "
+                f"resolution, batch size) of whole numbers, not {entry!r}"
+            )
+        inside = all(
+            low <= v <= high for v, (low, high) in zip(entry[1:], (sizes, batches))
+        )
+        if entry[0] <= end or not inside:
+            raise ConfigError(
+                f"camera.milestones: {entry} must end after step {end}, with a "
+                f"resolution in {sizes[0]}..{sizes[1]} and a batch size in "
+                f"{batches[0]}..{batches[1]}"
+            )
+        end = entry[0]
+
+
+def check_camera(config: Config) -> None:
+    """An estimator whose second network reads the camera needs views with one."""
+    drop = config.estimator.get("drop_camera")
+    if config.representation.name == "image" and drop is not None and drop < 1:
+        raise ConfigError(
+            f"estimator {config.estimator.name!r} reads the camera, and representation "
+            "'image' has none: pass --config.estimator.drop_camera=1 (no camera for "
+            "its second network) or choose representation gaussians or nerf"
         )
 
 
@@ -265,6 +307,7 @@ def check_folder(config: Config) -> None:
         ("folder", "model_index.json", "Stable Diffusion", TOYBOX),
         ("adapter_folder", "model_index.json", "Stable Diffusion", TOYBOX),
         ("depth_folder", "config.json", "DPT", TOYBOX_DEPTH),
+        ("normals_folder", "config.json", "DPT", TOYBOX_NORMALS),
     ):
         name = prior[key]
         if name == own or (key != "folder" and not name):
@@ -291,6 +334,7 @@ def validate(config: Config) -> None:
     check_ranges(flat)
     check_pairs(config)
     check_factories(config)
+    check_camera(config)
     if config.prior.name == "gaussian_mixture":
         check_mixture(config.prior)
     check_folder(config)

@@ -3,13 +3,16 @@
 Notation: opacity [... h w] in [0, 1] of rendered views, rgb [... h w 3]; opacities [n],
 scales [n 3] (world units), means [n 3] of Gaussians, mask [n] the rows that count; of
 rays: weights [... n] of their bins, edges [... n+1], directions [... 3] (unit), normals
-[... n 3]. Per-ray terms are safe where a ray meets nothing.
+[... n 3]; depth [h w] camera z, disparity [h w] 1 / depth up to scale and shift.
+Per-ray terms are safe where a ray meets nothing.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+
+from sdsjax.math import safe_divide
 
 Array = jax.Array
 
@@ -141,3 +144,41 @@ def normal_smoothness(normal: Array, opacity: Array) -> Array:
     both_down = opaque[..., 1:, :] & opaque[..., :-1, :]
     both_across = opaque[..., 1:] & opaque[..., :-1]
     return masked_mean(down, both_down) + masked_mean(across, both_across)
+
+
+def aligned_disparity(depth: Array, counted: Array, disparity: Array) -> Array:
+    """a / depth + b [h w] with a >= 0 and b nearest to `disparity` over the pixels
+    counted [h w] in the sense of least squares; b alone where they do not vary together
+    or 1 / depth hardly varies.
+
+    A monocular estimate is known up to such a scale and shift (HiFA, arXiv 2305.18766,
+    eq. 6); a negative scale would turn the relief inside out.
+    """
+    counted = counted.astype(depth.dtype)
+    ours = safe_divide(counted, depth)
+    ours_mean, mean = masked_mean(ours, counted), masked_mean(disparity, counted)
+    apart = counted * (ours - ours_mean)
+    square = jnp.sum(apart**2)
+    # a surface flat to a thousandth is flat: its rounding must not be scaled up
+    square = jnp.where(square > 1e-6 * jnp.sum(ours**2), square, 0.0)
+    scale = safe_divide(jnp.sum(apart * disparity), square)
+    # at the best scale and shift the gradient with respect to them is zero
+    scale = jax.lax.stop_gradient(jnp.maximum(scale, 0.0))
+    return mean + scale * apart
+
+
+def disparity_mismatch(depth: Array, opacity: Array, disparity: Array) -> Array:
+    """Share in 0..1 of the variance of an estimated disparity [h w] that the rendered
+    one, aligned by scale and shift, leaves unexplained over opacity > 1/2.
+
+    HiFA's depth loss in the estimate's own units (arXiv 2305.18766, eq. 6): 1, without
+    a gradient, where the two run against each other; 0 where no pixel is opaque or the
+    estimate is flat. `disparity` gets no gradient.
+    """
+    disparity = jax.lax.stop_gradient(disparity)
+    counted = (opacity > OPAQUE) & (depth > 0)
+    aligned = aligned_disparity(depth, counted, disparity)
+    mean = masked_mean(disparity, counted)
+    spread = masked_mean((disparity - mean) ** 2, counted)
+    spread = jnp.where(spread > 1e-6 * mean**2, spread, 0.0)
+    return safe_divide(masked_mean((aligned - disparity) ** 2, counted), spread)

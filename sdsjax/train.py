@@ -99,6 +99,7 @@ def optimise(session: Session, log: Log, stop: Stop) -> None:
             total=config.steps,
             mesh=mesh,
             particles=config.particles,
+            supervise=pieces.supervise,
         )
         log.timer.pause()
         while session.step < phase.last:

@@ -2,8 +2,9 @@
 
 Per view: (theta, camera) -> rendering -> x = 2 rgb - 1 -> z = encode(x) -> estimate;
 the descent direction in z (and in x, where an estimator gives one) is pulled back with
-jax.vjp and averaged over the views; the regulariser's gradient is added; optax moves
-theta. There is no surrogate loss: an estimate is a direction, not the gradient of one.
+jax.vjp and averaged over the views; the gradient of the regulariser, and of penalties
+where there are any (supervision.py), is added; optax moves theta. There is no surrogate
+loss: an estimate is a direction, not the gradient of one.
 
 Randomness: key = fold_in(base_key, step), split by name, so that a resumed run draws
 what the whole run drew. [n ...] is a batch of n views.
@@ -20,14 +21,16 @@ import jax.numpy as jnp
 import optax
 
 from sdsjax.encoding import bind, to_latent
+from sdsjax.forward import make_forward
 from sdsjax.math import norm, tree_norm
 from sdsjax.optimizers import make_control
 from sdsjax.particles import put, take
 from sdsjax.pullback import all_finite, floating, linear_maps, merge
 from sdsjax.sharding import map_views
+from sdsjax.supervision import Penalty
 from sdsjax.types import Array, PriorSource, PyTree, View
 
-KEY_NAMES = ("camera", "render", "t", "estimate", "learn", "control")
+KEY_NAMES = ("camera", "render", "t", "estimate", "learn", "control", "penalty")
 
 
 class TrainState(NamedTuple):
@@ -94,36 +97,10 @@ def summarise(aux: dict[str, Array]) -> dict[str, Array]:
     return {f"estimate/{k}": jnp.mean(v.astype(jnp.float32)) for k, v in sizes.items()}
 
 
-def make_forward(source: PriorSource, representation, mesh=None) -> Callable:
-    """forward(theta, probe, state, prior_params, views, keys) -> ((z, x, penalty),
-    (renderings, terms)), of all views; theta: the floating leaves of the parameters,
-    probe: the representation's, shared by the views, or None."""
-
-    def one(shared, each):
-        params, probe, rep_state, prior_params = shared
-        watched = () if probe is None else (probe,)
-        rendering = representation.render(params, rep_state, *each, *watched)
-        prior = bind(source, prior_params)
-        z, x = to_latent(source, prior, representation.space, rendering.rgb)
-        return z, x, rendering
-
-    def forward(theta, probe, state, prior_params, views, keys):
-        params = merge(theta, state.params)
-        shared = (params, probe, state.rep_state, prior_params)
-        z, x, renderings = map_views(one, mesh)(shared, (views, keys))
-        penalty, terms = representation.regularize(
-            params, state.rep_state, renderings, state.step
-        )
-        return (z, x, jnp.asarray(penalty, jnp.float32)), (renderings, terms)
-
-    return forward
-
-
-def _make_gradient(source, representation, estimator, sampler, total, mesh):
+def _make_gradient(source, draw, representation, estimator, sampler, total, mesh):
     """(state, prior_params, views, keys) -> (grads, estimator_state, screen, metrics);
     screen: what density control reads, the renderings [n ...] and the probe's gradient.
     """
-    draw = make_forward(source, representation, mesh)
 
     def estimate_one(shared, each):
         prior_params, estimator_state = shared
@@ -137,8 +114,9 @@ def _make_gradient(source, representation, estimator, sampler, total, mesh):
             jax.random.split(keys[name], n) for name in ("render", "estimate")
         )
         forward = partial(
-            draw, state=state, prior_params=prior_params, views=views, keys=key_render
-        )
+            draw, state=state, prior_params=prior_params, views=views, keys=key_render,
+            key=keys["penalty"],
+        )  # fmt: skip
         theta = floating(state.params)
         probe = representation.probe and representation.probe(state.params)
         (z, x, penalty), pull_all, (drawn, terms) = jax.vjp(
@@ -193,15 +171,19 @@ def make_train_step(
     total: int,
     mesh=None,
     particles: int = 1,
+    supervise: Penalty | None = None,
 ) -> Callable:
     """step(state, prior_params, base_key) -> (state, metrics); jitted, state donated.
 
     cameras: key -> cameras [n] (n views a step); sampler: (key, step, total, shape) ->
     t; total: the run's number of steps; mesh: see sdsjax.sharding; particles: see
-    sdsjax.particles; density control counts the steps of its own particle. metrics:
-    scalars by name, left on the device.
+    sdsjax.particles; density control counts the steps of its own particle; supervise:
+    see sdsjax.supervision. metrics: scalars by name, left on the device.
     """
-    gradient = _make_gradient(source, representation, estimator, sampler, total, mesh)
+    draw = make_forward(source, representation, mesh, supervise)
+    gradient = _make_gradient(
+        source, draw, representation, estimator, sampler, total, mesh
+    )
     control = make_control(representation)
 
     def step(states: TrainState, prior_params, base_key):

@@ -151,6 +151,74 @@ def test_phases_cover_every_step_once():
     assert (only.first, only.last) == (0, 600)
 
 
+def test_milestones_are_phases_between_the_first_and_the_last():
+    said = {
+        "steps": 100,
+        "camera.milestones": "((40, 32, 2), (90, 48, 1), (200, 8, 1))",
+    }
+    config = resolve("ssd", {**said, "camera.first_steps": 20})
+    phases = build_phases(config, OrbitRange())
+    assert [phase[:4] for phase in phases] == [
+        (0, 20, 64, 4), (20, 40, 32, 2), (40, 90, 48, 1), (90, 100, 8, 1),
+    ]  # fmt: skip
+    first, *_ = build_phases(resolve("ssd", said), OrbitRange())
+    assert first[:4] == (0, 40, 32, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("(40, 32, 2)", "triples"),
+        ("((40, 32),)", "triples"),
+        ("((40, 32.5, 1),)", "triples"),
+        ("((40, 32, 2), (40, 48, 1))", "after step 40"),
+        ("((40, 4, 2),)", r"resolution in 8\.\.2048"),
+    ],
+)
+def test_bad_milestones_are_one_line(value, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        resolve("ssd", {"camera.milestones": value})
+    assert "\n" not in str(caught.value)
+
+
+GAUSSIANS = {"representation.count": 5, "prompt": "a red mug", "resolution": 16}
+
+
+def test_a_depth_loss_without_an_estimate_is_refused_in_one_line():
+    for key, more in (
+        ("losses.depth", {}),
+        ("reference.weight_depth", {"reference.path": "toybox"}),
+    ):
+        with pytest.raises(ConfigError, match=rf"{key} needs.*depth_folder") as caught:
+            pieces_of(**GAUSSIANS, **more, **{key: 1.0})
+        assert "\n" not in str(caught.value)
+
+
+def test_references_that_cannot_be_used_are_refused_in_one_line(tmp_path):
+    for path, message in (
+        (tmp_path / "none.png", r"reference\.path.*does not exist"),
+        (tmp_path, r"cameras\.json"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            pieces_of(**GAUSSIANS, **{"reference.path": str(path)})
+    with pytest.raises(ConfigError, match="with cameras"):
+        pieces_of("ssd:image", **{"reference.path": "toybox"})
+
+
+def test_nothing_is_asked_unless_a_config_asks():
+    plain = pieces_of(**GAUSSIANS)
+    assert plain.supervise is None
+    guided = pieces_of(**GAUSSIANS, **{"reference.path": "toybox"})
+    assert guided.supervise is not None
+    own, given = guided.source.params
+    assert jax.tree.structure(own) == jax.tree.structure(plain.source.params)
+    assert given.rgb.shape == (1, 16, 16, 3)
+    # the true mug from the front: red, and covering part of the picture
+    assert 0.1 < float(given.mask.mean()) < 0.6
+    seen = given.rgb[given.mask > 0.9]
+    assert float(seen[:, 0].mean()) > 2 * float(seen[:, 1].mean())
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

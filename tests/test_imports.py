@@ -9,10 +9,10 @@ ROOT = Path(__file__).resolve().parent.parent
 GROUND = {"math", "cameras", "diffusion", "timesteps", "losses", "prompts", "types"}
 GROUND |= {"files"}
 STEP = {"train_step", "encoding", "optimizers", "particles", "pullback"}
-STEP |= {"sharding"}
+STEP |= {"sharding", "forward", "supervision", "reference"}
 TOP = {"config", "overrides", "checks", "build", "describe", "budget", "devices"}
 TOP |= {"arguments", "run_directory", "session", "train", "main"}
-TOP |= {"__init__", "__main__"}
+TOP |= {"__init__", "__main__", "build_supervision"}
 BELOW = {
     "models": GROUND,
     "render": GROUND,

@@ -149,6 +149,28 @@ def test_regulariser_flows_through_the_rendering():
     np.testing.assert_allclose(metrics["regularizer/square"], metrics["regularizer"])
 
 
+def test_a_penalty_flows_through_rendering_image_and_parameters():
+    """d/dp of mean((rgb - 1)^2) + mean(x) + mean(p): 2 (rgb - 1) + 2 + 1 over n."""
+
+    def supervise(seen):
+        assert seen.x.shape == (2, SIZE, SIZE, 3)
+        square = jnp.mean((seen.renderings.rgb - 1) ** 2)
+        return {"a": square, "b": jnp.mean(seen.x) + jnp.mean(seen.params.pixels)}
+
+    parts = assemble(estimator=constant_estimator(0.0), supervise=supervise)
+    step, state, prior_params, key = parts
+    views = random_orbits(
+        step_keys(key, 0)["camera"], 2, OrbitRange(), width=SIZE, height=SIZE
+    )
+    shift = 0.01 * np.mean(views.world_to_camera[:, 2, 3])
+    before = np.asarray(state.params.pixels)
+    state, metrics = step(state, prior_params, key)
+    want = (2 * (before + shift - 1) + 2 + 1) / before.size
+    np.testing.assert_allclose(before - state.params.pixels, want, atol=1e-6)
+    total = metrics["regularizer/a"] + metrics["regularizer/b"]
+    np.testing.assert_allclose(metrics["regularizer"], total, rtol=1e-5)
+
+
 def test_sds_reaches_the_mode_of_a_gaussian_prior():
     # The prompt's Gaussian has mean 1.5 in z: pixels (1.5/3 + 1) / 2 = 0.75.
     sds = ESTIMATORS["sds"](SCHEDULE, guidance_scale=1.0, weighting="one")

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdsjax.build import build
 from sdsjax.checks import resolve
-from sdsjax.config import ConfigError, config_folder, config_names, read_module
+from sdsjax.config import ConfigError, config_folder, config_names, load, read_module
 from sdsjax.main import cli
 from sdsjax.models.clip import CLIPTextConfig
 from sdsjax.models.hub import param_shapes
@@ -29,7 +29,8 @@ VARIANTS = [
         for stem in config_names()
         for variant in read_module(config_folder() / f"{stem}.py").VARIANTS
         if variant != "if64"  # of another folder: priors/test_deepfloyd runs it
-        if variant != "sd21" or stem in ("ssd", "sds", "vsd")  # as :toybox, and slower
+        # as :toybox, and slower
+        if not variant.endswith("sd21") or stem in ("ssd", "sds", "vsd")
     )
 ]
 TINY = {
@@ -71,13 +72,14 @@ def random_folder(tmp_path_factory):
 
 def tiny(name, folder):
     overrides = {**TINY, "prior.folder": str(folder)}
-    if name.endswith("sd21"):
-        overrides["camera.first_steps"] = 1
-    if name.startswith("nerf"):
+    config = load(name)
+    overrides["camera.first_steps"] = int(config.camera.first_steps > 0)
+    if config.representation.name == "nerf":
         sizes = {"levels": 2, "log2_size": 8, "hidden": 8, "coarse": 4, "fine": 4}
         overrides |= {f"representation.{key}": size for key, size in sizes.items()}
-        overrides.setdefault("camera.first_steps", 0)
-    elif not name.endswith("image"):
+        if config.representation.get("band_first"):
+            overrides["representation.band_first"] = 2  # all: every level moves
+    elif config.representation.name == "gaussians":
         overrides["representation.count"] = 30
     return overrides
 
@@ -93,7 +95,7 @@ def test_a_step_of_every_phase(name, random_folder):
     config = resolve(name, tiny(name, random_folder))
     pieces = build(config)
     assert pieces.source.image_shape == (16, 16, 3)
-    assert len(pieces.phases) == 1 + name.endswith("sd21")
+    assert len(pieces.phases) == 1 + config.camera.first_steps
     parts = (pieces.source, pieces.representation, pieces.estimator, pieces.optimizer)
     key, prior_params = jax.random.key(0), pieces.source.params
     start = partial(init_state, *parts, pieces.phases[0].cameras)

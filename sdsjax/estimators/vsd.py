@@ -3,7 +3,8 @@
 e_psi, the prior's `adapter` (LoRA on a network, or the exact priors' affine one), is
 trained in `learn` on what is rendered: |e_psi(sg(z)_t') - eps'|^2 with fresh t', eps',
 so that it predicts the score of the renderings' distribution. With probability p the
-camera is dropped (its matrix becomes zeros, the null camera).
+camera is dropped there (its matrix becomes zeros, the null camera); at p = 1, for what
+has no camera (a picture), e_psi never sees one.
 With one z, a known camera and a converged psi, e_psi = eps and VSD is SDS, sample by
 sample: a lower variance can only come from a psi that has not converged, that is, bias.
 Particles: psi is shared; whichever particle is rendered in a step trains it.
@@ -68,7 +69,7 @@ def vsd(
     adapter_lr: float = 1e-4,
     drop_camera: float = 0.1,
 ) -> Estimator:
-    """VSD. adapter_lr: Adam's rate for psi; drop_camera: p in 0..1.
+    """VSD. adapter_lr: Adam's rate for psi; drop_camera: p in 0..1 (1: no camera).
 
     aux: norms of e_y, h and e_s - e_psi, and psi's last loss. Raises ValueError outside
     these ranges, in `init` for a prior without an adapter.
@@ -93,7 +94,8 @@ def vsd(
     def direction(prior, key, state, z, t, view):
         _, z_t = draw_noise(schedule, key, z, t)
         e = prior.noise(z_t, t, view, branches=("cond", "uncond"))
-        adapted = prior.adapter.noise(state.psi, z_t, t, view)
+        seen = without_camera(view, True) if drop_camera == 1 else view
+        adapted = prior.adapter.noise(state.psi, z_t, t, seen)
         d = vsd_direction(e.cond, e.uncond, adapted, guidance_scale)
         aux = {"adapter_norm": norm(adapted), "adapter_loss": state.loss}
         return d, {

@@ -1,10 +1,11 @@
 """A monocular estimate for a prior: x [h w 3] in [-1, 1] -> (disparity [h w], normals
 [h w 3]), by DPT (models/dpt.py), frozen.
 
-Disparity is known up to scale and shift. The normals are those of the surface that it
-draws once stretched to depths `near`..`far`, in camera axes (x right, y down, z
-forward), turned to the camera; a wrong stretch tilts them, so they compare shapes, not
-angles. Differentiable all the way: Stein's identity needs the gradient of exactly what
+Disparity is known up to scale and shift. Normals, in camera axes (x right, y down, z
+forward) and turned to the camera, come of a second DPT where there is one. Otherwise
+they are those of the surface that the disparity draws once stretched to depths
+`near`..`far`; a wrong stretch tilts them, so they compare shapes, not angles.
+Differentiable all the way: Stein's identity needs the gradient of exactly what
 is computed, extremes included.
 """
 
@@ -19,17 +20,28 @@ from sdsjax.models import dpt
 
 
 def monocular(
-    network: dpt.DPT, params, *, fov: float = 40.0, near: float = 2.1, far: float = 4.1
+    network: dpt.DPT,
+    params,
+    normals_network: dpt.DPT | None = None,
+    normals_params=None,
+    *,
+    fov: float = 40.0,
+    near: float = 2.1,
+    far: float = 4.1,
 ) -> Callable:
-    """-> x -> (disparity, normals), float32.
+    """-> x -> (disparity, normals), float32; who reads one of the two pays for one.
 
-    fov: degrees, vertical, of the images' cameras; near, far: the depths, in world
-    units, of their nearest and farthest points (the unit ball seen from 3.1).
+    normals_network: a DPT of three outputs, and its parameters; fov: degrees, vertical,
+    of the images' cameras; near, far: the depths, in world units, of their nearest and
+    farthest points (the unit ball seen from 3.1).
     """
-    params = jax.lax.stop_gradient(params)
+    params, normals_params = jax.lax.stop_gradient((params, normals_params))
 
     def estimate(x):
-        disparity = dpt.predict(network, params, x[None].astype(jnp.float32))[0]
+        wide = x[None].astype(jnp.float32)
+        disparity = dpt.predict(network, params, wide)[0]
+        if normals_network is not None:
+            return disparity, dpt.predict(normals_network, normals_params, wide)[0]
         low, high = jnp.min(disparity), jnp.max(disparity)
         scale = (1.0 / near - 1.0 / far) / jnp.maximum(high - low, 1e-6)
         shift = 1.0 / far - scale * low

@@ -55,8 +55,8 @@ class AdapterWeights(NamedTuple):
 class FrozenWeights(NamedTuple):
     """What enters the jitted step as an argument: parameters and prompt states.
 
-    adapter: None where the second network is the prior's own UNet; depth: of the
-    monocular estimate, None where there is none.
+    adapter: None where the second network is the prior's own UNet; depth, normals: of
+    the monocular estimate, None where there is none.
     """
 
     unet: dict
@@ -64,6 +64,7 @@ class FrozenWeights(NamedTuple):
     states: PromptStates
     adapter: AdapterWeights | None = None
     depth: dict | None = None
+    normals: dict | None = None
 
 
 class AdapterNetwork(NamedTuple):
@@ -158,6 +159,7 @@ def bind(
     view_prompts: bool,
     adapter: AdapterNetwork,
     depth: DPT | None = None,
+    normals: DPT | None = None,
     perp_neg: bool = False,
 ) -> Prior:
     """The Prior of bound parameters; `unet` and `vae` are the (static) modules."""
@@ -204,7 +206,9 @@ def bind(
         noise=noise,
         encode=encode,
         decode=decode,
-        monocular=None if depth is None else monocular(depth, weights.depth),
+        monocular=None
+        if depth is None
+        else monocular(depth, weights.depth, normals, weights.normals),
         adapter=lora_adapter(adapter, second, schedule, view_prompts),
     )
 
@@ -261,6 +265,7 @@ def load(
     adapter_folder: str = "",
     lora_rank: int = 4,
     depth_folder: str = "",
+    normals_folder: str = "",
     perp_neg: bool = False,
 ) -> PriorSource:
     """Reads a Stable Diffusion folder (or repository) and encodes the prompt.
@@ -270,10 +275,16 @@ def load(
     network's own); a multiple of the VAE's factor. `adapter_folder`: where the UNet
     beneath VSD's LoRA is read from (default: the prior's own is shared).
     `depth_folder`: a DPT, for the prior's monocular estimate (default: none).
+    `normals_folder`: a second DPT, for its normals (default: drawn from disparity).
     `perp_neg`: fold Perp-Neg (arXiv 2304.04968) into `cond`, for twice the UNet's work.
     Raises the loader's one-line errors and ValueError for an image size or an adapter
-    that does not fit.
+    that does not fit, or for normals without a depth.
     """
+    if normals_folder and not depth_folder:
+        raise ValueError(
+            f"prior.normals_folder = {normals_folder!r} needs prior.depth_folder as "
+            "well (on the toybox: toybox-dpt): a monocular estimate has both"
+        )
     networks = hub.load_stable_diffusion(
         folder, revision=revision, variant=variant, dtype=dtype
     )
@@ -296,10 +307,12 @@ def load(
             adapter_folder, table, networks, rank=lora_rank, dtype=dtype
         )
         weights = weights._replace(adapter=second)
-    depth: Any = None
-    if depth_folder:
-        depth, params, _ = companions.load_companion(depth_folder, "depth", dtype=dtype)
-        weights = weights._replace(depth=params)
+    companion: dict[str, Any] = {}
+    for name, where in (("depth", depth_folder), ("normals", normals_folder)):
+        if where:
+            module, params, _ = companions.load_companion(where, name, dtype=dtype)
+            companion[name] = module
+            weights = weights._replace(**{name: params})
 
     # a partial, not a closure: it would keep the text encoder alive with `networks`
     bound = partial(
@@ -311,7 +324,7 @@ def load(
         scaling_factor=vae_config.scaling_factor,
         view_prompts=view_prompts,
         adapter=adapter,
-        depth=depth,
         perp_neg=perp_neg,
+        **companion,
     )
     return PriorSource(weights, bound, (size, size, 3))

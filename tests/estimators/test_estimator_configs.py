@@ -61,6 +61,8 @@ def test_a_training_step_of_it_traces(name, overrides):
         ("stein", {"estimator.baseline": "edges"}, "normal"),
         ("ism", {"estimator.steps": -1}, "steps"),
         ("vsd", {"estimator.drop_camera": 1.5}, "drop_camera"),
+        ("vsd:image", {"estimator.drop_camera": 0.1}, "camera.*gaussians"),
+        ("ssd:image", {"estimator.name": "vsd"}, "drop_camera=1"),
     ],
 )
 def test_what_cannot_work_is_one_line_before_anything_is_compiled(

@@ -13,6 +13,7 @@ from sdsjax.estimators import ESTIMATORS
 from sdsjax.estimators.inversion import invert
 from sdsjax.estimators.ism import inversion_times as ism_times
 from sdsjax.estimators.sdi import inversion_times as sdi_times
+from sdsjax.types import NoisePrediction
 
 Z, KEY = jnp.array([0.4, -0.7]), jax.random.key(1)
 EPS = np.asarray(jax.random.normal(jax.random.split(KEY)[0], (2,)), np.float64)
@@ -111,3 +112,39 @@ def test_sdi_of_nothing_but_fresh_noise_is_sds():
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_ism_is_blind_on_a_point_mass_and_descends_on_a_wide_mode():
+    """Where one point is all that is possible DDIM runs straight, e_0(z_t) = e_0(z_u),
+    and nothing is left but the prompt's s h (here 0); SDS is drawn to it all the same.
+    """
+    mean = jnp.array([1.0, -0.5])
+    makers = {"ism": ESTIMATORS["ism"], "sds": ESTIMATORS["sds"]}
+    estimators = {
+        n: make(SCHEDULE, guidance_scale=1.0, weighting="one")
+        for n, make in makers.items()
+    }
+
+    @jax.jit
+    def means(variance):
+        def noise(z_t, t, view=None, branches=("cond", "uncond")):
+            alpha, sigma = SCHEDULE.alphas[t], SCHEDULE.sigmas[t]
+            e = gaussian_noise(z_t, alpha, sigma, mean, variance)
+            return NoisePrediction(**dict.fromkeys(branches, e))
+
+        prior = linear_prior()._replace(noise=noise)
+        keys = jax.random.split(KEY, 64)
+        return {
+            name: jax.vmap(lambda k, e=e: e.estimate(prior, k, (), Z, 500, None).grad)(
+                keys
+            ).mean(0)
+            for name, e in estimators.items()
+        }
+
+    point, wide = means(jnp.float32(0.0)), means(jnp.float32(0.3))
+    away = Z - mean
+    assert float(jnp.abs(point["ism"]).max()) < 1e-3
+    for found in (point["sds"], wide["sds"], wide["ism"]):
+        size = jnp.linalg.norm(found)
+        assert size > 0.02
+        assert float(found @ away / (size * jnp.linalg.norm(away))) > 0.9

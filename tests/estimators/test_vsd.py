@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from linear_prior import SCHEDULE, linear_prior
 
 from sdsjax.cameras import Camera
@@ -104,6 +105,22 @@ def test_a_dropped_camera_is_the_null_camera():
 
     share = jax.jit(jax.vmap(known))(jax.random.split(jax.random.key(0), 4000)).mean()
     assert abs(float(share) - 0.9) < 0.03
+
+
+def test_without_a_camera_the_second_network_sees_none():
+    """drop_camera = 1: the null camera in e_psi too, whatever the view holds."""
+    prior, key = linear_prior(), jax.random.key(0)
+    one = jax.tree.map(lambda leaf: leaf[0], camera())
+
+    def noise(psi, z_t, t, view):
+        return jnp.sum(jnp.abs(view.camera.world_to_camera)) + 0.0 * z_t
+
+    spying = prior._replace(adapter=prior.adapter._replace(noise=noise))
+    for drop, seen in ((0.1, 4.0), (1.0, 0.0)):
+        estimator = ESTIMATORS["vsd"](SCHEDULE, drop_camera=drop)
+        state = estimator.init(prior, key, Z)
+        found = estimator.estimate(spying, key, state, Z, jnp.int32(300), one)
+        assert float(found.aux["adapter_norm"]) == pytest.approx(seen * 2**0.5)
 
 
 def test_csd_moves_from_the_negative_prompt_to_none():

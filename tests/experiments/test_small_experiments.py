@@ -59,7 +59,9 @@ def test_league(tmp_path, monkeypatch):
     monkeypatch.setattr(league, "SMALL", league.Plan(4, 2, 16, (0.01, 0.03), 2, 64))
     names = ("sds", "ssd")
     monkeypatch.setattr(league, "ENTRIES", {n: league.ENTRIES[n] for n in names})
-    text = run_small(league, tmp_path)
+    league.main(["--out", str(tmp_path)])
+    assert (tmp_path / "exact.png").stat().st_size > 5000
+    text = (tmp_path / "exact.md").read_text()
     assert all(f"| {name} |" in text for name in names)
 
 

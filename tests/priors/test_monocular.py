@@ -74,3 +74,31 @@ def test_a_folder_that_is_no_dpt(tmp_path):
     folder = write(tmp_path / "sd")
     with pytest.raises(ValueError, match=r"config\.json: no such file"):
         stable_diffusion.load(folder, "red cat", depth_folder=str(tmp_path))
+
+
+def test_normals_of_a_network_of_their_own(tmp_path):
+    folder = write(tmp_path / "sd")
+    folders = {
+        name: str(vision.write_folder(tmp_path / name, name))
+        for name in ("depth", "normals")
+    }
+    with pytest.raises(ValueError, match=r"prior\.depth_folder") as caught:
+        stable_diffusion.load(folder, "red cat", normals_folder=folders["normals"])
+    assert "\n" not in str(caught.value)
+    source = stable_diffusion.load(
+        folder,
+        "red cat",
+        depth_folder=folders["depth"],
+        normals_folder=folders["normals"],
+    )
+    x = jnp.asarray(vision.image(32)[0])
+    network = companions.load_companion(folders["normals"], "normals")
+
+    @jax.jit
+    def both(weights, own, x):
+        _, normals = source.bind(weights).monocular(x)
+        return normals, dpt.predict(network.module, own, x[None])[0]
+
+    found, want = both(source.params, network.params, x)
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jnp.linalg.norm(found, axis=-1), 1.0, atol=1e-4)

@@ -1,0 +1,148 @@
+"""The league's bookkeeping on toybox-sd: equal calls, trials, resuming, the table."""
+
+import importlib
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from experiment_folder import FOLDER
+
+from sdsjax.diffusion import NoiseSchedule
+from sdsjax.estimators import ESTIMATORS
+from sdsjax.priors import gaussian_mixture
+from sdsjax.toybox.captions import parse_caption
+
+NAMES = ("entries", "standings", "quality")
+
+
+@pytest.fixture(scope="module")
+def league():
+    """The experiment's modules by name; nothing of them stays behind."""
+    sys.path.insert(0, str(FOLDER / "league"))
+    try:
+        yield {name: importlib.import_module(name) for name in NAMES}
+    finally:
+        sys.path.remove(str(FOLDER / "league"))
+        for name in NAMES:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def plan(league):
+    return league["entries"].Plan(
+        calls=48, batch=2, prompts=2, seeds=2, rates=(1.0, 3.0)
+    )
+
+
+def invented(league, monkeypatch):
+    """Runs cost nothing: ssd is better than sds, at its second setting and rate 3."""
+    calls = []
+
+    def perform(self, job, root):
+        calls.append(job)
+        value = 0.5 + 0.1 * (job.estimator == "ssd") + 0.05 * (job.rate == 3.0)
+        value += 0.02 * (job.setting == 300.0) + 0.01 * job.seed
+        truth = {"iou": value, "psnr": 20 * value, "ssim": 0.5, "chamfer": 0.1}
+        truth["janus_rate"] = None
+        row = {"key": job.key(), **job._asdict(), "steps": 12, "cpu_seconds": 1.0}
+        return row | {"truth": truth}
+
+    monkeypatch.setattr(league["quality"].Stage, "perform", perform)
+    return calls
+
+
+def test_every_estimator_plays_with_equal_calls_on_other_prompts(league, plan):
+    entries = league["entries"]
+    assert set(entries.ENTRIES) | set(entries.ALIASES) == set(ESTIMATORS)
+    assert not set(entries.TUNE) & set(entries.REPORT)
+    for prompt in (*entries.TUNE, *entries.REPORT):
+        parse_caption(prompt)
+        assert entries.ceilings()[prompt]["iou"] > 0.9
+    for entry in entries.ENTRIES.values():
+        used = plan.steps(entry) * plan.batch * entry.calls
+        assert 0 <= plan.calls - used < plan.batch * entry.calls
+
+
+@pytest.mark.slow
+def test_counted_calls_are_those_made(league):
+    """One estimate and, where there is one, the learning after it: branches asked of
+    the prior, a call of the adapter, and three for its forward and backward pass."""
+    schedule = NoiseSchedule.scaled_linear()
+    means, one = jnp.array([[0.5, -0.5], [-1.0, 1.0]]), jnp.ones(2)
+    prior = gaussian_mixture(schedule, one, means, one, [True, False])
+    made = []
+
+    def noise(z_t, t, view=None, branches=("cond", "uncond")):
+        made.append(len(branches))
+        return prior.noise(z_t, t, view, branches)
+
+    spied = prior._replace(noise=noise)
+    z, t, key = means[0], jnp.int32(300), jax.random.key(0)
+    for name, entry in league["entries"].ENTRIES.items():
+        made.clear()
+        estimator = entry.make(schedule, entry.candidates[0])
+        state = estimator.init(prior, key, z)
+        with jax.disable_jit():  # a scan's body would be counted once
+            estimator.estimate(spied, key, state, z, t, None)
+        adapter = 1 + 3 if name == "vsd" else 0
+        assert sum(made) + adapter == entry.calls, name
+
+
+@pytest.mark.slow
+def test_an_alias_is_the_same_direction(league):
+    schedule = NoiseSchedule.scaled_linear()
+    means, one = jnp.array([[0.5, -0.5], [-1.0, 1.0]]), jnp.ones(2)
+    prior = gaussian_mixture(schedule, one, means, one, [True, False])
+    makers = {name: ESTIMATORS[name](schedule) for name in ("csd", "mode_disengaging")}
+    for name in ("sds", "denoised_l2"):
+        makers[name] = ESTIMATORS[name](schedule, guidance_scale=7.5)
+    key, z, found = jax.random.key(1), means[1], {}
+    for name, estimator in makers.items():
+        state = estimator.init(prior, key, z)
+        ts = jnp.array([50, 400, 900])
+        found[name] = jax.vmap(
+            lambda t, e=estimator, s=state: e.estimate(prior, key, s, z, t, None).grad
+        )(ts)
+    for alias, name in league["entries"].ALIASES.items():
+        np.testing.assert_allclose(found[alias], found[name], rtol=1e-4, atol=1e-6)
+
+
+def test_tunes_reports_and_resumes(league, plan, monkeypatch, tmp_path):
+    quality, calls = league["quality"], invented(league, monkeypatch)
+    path, names = tmp_path / "runs.jsonl", ["sds", "ssd"]
+    quality.run_all(plan, names, path, tmp_path, 60)
+    assert len(calls) == 2 * (3 * 2 + 2 * 2)  # trials x prompts, prompts x seeds
+    assert {job.prompt for job in calls[:6]} == set(league["entries"].TUNE)
+    done = league["entries"].load(path)
+    assert league["standings"].best("ssd", plan, done) == (300.0, 3.0)
+    assert league["standings"].order(plan, done) == ["ssd", "sds"]
+    # a crash in the middle of a line costs that run, and only that
+    path.write_text(path.read_text()[:-40])
+    quality.run_all(plan, names, path, tmp_path, 60)
+    assert len(calls) == 21
+    assert league["entries"].load(path) == done
+    # no run is begun once the time is up
+    path.unlink()
+    quality.run_all(plan, names, path, tmp_path, -1)
+    assert len(calls) == 21
+
+
+def test_table_ranks_what_is_done(league, plan, monkeypatch, tmp_path):
+    invented(league, monkeypatch)
+    path = tmp_path / "runs.jsonl"
+    league["quality"].run_all(plan, ["sds", "ssd"], path, tmp_path, 60)
+    done = league["entries"].load(path)
+    text = league["standings"].table(plan, done)
+    rows = [line for line in text.splitlines() if line.startswith("| s")]
+    assert [row.split(" | ")[0] for row in rows[:2]] == ["| ssd", "| sds"]
+    assert "| M 300 | x3 |" in rows[0]
+    # seeds differ by .01 of IoU and .2 dB: shares by .0094 and .0085, over sqrt 2
+    assert "(0.006)" in rows[0]
+    assert "| ssd 300, rates x3 **chosen** |" in text
+    # without all of its first seed an estimator is not ranked
+    kept = {k: v for k, v in done.items() if "a blue house" not in k or "ssd" not in k}
+    assert league["standings"].order(plan, kept) == ["sds"]
+    assert json.dumps(done)  # plain numbers throughout
