@@ -4,7 +4,8 @@ Paper: DreamFusion (arXiv 2209.14988), secs. 3.2-3.3 and app. A.2: shading by a 
 near the camera, textureless at times, Ref-NeRF's orientation loss, a blob of density
 and a loss against haze, here threestudio's `sparsity` and its settings for Stable
 Diffusion. The paper's mip-NeRF is a hash grid here and its Imagen another prior.
-Cost: two network calls a view; normals of every point double the field's.
+Cost: two network calls a view; normals of every point are three more derivatives of
+the density, in every view as soon as one may be shaded.
 `:sd21` wants an accelerator and has not been run.
 Command: python -m sdsjax.main --config=configs/dreamfusion.py
 """

@@ -62,7 +62,8 @@ def scene() -> Config:
     config.prompt = "a DSLR photo of a cosy living room"
     config.prior.view_prompts = False  # a room has no front
     field = config.representation
-    field.update(scene="contracted", blob_scale=0.0)
+    # hollow to begin with: a bias of 0 would fill all of space with fog
+    field.update(scene="contracted", blob_scale=-10.0, blob_radius=1.5)
     # cameras near the middle look through it at what lies behind
     config.camera.distance = (0.1, 0.5)
     config.camera.elevation = (-20.0, 20.0)

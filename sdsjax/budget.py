@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from sdsjax.build import build, build_phases, build_representation
 from sdsjax.cameras import OrbitRange
+from sdsjax.supervision import Attached
 from sdsjax.types import PriorSource
 
 GIB = 2.0**30
@@ -77,10 +78,11 @@ def network_cost(source: PriorSource, resolution: int) -> Cost:
     residuals = jax.eval_shape(lambda p, x: encode(p, x)[1], source.params, x)
     kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(source.params))
+    given = source.params
     return Cost(
         (analysis or {}).get("flops", 0.0),
         max(kept - held, 0),
-        count(source.params),
+        count(given.prior if isinstance(given, Attached) else given),
         "operations counted by XLA on the lowered program",
     )
 

@@ -19,7 +19,8 @@ from sdsjax.supervision import (
     reference_penalty,
     together,
 )
-from sdsjax.types import Prior, PriorSource, Representation
+from sdsjax.toybox.captions import CaptionError
+from sdsjax.types import PriorSource, Representation
 
 # What `losses` may weigh besides the regularisers of a representation with depth.
 DEPTH = "depth"
@@ -38,23 +39,25 @@ def read(config: Config) -> Reference:
         from sdsjax.toybox.references import true_rgba
 
         return reference_of(*true_rgba(config.prompt, [orbit], size))
-    except BadReference as error:
+    except (BadReference, CaptionError) as error:
         raise ConfigError(f"reference.path: {error}") from error
 
 
-def with_disparity(source: PriorSource, prior: Prior, given: Reference) -> Reference:
+def with_disparity(source: PriorSource, given: Reference) -> Reference:
     """The same with the prior's monocular estimate of every picture, on white."""
-    assert prior.monocular is not None
-    monocular = prior.monocular
 
     @jax.jit
-    def one(rgb, mask):
+    def one(params, rgb, mask):
+        # bound in here: closed over, the network's parameters would become constants
+        monocular = source.bind(params).monocular
+        assert monocular is not None
         x = 2.0 * (rgb + (1.0 - mask[..., None])) - 1.0
         disparity, _ = monocular(fit_size(x, (source.image_shape or x.shape)[:2]))
         return fit_size(disparity.astype(jnp.float32), mask.shape)
 
     pairs = zip(given.rgb, given.mask)
-    return given._replace(disparity=jnp.stack([one(*pair) for pair in pairs]))
+    disparity = [one(source.params, *pair) for pair in pairs]
+    return given._replace(disparity=jnp.stack(disparity))
 
 
 def build_supervision(
@@ -90,7 +93,7 @@ def build_supervision(
             )
         given = read(config)
         if said.weight_depth:
-            given = with_disparity(source, prior, given)
+            given = with_disparity(source, given)
         source = attach(source, given)
         weights = {name: said[f"weight_{name}"] for name in ("rgb", "mask", "depth")}
         penalties.append(reference_penalty(representation, weights, said.until_step))

@@ -192,11 +192,12 @@ def check_pairs(config: Config) -> None:
             f"camera.first_steps = {config.camera.first_steps} is more than steps = "
             f"{config.steps}: lower it as well (0: no first phase)"
         )
-    check_milestones(config.camera)
+    check_milestones(config)
 
 
-def check_milestones(camera: Config) -> None:
+def check_milestones(config: Config) -> None:
     """Triples of whole numbers, each phase ending after the one before it."""
+    camera = config.camera
     end, sizes = camera.first_steps, RANGES["resolution"]
     batches = RANGES["batch_size"]
     for entry in camera.milestones:
@@ -216,6 +217,11 @@ def check_milestones(camera: Config) -> None:
                 f"{batches[0]}..{batches[1]}"
             )
         end = entry[0]
+    if end > config.steps:
+        raise ConfigError(
+            f"camera.milestones: the last ends at step {end}, after steps = "
+            f"{config.steps}: lower it or leave it out"
+        )
 
 
 def check_camera(config: Config) -> None:

@@ -10,7 +10,8 @@ camera that the caller names. A folder holds `cameras.json`:
 
 with angles in degrees (azimuth 0 sees the front, +90 the object's own left side), fov
 vertical, distances in world units (the object fits the unit ball), and world_to_camera
-in OpenCV axes (x right, y down, z forward). The principal point is the middle; pictures
+in OpenCV axes (x right, y down, z forward); azimuth and elevation not given are 0, the
+distance 3.1. The principal point is the middle; pictures
 of a folder have one size. Every mistake raises BadReference with one line.
 """
 
@@ -18,13 +19,14 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sdsjax.cameras import Camera, orbit_camera
 from sdsjax.supervision import Reference
@@ -33,6 +35,13 @@ CAMERAS = "cameras.json"
 MOST_VIEWS = 512
 MOST_BYTES = 1 << 20  # of cameras.json
 MOST_PIXELS = 1 << 26  # of a picture
+
+
+# Pillow raises SyntaxError and struct.error for damage inside a PNG.
+UNREADABLE = (
+    *(OSError, SyntaxError, EOFError, struct.error),
+    Image.DecompressionBombError,
+)
 
 
 class BadReference(ValueError):
@@ -75,7 +84,7 @@ def read_picture(path: Path, size: int) -> np.ndarray:
             rgba = np.asarray(image.convert("RGBA"), np.float32) / 255.0
     except FileNotFoundError:
         raise BadReference(f"the reference {path} does not exist") from None
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         said = " ".join(str(error).split())
         raise BadReference(f"{path} is not a readable picture: {said}") from None
     if rgba[..., 3].max() <= 0.5:
@@ -118,7 +127,7 @@ def camera_of(where: str, entry: dict, fov: float, size: int) -> Camera:
         return orbit_camera(*angles, fov=fov, width=size, height=size)
     try:
         matrix = np.asarray(entry["world_to_camera"], np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         matrix = np.zeros(0)
     rigid = matrix.shape == (4, 4) and np.isfinite(matrix).all()
     if rigid:

@@ -154,12 +154,12 @@ def test_phases_cover_every_step_once():
 def test_milestones_are_phases_between_the_first_and_the_last():
     said = {
         "steps": 100,
-        "camera.milestones": "((40, 32, 2), (90, 48, 1), (200, 8, 1))",
+        "camera.milestones": "((40, 32, 2), (90, 48, 1))",
     }
     config = resolve("ssd", {**said, "camera.first_steps": 20})
     phases = build_phases(config, OrbitRange())
     assert [phase[:4] for phase in phases] == [
-        (0, 20, 64, 4), (20, 40, 32, 2), (40, 90, 48, 1), (90, 100, 8, 1),
+        (0, 20, 64, 4), (20, 40, 32, 2), (40, 90, 48, 1), (90, 100, 64, 4),
     ]  # fmt: skip
     first, *_ = build_phases(resolve("ssd", said), OrbitRange())
     assert first[:4] == (0, 40, 32, 2)
@@ -173,6 +173,7 @@ def test_milestones_are_phases_between_the_first_and_the_last():
         ("((40, 32.5, 1),)", "triples"),
         ("((40, 32, 2), (40, 48, 1))", "after step 40"),
         ("((40, 4, 2),)", r"resolution in 8\.\.2048"),
+        ("((40, 32, 2), (900, 32, 2))", "step 900, after steps = 600"),
     ],
 )
 def test_bad_milestones_are_one_line(value, message):

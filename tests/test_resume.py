@@ -114,7 +114,11 @@ def test_killed_many_times_ends_bit_identical(tmp_path, cache, uninterrupted):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
 )
 def test_signals_checkpoint_and_say_so(tmp_path, cache, uninterrupted, number, status):
     workdir = tmp_path / "a"

@@ -266,3 +266,16 @@ def test_a_picture_that_is_not_square_or_no_picture_is_refused(tmp_path):
     (tmp_path / "b.png").write_bytes(b"no picture")
     with pytest.raises(BadReference, match="not a readable picture"):
         read_reference(tmp_path / "b.png", 8)
+
+
+def test_a_damaged_picture_is_refused_wherever_the_damage_is(tmp_path):
+    """Pillow raises a SyntaxError for some of it."""
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 4), np.uint8)
+    Image.fromarray(noise, "RGBA").save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    second = whole.index(b"IDAT", whole.index(b"IDAT") + 4)
+    for damaged in (whole[: second - 2], whole[:second] + b"\0\0\0\0" + whole[second:]):
+        (tmp_path / "a.png").write_bytes(damaged)
+        with pytest.raises(BadReference, match="not a readable picture") as caught:
+            read_reference(tmp_path / "a.png", 8)
+        assert "\n" not in str(caught.value)

@@ -21,7 +21,7 @@ from sdsjax.models.vae import VAEConfig
 from sdsjax.train_step import init_state, make_train_step
 
 # The rest differ from these in the estimator alone, whose contract is tested by itself.
-QUICK = ("ssd:toybox", "ssd:image", "sds:image")
+QUICK = ("ssd:toybox", "ssd:image")
 VARIANTS = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
     for name in (

@@ -156,20 +156,19 @@ def contributing(scene: Scene) -> jax.Array:
     @jax.jit
     def count(gaussians):
         splats, table = table_of(gaussians, camera)
-        work = composite.divide_work(
-            lists_of(plan, splats), scene.count, plan, table.dtype
-        )
+        lists = lists_of(plan, splats)
+        listed = composite.lay_out(table, lists, plan)
+        work = composite.divide_work(lists, plan, table.dtype)
 
         def group(total, tiles):
             def step(chunk, total):
-                rows, _ = composite._gather(table[0], tiles, work.ids, chunk, plan)
+                rows, _ = composite._read(listed, tiles, chunk, plan)
                 alpha, _ = composite._alphas(rows, tiles.centre, plan)
                 return total + jnp.sum(alpha > 0, dtype=jnp.float32)
 
             return composite._chunks(tiles, step, total, plan), None
 
-        shared = work._replace(ids=work.tile)
-        return lax.scan(group, jnp.zeros(()), shared)[0]
+        return lax.scan(group, jnp.zeros(()), work)[0]
 
     return count(gaussians_of(scene))
 

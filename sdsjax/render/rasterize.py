@@ -71,6 +71,8 @@ def rasterize(
         )
     if kernel not in KERNELS:
         raise ValueError(f"kernel={kernel!r}: allowed are {', '.join(KERNELS)}")
+    if kernel == "pallas" and differentiation == "forward":
+        raise ValueError("kernel='pallas' has no jvp: take differentiation='reverse'")
     splats, features = _shade(gaussians, camera, antialias, screen_offset)
     plan = default_plan(
         len(splats.mean),
@@ -164,7 +166,8 @@ def lockstep(size: int) -> tuple[int, int]:
     """Tiles of `size` px drawn in lockstep, and splats a step: on a CPU few, so that
     what they need stays in cache; elsewhere as many as there are (not measured yet)."""
     if jax.default_backend() == "cpu":
-        return max(1, 2048 // size**2), 16
+        # longer steps pay where lists are long, which those of small tiles are not
+        return max(1, 2048 // size**2), 16 if size <= 8 else 32
     return max(1, 2**20 // size**2), 32
 
 

@@ -66,12 +66,14 @@ class Known(NamedTuple):
 class Places(NamedTuple):
     """Where rays [...] are looked at: distances [... n] (world) and edges [... n+1] of
     their bins, without gradient; shares [... n+1]: the edges as shares of the way;
-    proposed: (shares [... m+1], weights [... m]) of the proposal, or None."""
+    proposed: (shares [... m+1], weights [... m]) of the proposal, or None; dropped
+    [...]: coarse points that found no room, or None."""
 
     distances: Array
     edges: Array
     shares: Array
     proposed: tuple[Array, Array] | None = None
+    dropped: Array | None = None
 
 
 class Drawn(NamedTuple):
@@ -102,11 +104,11 @@ def ray_points(field: Field, sampling: Sampling, params, known: Known, rays, u):
     way, coarse = _way(field, rays), sampling.coarse
     first = stepfun.quantiles(coarse, u[..., :1])
     shares = first
-    proposed = None
+    proposed = dropped = None
     if sampling.fine:
         edges = jnp.linspace(0.0, 1.0, coarse + 1)
         edges = jnp.broadcast_to(edges, (*first.shape[:-1], coarse + 1))
-        density = _coarse_density(
+        density, dropped = _coarse_density(
             field, sampling, params, known, _at(rays, way(shares=first))
         )
         weights, _ = volume.ray_weights(density, way(shares=edges))
@@ -118,24 +120,36 @@ def ray_points(field: Field, sampling: Sampling, params, known: Known, rays, u):
         else:
             proposed = edges, weights
     ends = jnp.zeros_like(rays.forward), jnp.ones_like(rays.forward)
+    if proposed is not None:
+        # Without coarse points between them and the ends of the way, the outermost
+        # fine ones stand for as much beyond as on their inner side.
+        between = stepfun.midpoints(shares)
+        begin = 2 * shares[..., 0] - between[..., 0]
+        end = 2 * shares[..., -1] - between[..., -1]
+        ends = jnp.maximum(begin, 0.0), jnp.minimum(end, 1.0)
     edges = stepfun.edges_around(shares, *ends)
-    return Places(way(shares=shares), way(shares=edges), edges, proposed)
+    return Places(way(shares=shares), way(shares=edges), edges, proposed, dropped)
 
 
-def _coarse_density(field, sampling, params, known, points) -> Array:
-    # [r n]; that of a proposal has a gradient, to the proposal alone
+def _coarse_density(field, sampling, params, known, points):
+    # [r n], that of a proposal with a gradient to the proposal alone; and how many
+    # points [r] found no room, or None
     if sampling.guide is not None:
         raw, _ = raw_density(sampling.guide, params.proposal, points, move_points=False)
-        return _where_occupied(field, known, points, density_of(sampling.guide, raw))
+        density = density_of(sampling.guide, raw)
+        return _where_occupied(field, known, points, density), None
     still = jax.lax.stop_gradient(params)
 
     def look(x, directions):
         del directions
         return raw_density(field, still, x, known.level_weights, move_points=False)[:1]
 
-    (raw,), mask, _ = _look_where_occupied(field, sampling, known, points, None, look)
+    (raw,), mask, counts = _look_where_occupied(
+        field, sampling, known, points, None, look
+    )
     density = density_of(field, raw)
-    return density if mask is None else jnp.where(mask, density, 0)
+    density = density if mask is None else jnp.where(mask, density, 0)
+    return density, counts.get("dropped")
 
 
 def _where_occupied(field, known, points, density):
@@ -190,6 +204,8 @@ def draw_points(
     (raw, rgb, *others), mask, counts = _look_where_occupied(
         field, sampling, known, points, rays.directions, look
     )
+    if places.dropped is not None:
+        counts["dropped"] += places.dropped
     normals = others[0] if others else None
     density = density_of(field, raw)
     if mask is not None:

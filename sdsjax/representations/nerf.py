@@ -273,7 +273,8 @@ def _control(static: _Static, key, step, params, state: NerfState, aux):
 
 
 def _report(cells: Array, aux) -> dict[str, Array]:
-    # shares of the cells and of the points in them, of the points that went without
+    # the share of cells that is occupied; a ray's mean of points in them, and of those
+    # that found no room
     counts = {
         name: jnp.mean(value.astype(jnp.float32))
         for name, value in aux["renderings"].aux.items()

@@ -64,7 +64,7 @@ def flops(function, *arguments):
     return compiled.cost_analysis()["flops"]
 
 
-@pytest.mark.parametrize("make", [toybox, pixels])
+@pytest.mark.parametrize("make", [toybox, pytest.param(pixels, marks=pytest.mark.slow)])
 def test_vmapped_sds_costs_one_batched_call(make):
     source, unet, shape = make()
     schedule = source.bind(source.params).schedule

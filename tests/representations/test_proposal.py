@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from small_field import KEY, SMALL, in_a_hurry
+from small_field import KEY, SMALL, blob, in_a_hurry
 
 from sdsjax.cameras import orbit_camera
 from sdsjax.render import stepfun
@@ -87,3 +87,20 @@ def test_each_loss_moves_its_own_parameters_and_the_proposal_learns():
         proposal = optax.apply_updates(params.proposal, change)
         params = params._replace(proposal=proposal)
     assert step(params)[0][0] < 0.5 * first
+
+
+def test_points_of_a_proposal_see_no_more_haze_than_many_points_do():
+    """Their outermost bins do not reach to the ends of the way."""
+    camera = orbit_camera(30.0, 20.0, 3.0, width=6, height=6)
+    guided = {"proposal": 1, "losses": {"interlevel": 1.0}, "kernel": 1}
+    opacities = []
+    for settings in ({"coarse": 16, "fine": 64}, {"coarse": 16, "fine": 16, **guided}):
+        representation, params, state = blob(
+            blob_scale=4.0, blob_radius=0.6, **settings
+        )
+        draw = jax.jit(
+            lambda p, r=representation, s=state: r.render(p, s, camera, None)
+        )
+        opacities.append(in_a_hurry(draw, params)(params).opacity)
+    assert opacities[0].min() < 0.7
+    np.testing.assert_allclose(*opacities, atol=0.03)

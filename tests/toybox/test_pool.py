@@ -29,6 +29,7 @@ def test_every_geometry_is_there(pool):
     assert (counts[len(KINDS) :] == 1).all()
 
 
+@pytest.mark.slow
 def test_pictures_are_the_renderers(pool):
     import jax
 

@@ -1,6 +1,7 @@
 """The prior that is shipped: complete, small, and better than chance by far."""
 
 import jax
+import pytest
 
 from sdsjax.models import hub
 from sdsjax.toybox import measure
@@ -26,6 +27,7 @@ def test_the_folder_is_complete_and_small():
     assert sum(p.stat().st_size for p in FOLDER.rglob("*") if p.is_file()) < 13_000_000
 
 
+@pytest.mark.slow
 def test_it_denoises_fresh_renders_and_listens_to_the_caption(tmp_path):
     networks = hub.load_stable_diffusion("toybox-sd")
     pool = pools.build_pool(
