@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -53,6 +54,20 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> Path:
     with replacing(path) as partial:
         partial.write_bytes(content)
     return Path(path)
+
+
+def read_rows(path: str | os.PathLike, by: str) -> dict[str, dict]:
+    """The objects of a JSON-lines file under their value of the key `by`; of equal ones
+    the last, none without a file. A line that a killed run cut is left out."""
+    rows: dict[str, dict] = {}
+    path = Path(path)
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        rows[row[by]] = row
+    return rows
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from sdsjax.files import read_rows
+
 HERE = Path(__file__).resolve().parent
 SIZE = 32
 # what is changed against "HiFA": z-variance, smoothing, both spaces, square root
@@ -140,18 +142,6 @@ def key_of(variant: str, prompt: str, seed: int) -> str:
     return f"{variant} | {prompt} | seed {seed}"
 
 
-def load(path: Path) -> dict[str, dict]:
-    """key -> row of the runs that are done; a cut last line is dropped."""
-    done = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        done[row["key"]] = row
-    return done
-
-
 def perform(plan: Plan, path: Path) -> None:
     """What is missing, every variant on the first prompt and seed before the next."""
     from sdsjax.compile_cache import enable_compile_cache
@@ -159,7 +149,7 @@ def perform(plan: Plan, path: Path) -> None:
     enable_compile_cache()
     path.parent.mkdir(parents=True, exist_ok=True)
     runners: dict[str, Runner] = {}
-    done = load(path)
+    done = read_rows(path, "key")
     for seed in plan.seeds:
         for prompt in plan.prompts:
             for variant in VARIANTS:
@@ -254,7 +244,7 @@ def main(argv=None) -> None:
     path = options.out / f"{name}.jsonl"
     if not options.only_report:
         perform(plan, path)
-    found = collected(plan, load(path))
+    found = collected(plan, read_rows(path, "key"))
     text = table(plan, found)
     (options.out / f"{name}.md").write_text(text)
     picture(found, options.out / f"{name}.png")

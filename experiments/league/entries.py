@@ -4,13 +4,13 @@ name and its score. See quality.py.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from sdsjax.estimators import ESTIMATORS
+from sdsjax.files import read_rows
 from sdsjax.types import Estimator
 
 HERE = Path(__file__).resolve().parent
@@ -108,22 +108,10 @@ class Job(NamedTuple):
         return root / f"{words}.png"
 
 
-def load(path: Path) -> dict[str, dict]:
-    """key -> result of the runs that are done; a cut last line is dropped."""
-    done = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        done[row["key"]] = row
-    return done
-
-
 @cache
 def ceilings() -> dict[str, dict]:
     """prompt -> scores of the same Gaussians fitted to true renders."""
-    rows = load(CEILINGS).values()
+    rows = read_rows(CEILINGS, "key").values()
     return {r["prompt"]: r["truth"] for r in rows if r["estimator"] == "ceiling"}
 
 

@@ -26,12 +26,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from entries import ENTRIES, HERE, REPORT, TUNE, Job, Plan, load, share
+from entries import ENTRIES, HERE, REPORT, TUNE, Job, Plan, share
 from standings import SHOWN, best, order, reported, sheet, table, true_views
 
 from sdsjax.build import Pieces, build, build_optimizer
 from sdsjax.checks import resolve
 from sdsjax.compile_cache import enable_compile_cache
+from sdsjax.files import read_rows
 from sdsjax.session import INIT
 from sdsjax.toybox import score as scoring
 from sdsjax.toybox.captions import parse_caption
@@ -166,7 +167,8 @@ def tuning(name: str, plan: Plan, done: dict) -> Iterator[Job]:
 def run_all(plan: Plan, names, path: Path, root: Path, minutes: float) -> None:
     """Tunes and reports each estimator at seed 0, then reports the other seeds; begins
     no run after `minutes`."""
-    ends, done, stage = time.monotonic() + 60 * minutes, load(path), Stage(plan)
+    ends, done = time.monotonic() + 60 * minutes, read_rows(path, "key")
+    stage = Stage(plan)
 
     def perform(jobs) -> bool:
         for job in jobs:
@@ -218,7 +220,7 @@ def main(argv=None) -> None:
     if not options.only_report:
         enable_compile_cache()
         run_all(plan, options.only, path, options.runs, options.minutes)
-    done = load(path)
+    done = read_rows(path, "key")
     if not order(plan, done):
         return
     text = table(plan, done)

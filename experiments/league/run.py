@@ -27,6 +27,7 @@ from sdsjax.diagnostics.gradient_stats import bias_between, describe_groups
 from sdsjax.diagnostics.moments import Draw, observe
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
+from sdsjax.files import read_rows
 from sdsjax.priors import gaussian_mixture
 from sdsjax.timesteps import TIMESTEPS
 from sdsjax.toybox.degrade import blur
@@ -228,18 +229,6 @@ def variance_and_bias(entry: Entry, plan: Plan, field: Field, value: float) -> d
     }
 
 
-def load(path: Path) -> dict[str, dict]:
-    """estimator -> result of those that are done; a cut last line is dropped."""
-    done = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        done[row["estimator"]] = row
-    return done
-
-
 def mean_psnr(row: dict) -> float:
     return float(np.mean(row["psnr"]))
 
@@ -322,14 +311,14 @@ def main(argv=None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     rows = options.out / "exact.jsonl"
     for label in options.only:
-        if label in load(rows):
+        if label in read_rows(rows, "estimator"):
             continue
         print(label, flush=True)
         row = {"estimator": label} | tune_and_report(ENTRIES[label], SMALL, field)
         row |= variance_and_bias(ENTRIES[label], SMALL, field, row["setting"])
         with rows.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
-    results = load(rows)
+    results = read_rows(rows, "estimator")
     text = table(SMALL, results)
     (options.out / "exact.md").write_text(text)
     picture(results, field, options.out / "exact.png")

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sdsjax.files import read_rows
+
 HERE = Path(__file__).resolve().parent
 ESTIMATORS = {"sds": "guidance_scale", "ssd": "threshold"}
 
@@ -89,18 +91,6 @@ class Job(NamedTuple):
         return root / words.replace(" ", "-")
 
 
-def load(path: Path) -> dict[str, dict]:
-    """key -> result of the runs that are done; a cut last line is dropped."""
-    done = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        done[row["key"]] = row
-    return done
-
-
 def distil(job: Job, plan: Plan, root: Path) -> dict:
     """One run of the main job with the least exports; the ceiling has its own job."""
     import sdsjax
@@ -131,7 +121,7 @@ def fit_ceiling(job: Job, plan: Plan) -> dict:
 
 def perform(jobs: Iterable[Job], plan: Plan, path: Path, root: Path) -> dict:
     """Runs what is not done yet, appending a line each; returns all that is done."""
-    done = load(path)
+    done = read_rows(path, "key")
     jobs = list(jobs)
     for index, job in enumerate(jobs):
         if job.key() in done:
@@ -257,7 +247,11 @@ def main() -> None:
     plan, name = (FULL, "full") if options.full else (SMALL, "small")
     path, root = HERE / "results" / f"{name}.jsonl", options.runs / name
     tuning = tuning_jobs(plan)
-    done = load(path) if options.only_report else perform(tuning, plan, path, root)
+    done = (
+        read_rows(path, "key")
+        if options.only_report
+        else perform(tuning, plan, path, root)
+    )
     missing = [job.key() for job in tuning if job.key() not in done]
     if missing:
         sys.exit(f"{len(missing)} runs are missing, first: {missing[0]}")

@@ -22,6 +22,11 @@ from sdsjax.render.project import Gaussians
 from sdsjax.render.rasterize import KERNELS, rasterize
 from sdsjax.render.sh import coefficient_of_colour, degree_of
 from sdsjax.representations import density_control, initial
+from sdsjax.representations.common import (
+    check_background,
+    check_losses,
+    draw_background,
+)
 from sdsjax.representations.control import watch
 from sdsjax.types import Rendering, Representation
 
@@ -153,7 +158,7 @@ def gaussians(
         return rasterize(
             as_gaussians(params, state),
             camera,
-            background=_background(background, key, params.means.dtype),
+            background=draw_background(background, key, params.means.dtype),
             max_alpha=max_alpha,
             antialias=antialias,
             screen_offset=offset,
@@ -201,14 +206,6 @@ def _points(key, init, count: int, begun: int, radius: float, rgb: Array):
     return means, rgb
 
 
-def _background(background, key: Array | None, dtype) -> Array:
-    if key is None or background == "white":
-        return jnp.ones(3, dtype)  # scores and exports compare on white
-    if not isinstance(background, str):
-        return jnp.asarray(background, dtype)
-    return jax.random.uniform(key, (3,), dtype)
-
-
 def _check(count, begun, sh_degree, init, init_opacity, background, losses) -> None:
     if count < 1:
         raise ValueError(f"count={count}: at least one Gaussian is needed")
@@ -228,16 +225,5 @@ def _check(count, begun, sh_degree, init, init_opacity, background, losses) -> N
         )
     if not 0 < init_opacity < 1:
         raise ValueError(f"init_opacity={init_opacity}: give a number between 0 and 1")
-    if isinstance(background, str):
-        if background not in ("random", "white"):
-            raise ValueError(
-                f"background={background!r}: allowed are 'random', 'white' or (r, g, b)"
-            )
-    elif len(background) != 3:
-        raise ValueError(f"background={background}: give three numbers (r, g, b)")
-    unknown = sorted(set(losses or {}) - set(REGULARIZERS))
-    if unknown:
-        raise ValueError(
-            f"losses: unknown {', '.join(unknown)}; allowed are "
-            f"{', '.join(sorted(REGULARIZERS))}"
-        )
+    check_background(background)
+    check_losses(losses, REGULARIZERS)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sdsjax import losses as loss
+from sdsjax.representations.common import check_losses
 from sdsjax.types import Rendering, Representation
 
 Array = jax.Array
@@ -96,9 +97,4 @@ def _check(shape, space, init, losses) -> None:
         raise ValueError(f"shape={shape}: give (height, width, channels)")
     if space == "image" and shape[2] != 3:
         raise ValueError(f"shape={shape}: an image has 3 channels")
-    unknown = sorted(set(losses or {}) - set(REGULARIZERS))
-    if unknown:
-        raise ValueError(
-            f"losses: unknown {', '.join(unknown)}; allowed are "
-            f"{', '.join(sorted(REGULARIZERS))}"
-        )
+    check_losses(losses, REGULARIZERS)

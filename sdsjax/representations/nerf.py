@@ -24,6 +24,7 @@ from sdsjax.cameras import Camera, camera_position
 from sdsjax.render import volume
 from sdsjax.representations import hashgrid, shading
 from sdsjax.representations import occupancy as occupied
+from sdsjax.representations.common import draw_background
 from sdsjax.representations.field import (
     Field,
     NerfParams,
@@ -225,7 +226,10 @@ def _view(static: _Static, params, camera: Camera, key: Array | None, directions
     if key is None:
         return jnp.full((*shape, 2), 0.5), None, jnp.ones(3)
     key_offset, key_light, key_background = jax.random.split(key, 3)
-    light, behind = None, _background(static.background, key_background)
+    light, behind = (
+        None,
+        draw_background(static.background, key_background, jnp.result_type(float)),
+    )
     if static.light:
         lambertian, textureless = static.light
         light = shading.draw_light(
@@ -281,11 +285,3 @@ def _report(cells: Array, aux) -> dict[str, Array]:
         if name in ("samples", "dropped")
     }
     return {"occupied": jnp.mean(occupied.occupied(cells)), **counts}
-
-
-def _background(background, key: Array) -> Array:
-    if background == "white":
-        return jnp.ones(3)
-    if not isinstance(background, str):
-        return jnp.asarray(background, jnp.result_type(float))
-    return jax.random.uniform(key, (3,))

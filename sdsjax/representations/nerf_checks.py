@@ -7,6 +7,7 @@ from typing import Any
 
 from sdsjax import losses as loss
 from sdsjax.render.sh import degree_of
+from sdsjax.representations.common import check_background, check_losses
 from sdsjax.representations.field import ACTIVATIONS, NORMALS, SCENES
 
 
@@ -48,20 +49,8 @@ def check(settings: Mapping[str, Any], regularizers: Collection[str]) -> None:
             raise ValueError(
                 f"{name}={settings[name]!r}: allowed are {', '.join(allowed)}"
             )
-    background = settings["background"]
-    if isinstance(background, str):
-        if background not in ("random", "white"):
-            raise ValueError(
-                f"background={background!r}: allowed are 'random', 'white' or (r, g, b)"
-            )
-    elif len(background) != 3:
-        raise ValueError(f"background={background}: give three numbers (r, g, b)")
-    unknown = sorted(set(settings["losses"] or {}) - set(regularizers))
-    if unknown:
-        raise ValueError(
-            f"losses: unknown {', '.join(unknown)}; allowed are "
-            f"{', '.join(sorted(regularizers))}"
-        )
+    check_background(settings["background"])
+    check_losses(settings["losses"], regularizers)
     _check_together(settings)
 
 

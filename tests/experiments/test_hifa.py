@@ -8,6 +8,7 @@ import pytest
 from experiment_folder import load
 
 from sdsjax.cameras import camera_angles
+from sdsjax.files import read_rows
 from sdsjax.types import Rendering
 
 hifa = load("hifa")
@@ -40,7 +41,7 @@ def test_the_table_compares_the_same_runs(tmp_path):
         for v, p, x in rows
     ]
     path.write_text("\n".join(lines) + '\n{"key": "cut')
-    found = hifa.collected(plan, hifa.load(path))
+    found = hifa.collected(plan, read_rows(path, "key"))
     text = hifa.table(plan, found)
     assert "| HiFA | 2 | 0.700 |" in text
     assert "| linear t | 1 | 0.700 (+0.100) |" in text

@@ -12,6 +12,7 @@ from experiment_folder import FOLDER
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
+from sdsjax.files import read_rows
 from sdsjax.priors import gaussian_mixture
 from sdsjax.toybox.captions import parse_caption
 
@@ -116,14 +117,14 @@ def test_tunes_reports_and_resumes(league, plan, monkeypatch, tmp_path):
     quality.run_all(plan, names, path, tmp_path, 60)
     assert len(calls) == 2 * (3 * 2 + 2 * 2)  # trials x prompts, prompts x seeds
     assert {job.prompt for job in calls[:6]} == set(league["entries"].TUNE)
-    done = league["entries"].load(path)
+    done = read_rows(path, "key")
     assert league["standings"].best("ssd", plan, done) == (300.0, 3.0)
     assert league["standings"].order(plan, done) == ["ssd", "sds"]
     # a crash in the middle of a line costs that run, and only that
     path.write_text(path.read_text()[:-40])
     quality.run_all(plan, names, path, tmp_path, 60)
     assert len(calls) == 21
-    assert league["entries"].load(path) == done
+    assert read_rows(path, "key") == done
     # no run is begun once the time is up
     path.unlink()
     quality.run_all(plan, names, path, tmp_path, -1)
@@ -134,7 +135,7 @@ def test_table_ranks_what_is_done(league, plan, monkeypatch, tmp_path):
     invented(league, monkeypatch)
     path = tmp_path / "runs.jsonl"
     league["quality"].run_all(plan, ["sds", "ssd"], path, tmp_path, 60)
-    done = league["entries"].load(path)
+    done = read_rows(path, "key")
     text = league["standings"].table(plan, done)
     rows = [line for line in text.splitlines() if line.startswith("| s")]
     assert [row.split(" | ")[0] for row in rows[:2]] == ["| ssd", "| sds"]
