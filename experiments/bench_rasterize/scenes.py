@@ -137,8 +137,9 @@ def lists_of(plan: composite.Plan, splats):
 
 
 def binning_of(scene: Scene):
-    """splats [1 n] -> all their tile lists."""
-    return partial(lists_of, whole_plan(scene))
+    """splats [1 n] -> their tile lists, as far as `rasterize`'s own buffer holds them
+    (5000 at 256x256: all of them)."""
+    return partial(lists_of, plan_of(scene))
 
 
 def splats_of(scene: Scene):

@@ -78,16 +78,36 @@ def footprints(splats: Splats, grid: Grid) -> Footprints:
     span = jnp.where(hidden[..., None], 0, span)
     shown = jnp.prod(span, axis=-1, dtype=jnp.int32) > 0
     depth = jnp.where(shown, splats.depth, jnp.inf)
-    rank = jnp.broadcast_to(jnp.arange(depth.shape[-1], dtype=jnp.int32), depth.shape)
-    if depth.dtype == jnp.float32:
-        # Positive floats order as their bits: integer sorts are the fast ones.
-        depth = lax.bitcast_convert_type(depth, jnp.uint32)
-    order = lax.sort((depth, rank), dimension=-1, num_keys=1, is_stable=True)[1]
+    order = _order(depth)
     low, span = (_rows(a, order) for a in (low, span))
     count = jnp.prod(span, axis=-1, dtype=jnp.int32)
     reach = splats.log_opacity - math.log(MIN_ALPHA)
     ellipse = jnp.concatenate([splats.mean, splats.conic, reach[..., None]], axis=-1)
     return Footprints(order, low, span, count, _rows(ellipse, order))
+
+
+def _order(depth: Array) -> Array:
+    """The permutation [V n] that sorts depths [V n] >= 0; of equal ones the first stays
+    first.
+
+    Positive floats order as their bits, and XLA sorts one uint32 four times faster than
+    a key and a payload: so as many of the lowest bits as a splat's position leaves room
+    for are sorted together with it, then the next ones, until all have been.
+    """
+    n = depth.shape[-1]
+    order = jnp.broadcast_to(jnp.arange(n, dtype=jnp.uint32), depth.shape)
+    if depth.dtype != jnp.float32:
+        order = lax.sort((depth, order), dimension=-1, num_keys=1, is_stable=True)[1]
+        return order.astype(jnp.int32)
+    bits = lax.bitcast_convert_type(depth, jnp.uint32)
+    place = max(n - 1, 1).bit_length()
+    place_mask, digit = jnp.uint32((1 << place) - 1), 32 - place
+    for done in range(0, 31, digit):  # the sign's bit is 0
+        key = _rows((bits >> done)[..., None], order)[..., 0] << place
+        key |= jnp.arange(n, dtype=jnp.uint32)
+        key = lax.sort(key, dimension=-1, is_stable=False) & place_mask
+        order = _rows(order[..., None], key)[..., 0]
+    return order.astype(jnp.int32)
 
 
 def _rows(table: Array, index: Array) -> Array:

@@ -89,6 +89,17 @@ def test_a_tile_at_the_rim_may_be_partial():
     assert_complete_and_tight(listed(splats, grid, 999)[0], *touched(splats, grid))
 
 
+@pytest.mark.parametrize("n", [1, 2, 300, 2**16 + 1])
+def test_order_is_the_stable_order_of_depths(n):
+    # 1, 2 and 3 passes; equal depths, hidden splats at infinity, and 0
+    rng = np.random.default_rng(n)
+    depth = rng.choice(rng.gamma(2.0, 1.0, n // 2 + 1), (2, n)).astype(np.float32)
+    depth[rng.random((2, n)) < 0.2] = np.inf
+    depth[:, 0] = 0
+    order = jax.jit(binning._order)(jnp.asarray(depth))
+    assert np.array_equal(order, np.argsort(depth, axis=-1, kind="stable"))
+
+
 def test_two_operand_sort_groups_alike():
     tile = jax.random.randint(jax.random.key(0), (2, 50), 0, 7)
     rank = jnp.broadcast_to(jnp.arange(50, dtype=jnp.int32), (2, 50))
