@@ -17,7 +17,7 @@ def toybox() -> Config:
     """Gaussians on the embedded toybox-sd prior, 64x64."""
     config = base_config()
     config.estimator = ConfigDict({"name": "denoised_l2"})
-    config.estimator.update(guidance_scale=20.0, weighting="sigma_alpha", steps=1)
+    config.estimator.update(guidance_scale=7.5, weighting="sigma_alpha", steps=1)
     return config
 
 

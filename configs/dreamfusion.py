@@ -24,7 +24,7 @@ def toybox() -> Config:
     config.batch_size = 2
     config.resolution = 32
     config.estimator = ConfigDict({"name": "sds", "weighting": "sigma2"})
-    config.estimator.guidance_scale = 20.0
+    config.estimator.guidance_scale = 7.5
     # the toybox's own light is fixed: shading is the exception
     config.representation.update(lambertian=0.2, textureless=0.1, ramp_steps=150)
     config.losses.update(orientation=10.0, sparsity=1.0)

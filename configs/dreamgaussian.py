@@ -20,7 +20,7 @@ def toybox() -> Config:
     config.steps = 500
     config.background = "white"
     config.estimator = ConfigDict({"name": "sds", "weighting": "sigma2"})
-    config.estimator.guidance_scale = 20.0
+    config.estimator.guidance_scale = 7.5
     gaussians = config.representation
     gaussians.update(count=4000, init_count=2500, init_radius=0.5, init_opacity=0.1)
     gaussians.control = "3dgs"

@@ -19,7 +19,7 @@ def toybox() -> Config:
     """On the embedded toybox-sd: half as many, larger ones, its schedule shortened."""
     config = base_config()
     config.estimator = ConfigDict({"name": "sds", "weighting": "sigma2"})
-    config.estimator.guidance_scale = 20.0
+    config.estimator.guidance_scale = 7.5
     gaussians = config.representation
     gaussians.update(count=3000, init_count=2000, init_scale=0.03, init_opacity=0.8)
     gaussians.control = "3dgs"

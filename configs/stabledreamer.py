@@ -20,7 +20,7 @@ def toybox() -> Config:
     """On the embedded toybox-sd, its schedule shortened to 600 steps."""
     config = base_config()
     config.estimator = ConfigDict({"name": "sds", "weighting": "sigma2"})
-    config.estimator.guidance_scale = 20.0
+    config.estimator.guidance_scale = 7.5
     gaussians = config.representation
     gaussians.update(count=3000, init_count=2000, init_opacity=0.2)
     gaussians.control = "stabledreamer"

@@ -20,7 +20,7 @@ def toybox() -> Config:
     """Gaussians on the embedded toybox-sd prior, 64x64."""
     config = base_config()
     config.estimator = ConfigDict({"name": "stein"})
-    config.estimator.guidance_scale = 20.0
+    config.estimator.guidance_scale = 7.5
     config.estimator.baseline = "constant"
     config.estimator.fit = "scalar"
     return config
