@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from sdsjax.diagnostics import run_rows
 from sdsjax.estimators import ESTIMATORS
-from sdsjax.files import read_rows
 from sdsjax.types import Estimator
 
 HERE = Path(__file__).resolve().parent
@@ -111,11 +111,9 @@ class Job(NamedTuple):
 @cache
 def ceilings() -> dict[str, dict]:
     """prompt -> scores of the same Gaussians fitted to true renders."""
-    rows = read_rows(CEILINGS, "key").values()
-    return {r["prompt"]: r["truth"] for r in rows if r["estimator"] == "ceiling"}
+    return run_rows.ceilings_of(CEILINGS)
 
 
 def share(row: dict) -> float:
     """What a run reached of its ceiling: the mean of its IoU's and its PSNR's share."""
-    best, truth = ceilings()[row["prompt"]], row["truth"]
-    return 0.5 * (truth["iou"] / best["iou"] + truth["psnr"] / best["psnr"])
+    return run_rows.share_of(row["truth"], ceilings()[row["prompt"]])

@@ -16,140 +16,55 @@ serves all prompts and seeds.
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from entries import ENTRIES, HERE, REPORT, TUNE, Job, Plan, share
-from standings import SHOWN, best, order, reported, sheet, table, true_views
+from standings import best, order, reported, sheet, table
 
-from sdsjax.build import Pieces, build, build_optimizer
+from sdsjax.build import build
 from sdsjax.checks import resolve
 from sdsjax.compile_cache import enable_compile_cache
+from sdsjax.diagnostics.run_rows import complete, save_picture
+from sdsjax.diagnostics.toybox_run import ToyboxRuns
 from sdsjax.files import read_rows
-from sdsjax.session import INIT
-from sdsjax.toybox import score as scoring
-from sdsjax.toybox.captions import parse_caption
-from sdsjax.toybox.views import heldout_orbits
-from sdsjax.train_step import init_state, make_train_step
-
-FIGURES = ("iou", "psnr", "ssim", "chamfer", "janus_rate")
 
 
 class Stage:
-    """What the runs share: the networks, each prompt's states, compiled functions."""
+    """The plan's runs; an estimator is compiled once, or once a setting that cannot be
+    traced."""
 
     def __init__(self, plan: Plan):
-        self.plan = plan
-        self.steps_of: dict[tuple, tuple[Callable, Callable, int]] = {}
-        self.pieces, self.prior_params = None, {}
-        self.draw: Callable | None = None
+        def pieces(prompt: str, steps: int):
+            given = {"prompt": prompt, "steps": steps, "batch_size": plan.batch}
+            return build(resolve("sds", given))
 
-    def build(self, prompt: str) -> tuple[Pieces, Any]:
-        """The pieces of the first prompt asked for, and this prompt's parameters."""
-        if prompt not in self.prior_params:
-            found = build(self.config(prompt, 1))
-            self.pieces = self.pieces or found
-            self.prior_params[prompt] = found.source.params
-        assert self.pieces is not None
-        return self.pieces, self.prior_params[prompt]
-
-    def config(self, prompt: str, steps: int):
-        given = {"prompt": prompt, "steps": steps, "batch_size": self.plan.batch}
-        return resolve("sds", given)
-
-    def compiled(self, job: Job, pieces: Pieces) -> tuple[Callable, Callable, int]:
-        """(start, step, number of steps); setting and rate are traced where they can
-        be, so that an estimator is compiled once."""
-        entry = ENTRIES[job.estimator]
-        name = (job.estimator, job.setting if entry.static else None)
-        if name in self.steps_of:
-            return self.steps_of[name]
-        steps = self.plan.steps(entry)
-        shapes, _ = jax.eval_shape(pieces.representation.init, jax.random.key(0))
-        adam, _ = build_optimizer(self.config(job.prompt, steps), shapes)
-        cameras = pieces.phases[-1].cameras
-
-        def made(value, rate):
-            value = job.setting if entry.static else value
-            optimizer = optax.chain(adam, optax.scale(rate))
-            return entry.make(pieces.schedule, value), optimizer
-
-        def start(value, rate, prior_params, key):
-            return init_state(
-                pieces.source, pieces.representation, *made(value, rate), cameras,
-                prior_params, jax.random.fold_in(key, INIT),
-            )  # fmt: skip
-
-        def step(value, rate, state, prior_params, key):
-            train_step = make_train_step(
-                pieces.source, pieces.representation, *made(value, rate),
-                pieces.sampler, cameras, total=steps,
-            )  # fmt: skip
-            state, metrics = train_step(state, prior_params, key)
-            return state, metrics["finite"]
-
-        self.steps_of[name] = jax.jit(start), jax.jit(step, donate_argnums=2), steps
-        return self.steps_of[name]
-
-    def views(self, pieces: Pieces, params, rep_state) -> scoring.Views:
-        """The held-out views, then SHOWN, on white."""
-        render = pieces.representation.render
-        cameras = scoring.orbit_cameras(heldout_orbits() + SHOWN, scoring.SIZE)
-        if self.draw is None:
-            self.draw = jax.jit(
-                lambda params, state: jax.lax.map(
-                    lambda camera: render(params, state, camera, None)[:4], cameras
-                )
-            )
-        drawn = jax.device_get(self.draw(params, rep_state))
-        return scoring.Views(*(np.nan_to_num(a, posinf=0, neginf=0) for a in drawn))
+        self.plan, self.runs = plan, ToyboxRuns(pieces)
 
     def perform(self, job: Job, root: Path) -> dict:
-        """One run: its scores, its CPU seconds, a strip of SHOWN in `root`."""
-        pieces, prior_params = self.build(job.prompt)
-        begin, step, steps = self.compiled(job, pieces)
-        key = jax.random.key(job.seed)
-        value, rate = jnp.float32(job.setting), jnp.float32(job.rate)
-        began, compiled = time.process_time(), 0.0
-        state, finite = begin(value, rate, prior_params, key), True
-        for index in range(steps):
-            state, good = step(value, rate, state, prior_params, key)
-            finite = finite & good
-            if index == 0:
-                jax.block_until_ready(state)
-                compiled = time.process_time() - began
-        finite = bool(finite)
-        seconds = time.process_time() - began - compiled
-        views = self.views(pieces, state.params, state.rep_state)
-        spec, _ = parse_caption(job.prompt)
-        truth, fronts, _ = true_views(job.prompt)
-        held = scoring.Views(*(a[: len(heldout_orbits())] for a in views))
-        found = scoring.compare(held, truth, fronts, spec, scoring.SIZE)
-        save(
-            np.concatenate([*views.rgb[len(heldout_orbits()) :]], 1), job.picture(root)
-        )
+        """One run: its scores, its CPU seconds, a strip of views in `root`."""
+        entry = ENTRIES[job.estimator]
+
+        def make(schedule, value):
+            return entry.make(schedule, job.setting if entry.static else value)
+
+        steps = self.plan.steps(entry)
+        found = self.runs.run(
+            (job.estimator, job.setting if entry.static else None),
+            make, jnp.float32(job.setting),
+            prompt=job.prompt, seed=job.seed, steps=steps, rate=job.rate,
+        )  # fmt: skip
+        save_picture(found.strip, job.picture(root))
         return {
             "key": job.key(),
             **job._asdict(),
             "steps": steps,
-            "finite": finite,
-            "truth": {name: found[name] for name in FIGURES},
-            "cpu_seconds": round(seconds * steps / max(steps - 1, 1), 2),
+            "finite": found.finite,
+            "truth": found.truth,
+            "cpu_seconds": found.cpu_seconds,
         }
-
-
-def save(rgb: np.ndarray, path: Path) -> None:
-    from PIL import Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((rgb.clip(0, 1) * 255 + 0.5).astype(np.uint8)).save(path)
 
 
 def tuning(name: str, plan: Plan, done: dict) -> Iterator[Job]:
@@ -170,20 +85,14 @@ def run_all(plan: Plan, names, path: Path, root: Path, minutes: float) -> None:
     ends, done = time.monotonic() + 60 * minutes, read_rows(path, "key")
     stage = Stage(plan)
 
+    def one(job: Job) -> dict:
+        row = stage.perform(job, root)
+        print(f"{job.key()}: share {share(row):.3f}", flush=True)
+        return row
+
     def perform(jobs) -> bool:
-        for job in jobs:
-            if job.key() in done:
-                continue
-            if time.monotonic() > ends:
-                return False
-            row = stage.perform(job, root)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as stream:
-                # The newline first: whatever a crash left of a line stays by itself.
-                stream.write("\n" + json.dumps(row) + "\n")
-            done[job.key()] = row
-            print(f"{job.key()}: share {share(row):.3f}", flush=True)
-        return True
+        named = ((job.key(), job) for job in jobs)
+        return complete(named, one, path, done, ends=ends)
 
     for name in names:
         if not perform(tuning(name, plan, done)):

@@ -1,27 +1,28 @@
 """SSD's figures 6, 13, 14 with ground truth: M, the rescaling, the reduction; see
-README.md. Pixels are distilled on an exact prior of toybox pictures.
+README.md. Pixels are distilled on an exact prior of toybox pictures, with `--toybox`
+Gaussians on toybox-sd (on_toybox.py).
 
     python experiments/ssd_ablation/run.py            # small: a minute or two
     python experiments/ssd_ablation/run.py --full     # README.md's table
+    python experiments/ssd_ablation/run.py --toybox   # and with --full its second one
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from variants import VARIANTS, ssd_at
 
 from sdsjax.diagnostics.exact_run import distil, nearest_psnr, toybox_pictures
 from sdsjax.diffusion import NoiseSchedule
-from sdsjax.estimators.common import draw_noise, from_direction
-from sdsjax.estimators.ssd import projection_ratio, ssd_direction
 from sdsjax.priors import gaussian_mixture
 from sdsjax.timesteps import TIMESTEPS
-from sdsjax.types import Estimator
 
 HERE = Path(__file__).resolve().parent
 SCHEDULE = NoiseSchedule.scaled_linear()
@@ -30,13 +31,6 @@ SPREAD = 0.005  # variance around every picture: what a trained prior calls plau
 SAMPLERS = {
     "uniform": TIMESTEPS["uniform"](),
     "window to 50": TIMESTEPS["annealed_window"](t_end=50),
-}
-# name: (rescale, share of r subtracted, share of 1 subtracted)
-VARIANTS = {
-    "SSD": (1.0, 1.0, 0.0),
-    "not rescaled": (0.0, 1.0, 0.0),
-    "- eps": (1.0, 0.0, 1.0),
-    "no reduction": (1.0, 0.0, 0.0),
 }
 
 
@@ -55,24 +49,6 @@ SMALL = Plan(8, 4, 120, 0.03, 2, (0, 500))
 FULL = Plan(12, 6, 500, 0.02, 3, (0, 100, 200, 300, 500, 700, 1000))
 
 
-def ssd_at(threshold, rescale, share_r, share_one) -> Estimator:
-    """`ESTIMATORS["ssd"]` with traced settings, so that one compilation serves all."""
-
-    def direction(prior, key, state, z, t, view):
-        del state
-        eps, z_t = draw_noise(SCHEDULE, key, z, t)
-        e = prior.noise(z_t, t, view)
-        ratio = share_r * projection_ratio(e.cond, eps) + share_one
-        seek = t <= threshold
-        scaled, plain = (
-            ssd_direction(e.cond, e.uncond, eps, seek, ratio, flag)
-            for flag in (True, False)
-        )
-        return jnp.where(rescale > 0, scaled, plain), {}
-
-    return from_direction(SCHEDULE, direction, "sigma2")
-
-
 def scores(plan: Plan, pictures, sampler: str):
     """PSNR [variants thresholds captions seeds 3] to the nearest true picture after a
     quarter, a half and the whole of a run from grey with a little noise, and the last
@@ -86,8 +62,8 @@ def scores(plan: Plan, pictures, sampler: str):
         key_start, key_run = jax.random.split(key)
         start = 0.1 * jax.random.normal(key_start, truth.shape[1:])
         trace = distil(
-            prior, ssd_at(threshold, *settings), SAMPLERS[sampler], start, key_run,
-            steps=plan.steps, rate=plan.rate, parts=4,
+            prior, ssd_at(SCHEDULE, threshold, *settings), SAMPLERS[sampler], start,
+            key_run, steps=plan.steps, rate=plan.rate, parts=4,
         )  # fmt: skip
         each = jax.vmap(lambda z: nearest_psnr(z, truth))(trace.z)
         return each[jnp.array([1, 2, 4])], trace.z[-1]
@@ -188,7 +164,14 @@ def picture(plan: Plan, results: dict, pictures, path: Path) -> None:
 
 
 def main(argv=None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    if "--toybox" in argv:
+        import on_toybox  # it has options of its own
+
+        on_toybox.main(argv)
+        return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--toybox", action="store_true", help="on_toybox.py")
     parser.add_argument("--full", action="store_true", help="README.md's table")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args(argv)

@@ -1,38 +1,34 @@
 """HiFA's figure 7: schedules of t at equal cost, scored against the truth; see
-README.md. Pixels are distilled on an exact prior of toybox pictures.
+README.md. Pixels are distilled on an exact prior of toybox pictures, with `--toybox`
+Gaussians on toybox-sd (on_toybox.py).
 
     python experiments/timesteps/run.py            # small: a minute or two
     python experiments/timesteps/run.py --full     # README.md's table
+    python experiments/timesteps/run.py --toybox   # and with --full its second one
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from samplers import SAMPLERS
 
 from sdsjax.diagnostics.exact_run import distil, nearest_psnr, toybox_pictures
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.priors import gaussian_mixture
-from sdsjax.timesteps import TIMESTEPS
 from sdsjax.types import Estimator
 
 HERE = Path(__file__).resolve().parent
 SCHEDULE = NoiseSchedule.scaled_linear()
 CAPTIONS = ("a red snowman", "a blue house", "a green car", "a yellow duck")
 SPREAD = 0.005
-SAMPLERS = {
-    "sqrt (HiFA)": TIMESTEPS["sqrt"](),
-    "linear": TIMESTEPS["linear"](),
-    "cosine": TIMESTEPS["cosine"](),
-    "random": TIMESTEPS["uniform"](),
-    "random, falling window": TIMESTEPS["annealed_window"](t_end=50),
-}
 
 
 class Plan(NamedTuple):
@@ -155,7 +151,14 @@ def picture(plan: Plan, results: dict, pictures, path: Path) -> None:
 
 
 def main(argv=None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    if "--toybox" in argv:
+        import on_toybox  # it has options of its own
+
+        on_toybox.main(argv)
+        return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--toybox", action="store_true", help="on_toybox.py")
     parser.add_argument("--full", action="store_true", help="README.md's table")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args(argv)

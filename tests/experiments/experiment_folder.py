@@ -7,13 +7,26 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
 
 
-def load(name: str):
-    """experiments/<name>/run.py as a module of its own."""
-    label = f"experiment_{name}"
-    spec = importlib.util.spec_from_file_location(label, FOLDER / name / "run.py")
+def load(name: str, file: str = "run"):
+    """experiments/<name>/<file>.py as a module of its own; nothing that it imports
+    from its folder stays behind for another experiment to find, unless the caller has
+    put the folder on the path and sees to that."""
+    folder = FOLDER / name
+    seen_to = str(folder) in sys.path
+    label = f"experiment_{name}_{file}"
+    spec = importlib.util.spec_from_file_location(label, folder / f"{file}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[label] = module  # NamedTuples of the file look themselves up here
-    spec.loader.exec_module(module)
+    if seen_to:
+        spec.loader.exec_module(module)
+        return module
+    sys.path.insert(0, str(folder))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
+        for path in folder.glob("*.py"):
+            sys.modules.pop(path.stem, None)
     return module
 
 

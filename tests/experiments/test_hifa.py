@@ -33,7 +33,7 @@ def test_flicker_is_blind_to_what_moves_evenly():
 
 
 def test_the_table_compares_the_same_runs(tmp_path):
-    plan = hifa.Plan(("a", "b"), (0,), 1, 1)
+    plan = hifa.Plan(("a", "b"), (0,), 1)
     rows = [("HiFA", "a", 0.8), ("HiFA", "b", 0.6), ("linear t", "b", 0.7)]
     path = tmp_path / "rows.jsonl"
     lines = [
@@ -52,11 +52,11 @@ def test_the_table_compares_the_same_runs(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_is_there_is_not_repeated(tmp_path, monkeypatch):
-    plan = hifa.Plan(("a red mug",), (0,), 2, 1)
+    plan = hifa.Plan(("a red mug",), (0,), 2)
     monkeypatch.setattr(hifa, "SMALL", plan)
-    monkeypatch.setattr(hifa, "VARIANTS", {"HiFA": {}})
-    hifa.main(["--out", str(tmp_path)])
+    monkeypatch.setattr(hifa, "VARIANTS", {"HiFA": hifa.Variant({})})
+    hifa.main(["--out", str(tmp_path), "--strips", str(tmp_path)])
     first = (tmp_path / "small.jsonl").read_text()
     assert 0 <= json.loads(first)["iou"] <= 1
-    hifa.main(["--out", str(tmp_path)])
+    hifa.main(["--out", str(tmp_path), "--strips", str(tmp_path)])
     assert (tmp_path / "small.jsonl").read_text() == first

@@ -1,0 +1,84 @@
+"""Schedules of t on toybox-sd: Gaussians scored against the true object; README.md.
+
+640 evaluations of the UNet a run (160 steps of 2 views x 2 calls) with the settings of
+configs/base.py but for the estimator and t; learning rates times 3, as in the league
+(../league). What a sampler draws in a run is a table [steps views] that is traced, so
+that an estimator is compiled once. One JSON line a run in `results/`: what is there is
+not run again.
+
+    python experiments/timesteps/run.py --toybox           # small: four minutes
+    python experiments/timesteps/run.py --toybox --full    # README.md's table
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from samplers import SAMPLERS
+
+from sdsjax.build import build
+from sdsjax.checks import resolve
+from sdsjax.diagnostics.comparison import Case, Comparison, Plan, command
+from sdsjax.diagnostics.toybox_run import drawn_times, from_table
+from sdsjax.estimators import ESTIMATORS
+from sdsjax.timesteps import TIMESTEPS
+
+HERE = Path(__file__).resolve().parent
+CEILINGS = HERE.parent / "toybox_quality" / "results" / "full.jsonl"
+PROMPTS = ("a blue house", "a pink teapot", "an orange cat")
+SMALL = Plan(PROMPTS[:1], (0, 1), 40)
+FULL = Plan(PROMPTS, (0, 1), 160)
+SQRT, DEFAULT = "sqrt (HiFA)", "random, window to 500"
+# besides those of the exact prior what configs/base.py has
+ON_TOYBOX = SAMPLERS | {DEFAULT: TIMESTEPS["annealed_window"]()}
+ESTIMATED = {
+    "sds, s = 7.5": lambda schedule: ESTIMATORS["sds"](schedule, guidance_scale=7.5),
+    "ssd, M = 500": lambda schedule: ESTIMATORS["ssd"](schedule, threshold=500),
+}
+
+
+def label(estimator: str, sampler: str) -> str:
+    return f"{estimator}; {sampler}"
+
+
+def cases(plan: Plan) -> list[Case]:
+    """Every estimator with every sampler."""
+
+    def one(estimator: str, sampler: str) -> Case:
+        return Case(
+            label(estimator, sampler),
+            estimator,
+            lambda schedule, times: ESTIMATED[estimator](schedule),
+            lambda seed: drawn_times(ON_TOYBOX[sampler], seed, plan.steps, plan.views),
+            from_table,
+        )
+
+    return [one(estimator, sampler) for estimator in ESTIMATED for sampler in ON_TOYBOX]
+
+
+def against() -> dict[str, dict[str, str]]:
+    """Every schedule against the default and against HiFA's, estimator by estimator."""
+    return {
+        f"- ({base})": {
+            label(e, sampler): label(e, base)
+            for e in ESTIMATED
+            for sampler in ON_TOYBOX
+        }
+        for base in (DEFAULT, SQRT)
+    }
+
+
+def pieces(prompt: str, steps: int, views: int):
+    given = {"prompt": prompt, "steps": steps, "batch_size": views}
+    return build(resolve("sds", given))
+
+
+def comparison(plan: Plan) -> Comparison:
+    return Comparison(plan, cases(plan), against())
+
+
+def main(argv=None) -> None:
+    command(
+        argv, text=__doc__, folder=HERE, ceilings=CEILINGS, small=comparison(SMALL),
+        full=comparison(FULL), pieces=pieces,
+    )  # fmt: skip

@@ -1,0 +1,118 @@
+"""The toybox-sd halves of ssd_ablation and timesteps: their cases are what they say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from experiment_folder import load
+
+from configs.base import base_config
+from sdsjax.diagnostics.comparison import Plan
+from sdsjax.diffusion import NoiseSchedule
+from sdsjax.estimators import ESTIMATORS
+from sdsjax.priors import gaussian_mixture
+
+SCHEDULE = NoiseSchedule.scaled_linear()
+STATIC = {
+    "SSD": {},
+    "not rescaled": {"rescale": False},
+    "- eps": {"reduction": "sds"},
+    "no reduction": {"reduction": "none"},
+}
+
+
+@pytest.fixture(scope="module")
+def ablation():
+    return load("ssd_ablation", "on_toybox")
+
+
+@pytest.fixture(scope="module")
+def times():
+    return load("timesteps", "on_toybox")
+
+
+def test_traced_settings_are_the_estimator_s_own_ablations(ablation):
+    """And at M = 0, where no t is drawn, every variant is h."""
+    z = jax.random.normal(jax.random.key(0), (3, 4))
+    means = jnp.stack([jnp.ones_like(z), -jnp.ones_like(z)])
+    prior = gaussian_mixture(SCHEDULE, [1.0, 1.0], means, [0.3, 0.3], [True, False])
+    ts, key = jnp.array([20, 700]), jax.random.key(1)
+
+    def grads(estimator):
+        return jax.vmap(lambda t: estimator.estimate(prior, key, (), z, t, None).grad)(
+            ts
+        )
+
+    traced = jax.jit(lambda settings: grads(ablation.make(SCHEDULE, settings)))
+    ssd = ESTIMATORS["ssd"]
+
+    @jax.jit
+    def own():
+        found = {
+            ablation.label(variant, m): grads(ssd(SCHEDULE, threshold=m, **options))
+            for variant, options in STATIC.items()
+            for m in (500, 1000)
+        }
+        return found, grads(ESTIMATORS["mode_disengaging"](SCHEDULE))
+
+    truth, h = own()
+    settings = {case.label: case.settings(0) for case in ablation.cases((500, 1000))}
+    assert set(settings) == {*truth, ablation.label("SSD", 0)}
+    for label, expected in truth.items():
+        np.testing.assert_allclose(
+            traced(settings[label]), expected, rtol=1e-4, atol=1e-6
+        )
+    np.testing.assert_allclose(
+        traced(settings[ablation.label("SSD", 0)]), h, rtol=1e-4, atol=1e-6
+    )
+    for shares in ablation.VARIANTS.values():
+        at_0 = traced(tuple(map(jnp.float32, (0.0, *shares))))
+        np.testing.assert_array_equal(at_0, traced(settings[ablation.label("SSD", 0)]))
+
+
+def test_every_case_is_compared_with_one_that_is_run(ablation, times):
+    for cases, against in (
+        (ablation.cases((300, 500)), ablation.against((300, 500))),
+        (times.cases(times.SMALL), times.against()),
+    ):
+        labels = [case.label for case in cases]
+        assert len(set(labels)) == len(labels)
+        for bases in against.values():
+            assert set(bases) <= set(labels)
+            assert set(bases.values()) <= set(labels)
+    config = base_config()
+    assert config.estimator.threshold == ablation.DEFAULT
+    assert config.timesteps.name == "annealed_window"
+
+
+def test_schedules_cost_the_same_and_differ(times):
+    plan = Plan(("a red mug",), (0, 1), 60)
+    cases = times.cases(plan)
+    assert {case.name for case in cases} == set(times.ESTIMATED)  # two compilations
+    first = [case for case in cases if case.name == "ssd, M = 500"]
+    tables = {case.label: np.asarray(case.settings(0)) for case in first}
+    assert {table.shape for table in tables.values()} == {(60, plan.views)}
+    assert len({table.tobytes() for table in tables.values()}) == len(times.ON_TOYBOX)
+    falling = tables[times.label("ssd, M = 500", times.SQRT)]
+    assert (np.diff(falling[:, 0]) <= 0).all()
+    own = tables[times.label("ssd, M = 500", times.DEFAULT)]
+    assert own[-10:].max() <= 600
+    assert own.max() > 600
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ssd_ablation", "timesteps"])
+def test_a_tiny_run_is_made_once_and_reported(name, tmp_path, monkeypatch):
+    module = load(name, "on_toybox")
+    plan = Plan(("a red mug",), (0,), 2)
+    small = (plan, (500,)) if name == "ssd_ablation" else plan
+    monkeypatch.setattr(module, "SMALL", small)
+    argv = ["--toybox", "--out", str(tmp_path), "--runs", str(tmp_path / "runs")]
+    module.main(argv)
+    first = (tmp_path / "small-toybox.jsonl").read_text()
+    text = (tmp_path / "small-toybox.md").read_text()
+    cases = module.cases(*small[1:]) if name == "ssd_ablation" else module.cases(plan)
+    assert all(f"| {case.label} |" in text for case in cases)
+    assert (tmp_path / "small-toybox.png").stat().st_size > 5000
+    module.main(argv)
+    assert (tmp_path / "small-toybox.jsonl").read_text() == first
