@@ -29,10 +29,9 @@ from sdsjax.sharding import replicate
 from sdsjax.toybox.captions import CaptionError
 from sdsjax.toybox.ceiling import ceiling as fit_ceiling
 from sdsjax.toybox.ceiling import settings_for
-from sdsjax.train_step import init_state
+from sdsjax.train_step import INIT, PREVIEW, init_state
 
 Event = Callable[[str, dict], None]
-INIT, PREVIEW = 2**32 - 1, 2**32 - 2
 
 
 class Diverged(RuntimeError):

@@ -30,6 +30,8 @@ from sdsjax.sharding import map_views
 from sdsjax.supervision import Penalty
 from sdsjax.types import Array, PriorSource, PyTree, View
 
+# Folded into the base key in a step's place: no step's number.
+INIT, PREVIEW = 2**32 - 1, 2**32 - 2
 KEY_NAMES = ("camera", "render", "t", "estimate", "learn", "control", "penalty")
 
 

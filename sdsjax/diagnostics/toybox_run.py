@@ -24,10 +24,9 @@ from sdsjax.timesteps import Sampler
 from sdsjax.toybox import score as scoring
 from sdsjax.toybox.captions import parse_caption
 from sdsjax.toybox.views import CANONICAL_ORBITS, DISTANCE, heldout_orbits
-from sdsjax.train_step import init_state, make_train_step, step_keys
+from sdsjax.train_step import INIT, init_state, make_train_step, step_keys
 from sdsjax.types import Array, Estimator, PyTree
 
-INIT = 2**32 - 1  # folded into the seed's key for the first state: no step's number
 SHOWN = tuple((*orbit, DISTANCE) for orbit in CANONICAL_ORBITS[:4])  # front, left, ...
 FIGURES = ("iou", "psnr", "ssim", "chamfer", "janus_rate")
 

@@ -11,7 +11,6 @@ import numpy as np
 import optax
 import pytest
 
-from sdsjax import session
 from sdsjax.cameras import OrbitRange, random_orbits
 from sdsjax.diagnostics import toybox_run
 from sdsjax.diagnostics.toybox_run import ToyboxRuns, drawn_times, from_table
@@ -169,7 +168,6 @@ def test_times_are_those_that_training_draws():
             times[index], WINDOW(keys["t"], index, 20, (VIEWS,))
         )
     assert (times[:, 0] != times[:, 1]).any()
-    assert toybox_run.INIT == session.INIT
 
 
 def test_a_run_that_diverges_is_scored_and_says_so(stage):
