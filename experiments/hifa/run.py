@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from PIL import Image
 
-from sdsjax.diagnostics.run_rows import complete, save_picture, sheet
+from sdsjax.diagnostics.run_rows import complete, save_picture, sheet_of
 from sdsjax.files import read_rows
 
 HERE = Path(__file__).resolve().parent
@@ -169,19 +168,23 @@ def flicker(draw, frames: int = 9, degrees: float = 0.25) -> float:
     return 1e3 * float(np.sqrt(np.mean(bent**2)))
 
 
-def key_of(variant: str, prompt: str, seed: int) -> str:
-    return f"{variant} | {prompt} | seed {seed}"
+Run = tuple[str, str, int]  # variant, prompt, seed
 
 
-def picture_of(variant: str, prompt: str, seed: int, strips: Path) -> Path:
-    words = f"{variant}-{prompt}-{seed}".replace(" ", "-")
+def key_of(run: Run, plan: Plan) -> str:
+    variant, prompt, seed = run
+    return f"{variant} | {prompt} | seed {seed} | {plan.steps} steps"
+
+
+def picture_of(run: Run, plan: Plan, strips: Path) -> Path:
+    words = key_of(run, plan).replace(" | ", "-").replace(" ", "-")
     return strips / f"{words}.png"
 
 
-def jobs_of(plan: Plan) -> list[tuple[str, tuple[str, str, int]]]:
+def jobs_of(plan: Plan) -> list[tuple[str, Run]]:
     """(key, run), every variant of a prompt and seed before the next."""
     runs = [(v, p, s) for s in plan.seeds for p in plan.prompts for v in VARIANTS]
-    return [(key_of(*run), run) for run in runs]
+    return [(key_of(run, plan), run) for run in runs]
 
 
 def perform(plan: Plan, path: Path, strips: Path) -> None:
@@ -191,12 +194,13 @@ def perform(plan: Plan, path: Path, strips: Path) -> None:
     enable_compile_cache()
     runners: dict[str, Runner] = {}
 
-    def one(run: tuple[str, str, int]) -> dict[str, Any]:
+    def one(run: Run) -> dict[str, Any]:
         variant, prompt, seed = run
         if variant not in runners:
             runners[variant] = Runner(plan, variant)
-        strip = picture_of(variant, prompt, seed, strips)
-        row = {"key": key_of(*run), **runners[variant].run(prompt, seed, strip)}
+        strip = picture_of(run, plan, strips)
+        found = runners[variant].run(prompt, seed, strip)
+        row = {"key": key_of(run, plan), **found}
         print(json.dumps(row), flush=True)
         return row
 
@@ -208,12 +212,16 @@ def collected(plan: Plan, done: dict[str, dict]):
     pairs = [(p, s) for s in plan.seeds for p in plan.prompts]
     found = {}
     for variant in VARIANTS:
-        rows = [done.get(key_of(variant, p, s)) for p, s in pairs]
+        rows = [done.get(key_of((variant, p, s), plan)) for p, s in pairs]
         found[variant] = {
-            name: np.array([np.nan if r is None else r[name] or np.nan for r in rows])
-            for name in FIGURES
+            name: np.array([figure_of(row, name) for row in rows]) for name in FIGURES
         }
     return found
+
+
+def figure_of(row: dict[str, Any] | None, name: str) -> float:
+    """NaN where there is no run, or no such figure of it."""
+    return np.nan if row is None or row[name] is None else row[name]
 
 
 def cell(values: np.ndarray, base: np.ndarray, digits: int) -> str:
@@ -275,19 +283,19 @@ def picture(found: dict, path: Path) -> None:
 
 
 def draw_sheet(plan: Plan, strips: Path, path: Path) -> None:
-    """A row a variant, a column a prompt, of the first seed: what there is of all."""
-    rows = []
-    for variant in VARIANTS:
-        files = [picture_of(variant, p, plan.seeds[0], strips) for p in plan.prompts]
-        if all(file.exists() for file in files):
-            rows.append((variant, [np.asarray(Image.open(f)) / 255 for f in files]))
-    if rows:
-        sheet(rows, plan.prompts, path)
+    """A row a variant, a column a prompt, of the first seed."""
+    rows = [
+        (v, [picture_of((v, p, plan.seeds[0]), plan, strips) for p in plan.prompts])
+        for v in VARIANTS
+    ]
+    sheet_of(rows, plan.prompts, path)
 
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="hours on a CPU")
+    parser.add_argument(
+        "--full", action="store_true", help="README.md's table: an hour"
+    )
     parser.add_argument("--only-report", action="store_true", help="run nothing")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--strips", type=Path, default=Path("runs/hifa"))

@@ -132,7 +132,7 @@ def main(argv=None) -> None:
     done = read_rows(path, "key")
     if not order(plan, done):
         return
-    text = table(plan, done)
+    text = table(plan, done, read_rows(options.out / "toybox-noise.jsonl", "key"))
     (options.out / "toybox-sd.md").write_text(text)
     sheet(plan, done, options.runs, options.out / "toybox-sd.png")
     print(text)

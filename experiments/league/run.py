@@ -5,6 +5,7 @@ estimator in `results/exact.jsonl`: what is there is not run again.
     python experiments/league/run.py            # exact prior, pictures: minutes
     python experiments/league/run.py --only sds ssd
     python experiments/league/run.py --full     # toybox-sd, Gaussians: quality.py
+    python experiments/league/run.py --full --noise   # its variance and bias: noise.py
 """
 
 from __future__ import annotations
@@ -297,8 +298,13 @@ def picture(results: dict, field: Field, path: Path) -> None:
 
 def main(argv=None) -> None:
     argv = sys.argv[1:] if argv is None else argv
+    if "--full" in argv and "--noise" in argv:
+        import noise  # it has options of its own
+
+        noise.main(argv)
+        return
     if "--full" in argv:
-        import quality  # it has options of its own
+        import quality  # so has it
 
         quality.main(argv)
         return

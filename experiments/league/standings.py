@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from entries import ALIASES, ENTRIES, REPORT, TUNE, Job, Plan, share
 
-from sdsjax.toybox import score as scoring
-from sdsjax.toybox.captions import parse_caption
-from sdsjax.toybox.views import CANONICAL_ORBITS, DISTANCE, heldout_orbits
-
-SHOWN = tuple((*orbit, DISTANCE) for orbit in CANONICAL_ORBITS[:4])  # front, left, ...
-
-
-@cache
-def true_views(prompt: str) -> tuple[scoring.Views, scoring.Views, scoring.Views]:
-    """The truth at the held-out views, its front at each one's elevation, and SHOWN."""
-    spec, held = parse_caption(prompt)[0], heldout_orbits()
-    fronts = tuple((0.0, elevation, distance) for _, elevation, distance in held)
-    every = scoring.true_views(spec, held + fronts + SHOWN)
-    n = len(held)
-    return tuple(
-        scoring.Views(*(a[part] for a in every))
-        for part in (slice(n), slice(n, 2 * n), slice(2 * n, None))
-    )
+from sdsjax.diagnostics.run_rows import sheet_of
+from sdsjax.diagnostics.toybox_run import side_by_side, true_views
 
 
 def trials(name: str, plan: Plan, done: dict) -> dict[tuple[float, float], float]:
@@ -44,6 +28,12 @@ def best(name: str, plan: Plan, done: dict) -> tuple[float, float]:
     return max(found, key=lambda trial: found[trial])
 
 
+def tuned(name: str, plan: Plan, done: dict) -> bool:
+    """Whether every trial of its tuning is done."""
+    asked = len(ENTRIES[name].candidates) + len(plan.rates) - 1
+    return len(trials(name, plan, done)) >= asked
+
+
 def reported(name: str, plan: Plan, done: dict, seeds) -> list[Job]:
     setting, rate = best(name, plan, done)
     return [
@@ -55,8 +45,7 @@ def reported(name: str, plan: Plan, done: dict, seeds) -> list[Job]:
 
 def runs_of(name: str, plan: Plan, done: dict) -> list[dict]:
     """The reported runs that are done, by prompt and seed; [] before tuning's end."""
-    asked = len(ENTRIES[name].candidates) + len(plan.rates) - 1
-    if len(trials(name, plan, done)) < asked:
+    if not tuned(name, plan, done):
         return []
     jobs = reported(name, plan, done, range(plan.seeds))
     return [done[job.key()] for job in jobs if job.key() in done]
@@ -76,8 +65,26 @@ def order(plan: Plan, done: dict) -> list[str]:
     return sorted(filter(complete, ENTRIES), key=mean, reverse=True)
 
 
-def table(plan: Plan, done: dict) -> str:
-    """Markdown, best first; then every trial of the tuning."""
+def noise_key(name: str, setting: float, plan: Plan) -> str:
+    """Of a row of noise.py."""
+    return f"{name} {setting:g} | {plan.calls} calls"
+
+
+def noise_cells(name: str, plan: Plan, done: dict, noise: Mapping) -> str:
+    """tr Cov / |E G|^2 and the cosine of noise.py at the chosen setting, or dashes."""
+    row = noise.get(noise_key(name, best(name, plan, done)[0], plan))
+    if row is None:
+        return " - | - |"
+    (ratio, *ratio_error), (cosine, *cosine_error) = row["noise"], row["cosine"]
+    # one digit, and 10 instead of 1e+01
+    errors = [f"{float(f'{e:.1g}'):g}" for e in (*ratio_error, *cosine_error)]
+    return f" {ratio:.3g} +- {errors[0]} | {cosine:.3f} +- {errors[1]} |"
+
+
+def table(plan: Plan, done: dict, noise: Mapping | None = None) -> str:
+    """Markdown, best first; then every trial of the tuning. noise: rows of noise.py by
+    key, two columns more where there are any."""
+    heads = " tr Cov / squared mean | cosine with E[e_y - eps] |" if noise else ""
     lines = [
         f"toybox-sd, Gaussians, {plan.calls} evaluations of the UNet a run, "
         f"{plan.batch} views a step; {plan.prompts} prompts, up to {plan.seeds} seeds. "
@@ -85,8 +92,8 @@ def table(plan: Plan, done: dict) -> str:
         "seeds.",
         "",
         "| estimator | setting | rates | steps | share of the ceiling | IoU | PSNR, dB "
-        "| SSIM | Chamfer | Janus | CPU s a run | runs |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| SSIM | Chamfer | Janus | CPU s a run | runs |{heads}",
+        "|---" * (14 if noise else 12) + "|",
     ]
     for name in order(plan, done):
         rows = runs_of(name, plan, done)
@@ -109,6 +116,7 @@ def table(plan: Plan, done: dict) -> str:
             f"{mean('iou'):.3f} | {mean('psnr'):.1f} | {mean('ssim'):.3f} | "
             f"{mean('chamfer'):.3f} | {mean('janus_rate'):.2f} | "
             f"{np.mean([r['cpu_seconds'] for r in rows]):.0f} | {len(rows)} |"
+            + (noise_cells(name, plan, done, noise) if noise else "")
         )
     lines += [f"| {a} | is {b}, sample by sample |" for a, b in ALIASES.items()]
     lines += ["", "| tuned on " + ", ".join(TUNE) + " | mean share of the ceiling |"]
@@ -122,29 +130,13 @@ def table(plan: Plan, done: dict) -> str:
 
 def sheet(plan: Plan, done: dict, root: Path, path: Path) -> None:
     """The truth, then a row an estimator, best first; four views a prompt, seed 0."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    prompts, names = REPORT[: plan.prompts], order(plan, done)
-    rows = [["truth", [np.concatenate([*true_views(p)[2].rgb], 1) for p in prompts]]]
-    for name in names:
-        jobs = reported(name, plan, done, (0,))
-        pictures = [job.picture(root) for job in jobs]
-        if all(picture.exists() for picture in pictures):
-            rows.append([name, [plt.imread(picture) for picture in pictures]])
-    figure, grid = plt.subplots(
-        len(rows), len(prompts), squeeze=False, layout="constrained",
-        figsize=(3.3 * len(prompts) + 1, 0.88 * len(rows) + 0.3),
-    )  # fmt: skip
-    for axes, (label, strips) in zip(grid, rows):
-        for axis, strip, prompt in zip(axes, strips, prompts):
-            axis.imshow(np.clip(strip, 0, 1))
-            axis.set(xticks=[], yticks=[])
-            if label == "truth":
-                axis.set_title(prompt, fontsize=8)
-        label = label.replace("mode_", "mode\n").replace("_", " ")
-        axes[0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    prompts = REPORT[: plan.prompts]
+    truth = [side_by_side(true_views(prompt)[2]) for prompt in prompts]
+    rows = [
+        (
+            name.replace("mode_", "mode\n").replace("_", " "),
+            [job.picture(root) for job in reported(name, plan, done, (0,))],
+        )
+        for name in order(plan, done)
+    ]
+    sheet_of(rows, prompts, path, first=[("truth", truth)])

@@ -6,11 +6,13 @@ does when its mean lags behind z or its variance has not shrunk to zero.
 
     python experiments/stein_variance/run.py            # small: a minute or two
     python experiments/stein_variance/run.py --full     # README.md's tables
+    python experiments/stein_variance/run.py --toybox   # on toybox-sd: toybox.py
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -285,8 +287,15 @@ def picture(plan: Plan, along: list, grid: dict, path: Path) -> None:
 
 
 def main(argv=None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    if "--toybox" in argv:
+        import toybox  # it has options of its own
+
+        toybox.main(argv)
+        return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="README.md's tables")
+    parser.add_argument("--toybox", action="store_true", help="toybox-sd: toybox.py")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args(argv)
     plan, name = (FULL, "full") if options.full else (SMALL, "small")

@@ -24,7 +24,7 @@ from sdsjax.diagnostics.run_rows import (
     paired,
     save_picture,
     share_of,
-    sheet,
+    sheet_of,
 )
 from sdsjax.diagnostics.toybox_run import ToyboxRuns, side_by_side, true_views
 from sdsjax.files import read_rows
@@ -181,18 +181,15 @@ def gap(rows: Mapping[Pair, float], base: Mapping[Pair, float]) -> str:
 def draw_sheet(
     cases: Sequence[Case], plan: Plan, root: Path, path: Path, shown: int = 0
 ) -> None:
-    """The truth, then a row a case, a column a prompt, of the seed number `shown`;
-    cases without all their pictures in `root` are left out."""
-    import matplotlib.pyplot as plt
-
+    """The truth, then a row a case, a column a prompt, of the seed number `shown`; see
+    `run_rows.sheet_of`."""
     truth = [side_by_side(true_views(prompt)[2]) for prompt in plan.prompts]
-    rows: list[tuple[str, list[np.ndarray]]] = [("truth", truth)]
-    for case in cases:
-        pairs = [(prompt, plan.seeds[shown]) for prompt in plan.prompts]
-        pictures = [plan.picture(case, pair, root) for pair in pairs]
-        if all(picture.exists() for picture in pictures):
-            rows.append((case.label, [plt.imread(picture) for picture in pictures]))
-    sheet(rows, plan.prompts, path)
+    pairs = [(prompt, plan.seeds[shown]) for prompt in plan.prompts]
+    rows = [
+        (case.label, [plan.picture(case, pair, root) for pair in pairs])
+        for case in cases
+    ]
+    sheet_of(rows, plan.prompts, path, first=[("truth", truth)])
 
 
 def command(

@@ -105,3 +105,24 @@ def sheet(
         axis.set_title(title, fontsize=8)
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def sheet_of(
+    cases: Sequence[tuple[str, Sequence[Path]]],
+    titles: Sequence[str],
+    path: Path,
+    first: Sequence[tuple[str, Sequence[np.ndarray]]] = (),
+) -> None:
+    """`sheet` of the rows `first` and of the cases (label, files of strips) whose files
+    are all there. Sheets are kept in the repository and strips are not: one that
+    exists stays as it is where any strip is missing."""
+    from PIL import Image
+
+    there = [case for case in cases if all(file.exists() for file in case[1])]
+    if not there or (path.exists() and len(there) < len(cases)):
+        return
+    rows = [
+        (label, [np.asarray(Image.open(file)) / 255 for file in files])
+        for label, files in there
+    ]
+    sheet([*first, *rows], titles, path)

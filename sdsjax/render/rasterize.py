@@ -173,7 +173,8 @@ def lockstep(size: int) -> tuple[int, int]:
 
 
 def default_capacity(n: int, grid: Grid) -> int:
-    """6 n intersections, in thousands of 1024; at most what all splats could need.
+    """6 n intersections, rounded up to a multiple of 1024; at most what all splats
+    could need.
 
     An object that fills the picture has 3.4 to 5.5 n (2000 to 100 000 Gaussians at 64
     to 512 px); room that is not used is sorted all the same.

@@ -86,18 +86,23 @@ def test_differences_are_taken_within_pairs(performed):
     assert json.dumps(done)  # plain numbers throughout
 
 
-def test_the_sheet_leaves_out_cases_without_their_pictures(performed, tmp_path):
+def test_a_sheet_that_exists_is_replaced_by_a_complete_one_only(performed, tmp_path):
+    found, path = [], tmp_path / "sheet.png"
+
     def drawn(rows, titles, path):
         found.append(([label for label, _ in rows], titles))
 
-    found = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "sheet", drawn)
+        patch.setattr(run_rows, "sheet", drawn)
         patch.setattr(comparison, "true_views", lambda prompt: (None, None, prompt))
         patch.setattr(comparison, "side_by_side", lambda views: np.zeros((4, 16, 3)))
-        comparison.draw_sheet(CASES, PLAN, tmp_path, tmp_path / "sheet.png")
+        comparison.draw_sheet(CASES, PLAN, tmp_path / "nothing", path)
+        assert found == []
+        comparison.draw_sheet(CASES, PLAN, tmp_path, path)
         PLAN.picture(CASES[0], (PROMPTS[1], 0), tmp_path).unlink()
-        comparison.draw_sheet(CASES, PLAN, tmp_path, tmp_path / "sheet.png")
+        comparison.draw_sheet(CASES, PLAN, tmp_path, path)
+        path.touch()
+        comparison.draw_sheet(CASES, PLAN, tmp_path, path)
     assert found == [
         (["truth", "plain", "better"], PROMPTS),
         (["truth", "better"], PROMPTS),

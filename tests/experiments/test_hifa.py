@@ -34,10 +34,15 @@ def test_flicker_is_blind_to_what_moves_evenly():
 
 def test_the_table_compares_the_same_runs(tmp_path):
     plan = hifa.Plan(("a", "b"), (0,), 1)
-    rows = [("HiFA", "a", 0.8), ("HiFA", "b", 0.6), ("linear t", "b", 0.7)]
+    rows = [
+        ("HiFA", "a", 0.8), ("HiFA", "b", 0.6), ("linear t", "b", 0.7),
+        ("no z-variance", "a", 0.0), ("latent only", "a", 0.3),
+    ]  # fmt: skip
     path = tmp_path / "rows.jsonl"
     lines = [
-        json.dumps({"key": hifa.key_of(v, p, 0), **dict.fromkeys(hifa.FIGURES, x)})
+        json.dumps(
+            {"key": hifa.key_of((v, p, 0), plan), **dict.fromkeys(hifa.FIGURES, x)}
+        )
         for v, p, x in rows
     ]
     path.write_text("\n".join(lines) + '\n{"key": "cut')
@@ -45,7 +50,9 @@ def test_the_table_compares_the_same_runs(tmp_path):
     text = hifa.table(plan, found)
     assert "| HiFA | 2 | 0.700 |" in text
     assert "| linear t | 1 | 0.700 (+0.100) |" in text
-    assert "| latent only | 0 | - |" in text
+    assert "| image only | 0 | - |" in text
+    # against "no z-variance", whose 0 counts
+    assert "| latent only | 1 | 0.300 (+0.300) |" in text
     hifa.picture(found, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
