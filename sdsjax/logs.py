@@ -64,7 +64,14 @@ class Log:
         self.timer = StepTimer()
         # A scalar of step s is logged under s: those past the checkpoint go, all of
         # them where there is none.
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1, flush_secs=10)
+        # A name has the second in it: one that resumes within it would overwrite.
+        number = len(list(folder.glob("events.*")))
+        self._writer = SummaryWriter(
+            str(folder),
+            purge_step=start + 1,
+            flush_secs=10,
+            filename_suffix=f".{number:04}",
+        )
         self._console = Console(stderr=True)
         self._bar = None
         self._last_line = 0.0

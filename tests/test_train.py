@@ -17,7 +17,7 @@ import tiny_run
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from sdsjax import lock, train
+from sdsjax import lock, logs, train
 from sdsjax import session as session_module
 from sdsjax.compile_cache import enable_compile_cache
 from sdsjax.lock import RunError
@@ -249,6 +249,16 @@ def read_scalars(folder: Path, tag: str) -> list[int]:
                 steps = [s for s in steps if s < event.step]
             steps += [event.step for v in event.summary.value if v.tag == tag]
     return steps
+
+
+def test_two_logs_of_one_second_keep_both(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs.time, "time", lambda: 1.7e9)
+    for start, steps in ((0, (5, 10)), (7, (12,))):
+        with logs.Log(tmp_path, 20, start) as log:
+            for step in steps:
+                log.scalars({"step": step, "grad_z": 1.0})
+    assert len(list(tmp_path.iterdir())) == 2
+    assert read_scalars(tmp_path, "grad_z") == [5, 12]
 
 
 # The crash at step 20 comes after a first checkpoint, or before it.
