@@ -1,7 +1,9 @@
 """Loads an experiment's run.py as a module. Not a test; the tests here share it."""
 
+import importlib
 import importlib.util
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
@@ -28,6 +30,19 @@ def load(name: str, file: str = "run"):
         for path in folder.glob("*.py"):
             sys.modules.pop(path.stem, None)
     return module
+
+
+@contextmanager
+def modules(name: str, files: tuple[str, ...]):
+    """experiments/<name>/<file>.py as modules by file; nothing of them stays behind."""
+    folder = str(FOLDER / name)
+    sys.path.insert(0, folder)
+    try:
+        yield {file: importlib.import_module(file) for file in files}
+    finally:
+        sys.path.remove(folder)
+        for file in files:
+            sys.modules.pop(file, None)
 
 
 def run_small(module, tmp_path):

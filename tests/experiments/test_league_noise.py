@@ -1,14 +1,12 @@
 """The league's noise on toybox-sd: what it measures, and its columns in the table."""
 
-import importlib
-import sys
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiment_folder import FOLDER
+from experiment_folder import modules
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
@@ -21,14 +19,8 @@ SCHEDULE = NoiseSchedule.scaled_linear()
 
 @pytest.fixture(scope="module")
 def league():
-    """The experiment's modules by name; nothing of them stays behind."""
-    sys.path.insert(0, str(FOLDER / "league"))
-    try:
-        yield {name: importlib.import_module(name) for name in NAMES}
-    finally:
-        sys.path.remove(str(FOLDER / "league"))
-        for name in NAMES:
-            sys.modules.pop(name, None)
+    with modules("league", NAMES) as found:
+        yield found
 
 
 def test_noise_and_cosine_on_a_prior_without_any(league):

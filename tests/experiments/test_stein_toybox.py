@@ -1,13 +1,10 @@
 """stein_variance on toybox-sd: shared evaluations, the optimum of mu, J J^T's root."""
 
-import importlib
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiment_folder import FOLDER
+from experiment_folder import modules
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
@@ -19,14 +16,8 @@ NAMES = ("toybox_figures", "toybox_report", "toybox")
 
 @pytest.fixture(scope="module")
 def stein():
-    """The experiment's modules by name; nothing of them stays behind."""
-    sys.path.insert(0, str(FOLDER / "stein_variance"))
-    try:
-        yield {name: importlib.import_module(name) for name in NAMES}
-    finally:
-        sys.path.remove(str(FOLDER / "stein_variance"))
-        for name in NAMES:
-            sys.modules.pop(name, None)
+    with modules("stein_variance", NAMES) as found:
+        yield found
 
 
 def test_one_evaluation_serves_every_estimator(stein):
