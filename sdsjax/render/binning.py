@@ -90,9 +90,9 @@ def _order(depth: Array) -> Array:
     """The permutation [V n] that sorts depths [V n] >= 0; of equal ones the first stays
     first.
 
-    Positive floats order as their bits, and XLA sorts one uint32 four times faster than
-    a key and a payload: so as many of the lowest bits as a splat's position leaves room
-    for are sorted together with it, then the next ones, until all have been.
+    Positive floats order as their bits, and on a CPU XLA sorts one uint32 four times
+    faster than a key and a payload: so as many of the lowest bits as a splat's position
+    leaves room for are sorted together with it, then the next ones, until all are.
     """
     n = depth.shape[-1]
     order = jnp.broadcast_to(jnp.arange(n, dtype=jnp.uint32), depth.shape)
