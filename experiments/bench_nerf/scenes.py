@@ -42,7 +42,7 @@ def encodings(name: str, count: int) -> dict[str, tuple[Callable, tuple]]:
     tables, points = tuple(map(jnp.asarray, tables)), jnp.asarray(points)
 
     def forward(tables, x):
-        return hashgrid.encode(tables, x, grid, move_points=False)
+        return hashgrid.encode(tables, x, grid)
 
     def gradient(tables, x):
         return jax.grad(lambda tables: jnp.sum(forward(tables, x)))(tables)

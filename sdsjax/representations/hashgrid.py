@@ -129,56 +129,139 @@ def corner_index(corner: Sequence[Array], level: Level) -> Array:
     return (index % np.uint32(level.rows)).astype(jnp.int32)
 
 
-def _cell(x: Array, level: Level, smooth: bool) -> tuple[Array, Array]:
-    # the lower corner (uint32) of a point's cell, and its blending fractions
-    position = x * jnp.asarray(level.scale, x.dtype) + 0.5
-    cell = jnp.floor(jax.lax.stop_gradient(position))
-    fraction = position - cell
+class _Place(NamedTuple):
+    # The lower corner [... 3] (uint32) of points' cells, their blending fractions
+    # [... 3] and how fast these change with the point.
+    corner: Array
+    fraction: Array
+    rate: Array
+
+
+def _place(x: Array, level: Level, smooth: bool) -> _Place:
+    scale = jnp.asarray(level.scale, x.dtype)
+    position = x * scale + 0.5
+    corner = jnp.floor(jax.lax.stop_gradient(position))
+    fraction, rate = position - corner, jnp.broadcast_to(scale, x.shape)
     if smooth:
+        rate = scale * 6 * fraction * (1 - fraction)
         fraction = fraction * fraction * (3 - 2 * fraction)
-    return cell.astype(jnp.uint32), fraction
+    return _Place(corner.astype(jnp.uint32), fraction, rate)
 
 
-def encode_level(table: Array, x: Array, level: Level, smooth: bool) -> Array:
-    """Features [... F] of points x [... 3] in the unit cube, at one level."""
-    cell, fraction = _cell(x, level, smooth)
-    shares = (1 - fraction, fraction)
-    total = jnp.zeros((*x.shape[:-1], table.shape[-1]), x.dtype)
-    for corner in CORNERS:
-        index = corner_index([cell[..., i] + corner[i] for i in range(3)], level)
-        along = [shares[corner[i]][..., i] for i in range(3)]
-        weight = along[0] * along[1] * along[2]
-        total += weight[..., None] * table[index].astype(x.dtype)
+def _indices(place: _Place, level: Level) -> list[Array]:
+    # rows [...] of the eight corners
+    return [
+        corner_index([place.corner[..., i] + corner[i] for i in range(3)], level)
+        for corner in CORNERS
+    ]
+
+
+def _weights(place: _Place) -> list[Array]:
+    # [...] of the eight corners
+    shares = 1 - place.fraction, place.fraction
+    along = [[shares[corner[i]][..., i] for i in range(3)] for corner in CORNERS]
+    return [x * y * z for x, y, z in along]
+
+
+def _weight_slopes(place: _Place, axis: int) -> list[Array]:
+    # d weight / d x_axis [...] of the eight corners
+    shares = 1 - place.fraction, place.fraction
+    rate, (i, j) = place.rate[..., axis], [i for i in range(3) if i != axis]
+    return [
+        (rate if corner[axis] else -rate)
+        * shares[corner[i]][..., i]
+        * shares[corner[j]][..., j]
+        for corner in CORNERS
+    ]
+
+
+def _rows(table: Array, index: Array) -> Array:
+    # No index runs over its table: checking would cost a fifth of the look-up.
+    return table.at[index].get(mode="promise_in_bounds")
+
+
+def _sum(weights: Sequence[Array], values: Sequence[Array] | Array) -> Array:
+    # sum_c w_c v_c [... F] of weights [...] and values [... F]
+    total = weights[0][..., None] * values[0]
+    for weight, value in zip(weights[1:], values[1:]):
+        total += weight[..., None] * value
     return total
 
 
+def _scatter(level: Level, index: list[Array], updates: list[Array]) -> Array:
+    # The table [T F] that has updates [... F] added at rows [...]. One scatter of
+    # corners written out one after the other: as one array expression, broadcast over
+    # the corners, it takes three times as long on a CPU.
+    width = updates[0].shape[-1]
+    flat = [update.reshape(-1, width) for update in updates]
+    rows = jnp.concatenate([i.reshape(-1) for i in index])
+    zeros = jnp.zeros((level.rows, width), updates[0].dtype)
+    return zeros.at[rows].add(jnp.concatenate(flat), mode="promise_in_bounds")
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def encode_fixed(table: Array, x: Array, level: Level, smooth: bool) -> Array:
-    """`encode_level` for reverse mode and points that stay where they are: the table's
-    gradient is one scatter of all corners instead of eight."""
-    return encode_level(table, x, level, smooth)
+def encode_level(table: Array, x: Array, level: Level, smooth: bool) -> Array:
+    """Features [... F] of points x [... 3] in the unit cube, at one level. Reverse mode
+    only."""
+    place = _place(x, level, smooth)
+    rows = [_rows(table, i).astype(x.dtype) for i in _indices(place, level)]
+    return _sum(_weights(place), rows)
 
 
-def _fixed_forward(table, x, level, smooth):
-    return encode_level(table, x, level, smooth), x
+def _encode_forward(table, x, level, smooth):
+    return encode_level(table, x, level, smooth), (table, x)
 
 
-def _fixed_backward(level, smooth, x, cotangent):
-    cell, fraction = _cell(x, level, smooth)
-    corners = CORNERS.T.reshape(3, 8, *(1,) * (x.ndim - 1))
-    index = corner_index([cell[..., i] + corners[i] for i in range(3)], level)
-    shares = [
-        jnp.where(corners[i] == 1, fraction[..., i], 1 - fraction[..., i])
-        for i in range(3)
-    ]
-    weight = shares[0] * shares[1] * shares[2]
-    width = cotangent.shape[-1]
-    updates = (weight[..., None] * cotangent).reshape(-1, width)
-    zeros = jnp.zeros((level.rows, width), cotangent.dtype)
-    return zeros.at[index.reshape(-1)].add(updates), jnp.zeros_like(x)
+def _encode_backward(level, smooth, kept, cotangent):
+    table, x = kept
+    place = _place(x, level, smooth)
+    updates = [w[..., None] * cotangent for w in _weights(place)]
+    # not computed where nobody asks for it: XLA drops what is not used
+    _, slopes = _slopes_of_level(table, x, level, smooth)
+    moved = [jnp.sum(slope * cotangent, axis=-1) for slope in slopes]
+    table_gradient = _scatter(level, _indices(place, level), updates)
+    return table_gradient.astype(table.dtype), jnp.stack(moved, axis=-1)
 
 
-encode_fixed.defvjp(_fixed_forward, _fixed_backward)
+encode_level.defvjp(_encode_forward, _encode_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def slopes_of_level(
+    table: Array, x: Array, level: Level, smooth: bool
+) -> tuple[Array, list[Array]]:
+    """(features [... F], their derivatives [... F] with respect to x_0, x_1 and x_2) of
+    points x [... 3] in the unit cube, at one level; both to be differentiated in
+    reverse mode."""
+    return _slopes_of_level(table, x, level, smooth)
+
+
+def _slopes_of_level(table, x, level, smooth):
+    place = _place(x, level, smooth)
+    # All rows first: they are read once and used four times.
+    index = jnp.stack(_indices(place, level))
+    rows = _rows(table, index).astype(x.dtype)
+
+    slopes = [_sum(_weight_slopes(place, i), rows) for i in range(3)]
+    return _sum(_weights(place), rows), slopes
+
+
+def _slopes_forward(table, x, level, smooth):
+    return slopes_of_level(table, x, level, smooth), (table, x)
+
+
+def _slopes_backward(level, smooth, kept, cotangents):
+    table, x = kept
+    place = _place(x, level, smooth)
+    weights = [_weights(place), *(_weight_slopes(place, i) for i in range(3))]
+    of_value, of_slopes = cotangents
+    updates = [_sum(corner, (of_value, *of_slopes)) for corner in zip(*weights)]
+    _, pull = jax.vjp(lambda x: _slopes_of_level(table, x, level, smooth), x)
+    table_gradient = _scatter(level, _indices(place, level), updates)
+    return table_gradient.astype(table.dtype), *pull(cotangents)
+
+
+slopes_of_level.defvjp(_slopes_forward, _slopes_backward)
 
 
 def encode(
@@ -188,30 +271,58 @@ def encode(
     *,
     level_weights: Array | None = None,
     active: int | None = None,
-    move_points: bool = True,
 ) -> Array:
     """Features [... L F] of points x [... 3], level by level, x clipped to the unit
-    cube.
+    cube. To be differentiated in reverse mode (forwards: `encode_with_slopes`).
 
     level_weights: [L], a factor a level (`band_weights`); active: how many levels are
-    looked up at all, the rest being zeros (static: what it leaves out costs nothing);
-    move_points: whether gradients with respect to x may be asked for; without them the
-    tables' is cheaper (`encode_fixed`).
+    looked up at all, the rest being zeros (static: what it leaves out costs nothing).
     """
-    look_up: Any = encode_level if move_points else encode_fixed
     active = len(grid.levels) if active is None else active
     x = jnp.clip(x, 0.0, 1.0)
-    parts = []
-    for index, (table, level) in enumerate(zip(tables, grid.levels)):
-        if index >= active:
-            shape = (*x.shape[:-1], grid.features * (len(grid.levels) - active))
-            parts.append(jnp.zeros(shape, x.dtype))
-            break
-        part = look_up(table, x, level, grid.smooth)
-        if level_weights is not None:
-            part = part * level_weights[index].astype(x.dtype)
-        parts.append(part)
+    parts = [
+        encode_level(table, x, level, grid.smooth)
+        for table, level in zip(tables[:active], grid.levels)
+    ]
+    parts = _weighted(parts, level_weights)
+    if active < len(grid.levels):
+        width = grid.features * (len(grid.levels) - active)
+        parts.append(jnp.zeros((*x.shape[:-1], width), x.dtype))
     return jnp.concatenate(parts, axis=-1)
+
+
+def encode_with_slopes(
+    tables: Sequence[Array],
+    x: Array,
+    grid: Grid,
+    *,
+    level_weights: Array | None = None,
+) -> tuple[Array, Array]:
+    """(`encode`, its derivatives [3 ... L F] with respect to the components of x) at
+    points x [... 3]: one look-up for both, and one scatter for their gradient.
+
+    The derivatives are those inside a cell, and 0 outside the unit cube.
+    """
+    inside = ((x >= 0) & (x <= 1)).astype(x.dtype)
+    x = jnp.clip(x, 0.0, 1.0)
+    found: Any = [
+        slopes_of_level(table, x, level, grid.smooth)
+        for table, level in zip(tables, grid.levels)
+    ]
+    values = _weighted([value for value, _ in found], level_weights)
+    slopes = [
+        jnp.concatenate(_weighted([slope[i] for _, slope in found], level_weights), -1)
+        * inside[..., i, None]
+        for i in range(3)
+    ]
+    return jnp.concatenate(values, axis=-1), jnp.stack(slopes)
+
+
+def _weighted(parts: Sequence[Any], level_weights: Array | None) -> list[Array]:
+    # each level's features times its weight
+    if level_weights is None:
+        return list(parts)
+    return [p * w.astype(p.dtype) for p, w in zip(parts, level_weights)]
 
 
 def band_weights(

@@ -135,14 +135,14 @@ def _coarse_density(field, sampling, params, known, points):
     # [r n], that of a proposal with a gradient to the proposal alone; and how many
     # points [r] found no room, or None
     if sampling.guide is not None:
-        raw, _ = raw_density(sampling.guide, params.proposal, points, move_points=False)
+        raw, _ = raw_density(sampling.guide, params.proposal, points)
         density = density_of(sampling.guide, raw)
         return _where_occupied(field, known, points, density), None
     still = jax.lax.stop_gradient(params)
 
     def look(x, directions):
         del directions
-        return raw_density(field, still, x, known.level_weights, move_points=False)[:1]
+        return raw_density(field, still, x, known.level_weights)[:1]
 
     (raw,), mask, counts = _look_where_occupied(
         field, sampling, known, points, None, look
@@ -192,9 +192,7 @@ def draw_points(
 
     def look(x, directions):
         if sampling.normals is None:
-            raw, encoded = raw_density(
-                field, params, x, known.level_weights, move_points=False
-            )
+            raw, encoded = raw_density(field, params, x, known.level_weights)
             return raw, colour_of(field, params, encoded, directions)
         (raw, encoded), normals = with_normals(
             field, params, x, known.level_weights, sampling.normals
@@ -253,7 +251,8 @@ def _terms(field, sampling, rays, weights, places, normals) -> dict[str, Array]:
 
 def in_chunks(draw, rays: Any, chunk: int) -> Any:
     """draw over rays, leaves [h w ...], at most `chunk` at once, one chunk after the
-    other; the last is filled up with rays of the first."""
+    other. Each has rays of the whole picture, so that what fills one part of it is
+    spread over all; where rays are wanting, some are drawn twice."""
     shape = jax.tree.leaves(rays)[0].shape[:2]
     count = shape[0] * shape[1]
     rays = jax.tree.map(lambda a: a.reshape(count, *a.shape[2:]), rays)
@@ -261,12 +260,11 @@ def in_chunks(draw, rays: Any, chunk: int) -> Any:
         drawn = draw(rays)
     else:
         parts = -(-count // chunk)
-        index = jnp.arange(parts * chunk) % count
-        rays = jax.tree.map(
-            lambda a: a[index].reshape(parts, chunk, *a.shape[1:]), rays
-        )
-        drawn = jax.lax.map(draw, rays)
+        size = -(-count // parts)
+        # ray i is the (i // parts)-th of chunk i % parts
+        index = (jnp.arange(parts * size) % count).reshape(size, parts).T
+        drawn = jax.lax.map(draw, jax.tree.map(lambda a: a[index], rays))
         drawn = jax.tree.map(
-            lambda a: a.reshape(parts * chunk, *a.shape[2:])[:count], drawn
+            lambda a: jnp.swapaxes(a, 0, 1).reshape(-1, *a.shape[2:])[:count], drawn
         )
     return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), drawn)

@@ -28,7 +28,7 @@ def check(settings: Mapping[str, Any], regularizers: Collection[str]) -> None:
         ("proposal", 0, settings["levels"]),
         ("occupancy", 0, 512),
         ("room", 0.01, 1),
-        ("chunk", 1, 10_000_000),
+        ("chunk", 0, 10_000_000),
         ("lambertian", 0, 1),
         ("textureless", 0, 1 - settings["lambertian"]),
         ("ramp_steps", 0, 10_000_000),

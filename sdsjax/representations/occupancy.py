@@ -48,9 +48,7 @@ def look_up(cells: Array, place: Array) -> Array:
 def optical_depth(field: Field, params, level_weights, side: int, place: Array):
     """d [...] at places [... 3] of cells 1 / side wide. A contracted cell is as wide as
     along the ray from the origin, where it is stretched most."""
-    raw, _ = raw_density(
-        field, params, from_cube(field, place), level_weights, move_points=False
-    )
+    raw, _ = raw_density(field, params, from_cube(field, place), level_weights)
     width = 2 * field.bound / side
     if field.scene == "contracted":
         length = jnp.sqrt(jnp.sum((4 * place - 2) ** 2, axis=-1))

@@ -72,8 +72,16 @@ def test_kernel_is_centred_and_its_ends_repeat():
         stepfun.smooth(weights, (1.0, 1.0))
 
 
+def test_merging_is_sorting_with_ties_too():
+    rng = np.random.default_rng(0)
+    first, second = (np.sort(rng.integers(0, 20, (30, n)), axis=-1) for n in (9, 7))
+    merged = jax.jit(stepfun.merge)(jnp.asarray(first), jnp.asarray(second))
+    want = np.sort(np.concatenate([first, second], axis=-1), axis=-1)
+    np.testing.assert_array_equal(merged, want)
+
+
 def test_points_are_merged_in_order_and_their_bins_cover_the_ray():
-    merged = stepfun.merge(jnp.array([[1.0, 3.0]]), jnp.array([[0.5, 3.5, 2.0]]))
+    merged = stepfun.merge(jnp.array([[1.0, 3.0]]), jnp.array([[0.5, 2.0, 3.5]]))
     np.testing.assert_array_equal(merged, [[0.5, 1.0, 2.0, 3.0, 3.5]])
     edges = stepfun.edges_around(merged, jnp.array([0.0]), jnp.array([4.0]))
     np.testing.assert_array_equal(edges, [[0, 0.75, 1.5, 2.5, 3.25, 4.0]])

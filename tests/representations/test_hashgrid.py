@@ -1,7 +1,6 @@
 """The hash grid against a slow reference in float64, written out corner by corner."""
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -118,23 +117,58 @@ def test_gradients_equal_finite_differences_of_the_reference():
         assert np.count_nonzero(np.abs(slope_tables[level]).sum(axis=1)) <= 4 * 8
 
 
-def test_the_gradient_for_fixed_points_is_that_of_autodiff():
-    grid = make_grid(**{**GRID, "smooth": True})
-    tables, x = large_tables(grid), points().astype(np.float32)
-    pull = np.random.default_rng(3).normal(size=(COUNT, grid.width))
+@pytest.mark.parametrize("smooth", [False, True])
+def test_slopes_are_differences_of_the_reference_and_have_their_own_gradient(smooth):
+    """Values and slopes against the loop; gradients of both, for the tables and for the
+    points, against differences of the function itself; float64."""
+    settings = {**GRID, "levels": 3, "log2_size": 8, "smooth": smooth}
+    grid, rng = make_grid(**settings), np.random.default_rng(3)
+    tables = tuple(a.astype(np.float64) for a in large_tables(grid))
+    x, h = rng.random((4, 3)), 1e-6
+    pull = rng.normal(size=(4, 4, grid.width))
+    band = np.array([1.0, 0.5, 2.0])
 
-    @partial(jax.jit, static_argnames="move_points")
-    def slope(tables, x, move_points):
-        def total(tables):
-            return jnp.sum(
-                pull * hashgrid.encode(tables, x, grid, move_points=move_points)
+    def slow(x):
+        rows = [reference(tables, p, **settings) for p in x]
+        return np.stack(rows) * np.repeat(band, 2)
+
+    with enable_x64(True):
+        look_up = jax.jit(
+            lambda tables, x: hashgrid.encode_with_slopes(
+                tables, x, grid, level_weights=jnp.asarray(band)
             )
+        )
 
-        return jax.grad(total)(tables)
+        def total(tables, x):
+            value, slopes = look_up(tables, x)
+            return jnp.sum(pull[0] * value) + jnp.sum(pull[1:] * slopes)
 
-    for got, want in zip(slope(tables, x, False), slope(tables, x, True)):
-        assert np.abs(want).max() > 0.1
-        np.testing.assert_allclose(got, want, atol=1e-5)
+        value, slopes = map(np.asarray, look_up(tables, x))
+        gradient = jax.jit(jax.grad(total, argnums=(0, 1)))(tables, x)
+        np.testing.assert_allclose(value, slow(x), atol=1e-12)
+        for i, step in enumerate(h * np.eye(3)):
+            want = (slow(x + step) - slow(x - step)) / (2 * h)
+            np.testing.assert_allclose(slopes[i], want, rtol=1e-4, atol=1e-5)
+        # both are linear in the tables
+        inner = sum(np.vdot(a, b) for a, b in zip(gradient[0], tables))
+        np.testing.assert_allclose(inner, total(tables, x), rtol=1e-10)
+        ways = [rng.normal(size=a.shape) for a in tables]
+        moved = [a + b for a, b in zip(tables, ways)]
+        inner = sum(np.vdot(a, b) for a, b in zip(gradient[0], ways))
+        want = total(tuple(moved), x) - total(tables, x)
+        np.testing.assert_allclose(inner, want, rtol=1e-9)
+        way = rng.normal(size=x.shape)
+        want = (total(tables, x + h * way) - total(tables, x - h * way)) / (2 * h)
+        np.testing.assert_allclose(np.vdot(gradient[1], way), want, rtol=1e-4)
+
+
+def test_slopes_are_zero_outside_the_cube():
+    grid = make_grid(levels=2, log2_size=8)
+    look_up = jax.jit(hashgrid.encode_with_slopes, static_argnums=2)
+    x = np.float32([[0.3, 1.2, 0.6], [-0.1, 0.4, 0.5]])
+    _, slopes = look_up(large_tables(grid), x, grid)
+    zero = np.abs(slopes).max(axis=-1) == 0
+    np.testing.assert_array_equal(zero.T, [[False, True, False], [True, False, False]])
 
 
 def test_cells_meet_without_a_step():

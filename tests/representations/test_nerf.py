@@ -132,6 +132,13 @@ def test_chunks_change_nothing():
         np.testing.assert_array_equal(got["twice"], 2 * x)
 
 
+def test_every_chunk_has_rays_of_the_whole_picture():
+    row = np.broadcast_to(np.arange(12.0)[:, None, None], (12, 12, 1))
+    mean = lambda part: jnp.broadcast_to(part.mean(), part.shape)  # noqa: E731
+    means = jax.jit(lambda x: in_chunks(mean, x, 24))(row)
+    assert np.abs(means - row.mean()).max() < 1
+
+
 @pytest.mark.parametrize("activation", ["softplus", "exp"])
 def test_density_is_that_of_the_blob(activation):
     grid = hashgrid.make_grid(levels=1, log2_size=9)
