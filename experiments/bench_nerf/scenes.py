@@ -7,6 +7,7 @@ training), which fills an eighth of the box's cells; Gaussians: those of a run's
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,13 @@ SAMPLERS = {
     "proposal": {"proposal": 4, "losses": {"interlevel": 1.0}},
     "occupancy, a mask": {"occupancy": 32},
     "occupancy, room 0.4": {"occupancy": 32, "room": 0.4},
-}
+    "normals of all points": {"losses": {"orientation": 1.0}},
+    "normals by differences": {
+        "losses": {"orientation": 1.0}, "normals": "finite_difference",
+    },
+}  # fmt: skip
+# side of the square matrices whose product is the machine's rate
+SIDE = 1024
 
 
 def grid_of(name: str) -> hashgrid.Grid:
@@ -55,24 +62,56 @@ def encodings(name: str, count: int) -> dict[str, tuple[Callable, tuple]]:
 
 def machine(name: str, count: int) -> dict[str, tuple[Callable, tuple]]:
     """The machine's own gather and scatter of as many rows as the encoding has corners,
-    at random places of a table of that size; and a matmul (64 x 64, count rows)."""
-    rows, corners = 2 ** GRIDS[name]["log2_size"], 8 * GRIDS[name]["levels"]
-    table = jax.random.uniform(KEY, (rows, 2))
-    index = jax.random.randint(KEY, (corners, count), 0, rows)
-    x, kernel = jnp.ones((count, 64)), jnp.ones((64, 64))
+    at random places, known beforehand, of tables of its sizes; and a matmul."""
+    levels = grid_of(name).levels
+    tables = [jax.random.uniform(KEY, (level.rows, 2)) for level in levels]
+    places = [jax.random.randint(KEY, (8, count), 0, level.rows) for level in levels]
+    square = jax.random.normal(KEY, (SIDE, SIDE))
 
-    def gather(table, index):
-        # summed, so that reading is all there is to do
-        return jnp.sum(table[index], axis=0)
+    def gather(tables, places):
+        # Summed corner by corner, so that nothing but the result is written: the
+        # fastest of six forms that were tried (numpy's take: twice as long).
+        return [
+            sum(table.at[index].get(mode="promise_in_bounds") for index in at)
+            for table, at in zip(tables, places)
+        ]
 
-    def scatter(table, index):
-        return jnp.zeros_like(table).at[index.reshape(-1)].add(1.0)
+    def scatter(tables, places):
+        return [
+            jnp.zeros_like(table)
+            .at[at.reshape(-1)]
+            .add(jnp.ones((at.size, 2)), mode="promise_in_bounds")
+            for table, at in zip(tables, places)
+        ]
 
     return {
-        "gather": (gather, (table, index)),
-        "scatter": (scatter, (table, index)),
-        "matmul": (jnp.matmul, (x, kernel)),
+        "gather": (gather, (tables, places)),
+        "scatter": (scatter, (tables, places)),
+        "matmul": (jnp.matmul, (square, square)),
     }
+
+
+class Work(NamedTuple):
+    """What a picture with its gradient cannot do without: rows of tables read and added
+    to, and floating-point operations of the networks."""
+
+    read: float
+    added: float
+    flops: float
+
+
+def least_work(size: int) -> Work:
+    """That of the toybox field, size x size, if nothing were computed twice."""
+    rays, width, hidden = size**2, 2 * TOYBOX["levels"], TOYBOX["hidden"]
+    coarse, seen = TOYBOX["coarse"], TOYBOX["coarse"] + TOYBOX["fine"]
+    density, colour = hidden * (width + 1), hidden * (width + 3)
+    corners = 8 * TOYBOX["levels"]
+    return Work(
+        read=rays * (coarse + seen) * corners,
+        added=rays * seen * corners,
+        # a multiplication and an addition; the gradient costs two forward passes more
+        flops=2.0 * rays * (coarse * density + 3 * seen * (density + colour)),
+    )
 
 
 def view(representation: str, size: int, **settings) -> dict[str, tuple]:
