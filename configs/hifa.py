@@ -50,7 +50,6 @@ def sd21() -> Config:
     field.update(kernel=3, z_reduction="sum", ramp_steps=5000)
     config.losses.update(z_variance=3.0, depth=0.1)
     config.optimizer.clip_norm = 1.0
-    config.optimizer.lr.background = 0.001
     return config
 
 

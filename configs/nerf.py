@@ -22,7 +22,9 @@ def small_field(config: Config) -> Config:
     field.update(levels=8, log2_size=14, base=4, growth=1.5, hidden=32)
     field.update(coarse=24, fine=16)
     config.optimizer.lr = ConfigDict()
-    config.optimizer.lr.update(tables=0.02, density=0.005, color=0.005, background=0.0)
+    config.optimizer.lr.update(tables=0.02, density=0.005, color=0.005)
+    # for those who ask for a learnt background or a proposal
+    config.optimizer.lr.update(background=0.001, proposal=0.01)
     # a field draws slower than Gaussians: 65 536 rays a frame
     config.exports.turntable_frames = 16
     return config
@@ -34,7 +36,8 @@ def large_field(config: Config) -> Config:
     field.update(levels=16, log2_size=19, base=16, growth=1.4472692, hidden=64)
     field.update(coarse=64, fine=64, chunk=16_384)
     config.optimizer.lr = ConfigDict()
-    config.optimizer.lr.update(tables=0.01, density=0.001, color=0.001, background=0.0)
+    config.optimizer.lr.update(tables=0.01, density=0.001, color=0.001)
+    config.optimizer.lr.update(background=0.001, proposal=0.01)
     return config
 
 

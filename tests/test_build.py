@@ -106,6 +106,30 @@ def test_a_negative_prompt_keeps_its_own_renders():
         pieces_of(**given, **{"negative_prompt": "a red cubez"})
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {},
+        {"representation.proposal": 1, "losses.interlevel": 1.0},
+        {"representation.background_degree": 1},
+        {"representation.occupancy": 4, "representation.room": 0.5},
+    ],
+)
+def test_an_option_of_the_field_needs_no_other_key(option):
+    """Whatever a field can learn has a learning rate in its configs."""
+    small = {"representation.levels": 1, "representation.hidden": 4}
+    pieces = pieces_of("nerf", **small, **option)
+
+    def first_update():
+        params, _ = pieces.representation.init(jax.random.key(0))
+        moments = pieces.optimizer.init(params)
+        return pieces.optimizer.update(jax.tree.map(jnp.ones_like, params), moments)
+
+    updates, _ = jax.jit(first_update)()
+    for name, update in updates._asdict().items():
+        assert all(jnp.all(leaf < 0) for leaf in jax.tree.leaves(update)), name
+
+
 def test_learning_rates_go_to_their_groups():
     pieces = pieces_of(
         **{

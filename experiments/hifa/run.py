@@ -75,7 +75,7 @@ class Plan(NamedTuple):
 
 SMALL = Plan(("a blue house", "a yellow duck"), (0,), 50)
 FULL = Plan(
-    ("a blue house", "a yellow duck", "an orange cat", "a pink teapot"), (0,), 150
+    ("a blue house", "a yellow duck", "an orange cat", "a pink teapot"), (0, 1), 150
 )
 
 
