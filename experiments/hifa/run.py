@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sdsjax.diagnostics.run_rows import complete, save_picture, sheet_of
+from sdsjax.diagnostics.run_rows import complete, mean_error, save_picture, sheet_of
 from sdsjax.files import read_rows
 
 HERE = Path(__file__).resolve().parent
@@ -208,13 +208,14 @@ def perform(plan: Plan, path: Path, strips: Path) -> None:
 
 
 def collected(plan: Plan, done: dict[str, dict]):
-    """variant -> figure -> values of the runs there are, in the order of the plan."""
-    pairs = [(p, s) for s in plan.seeds for p in plan.prompts]
-    found = {}
+    """variant -> figure -> values [prompts seeds], NaN where there is no run."""
+    pairs = [(p, s) for p in plan.prompts for s in plan.seeds]
+    shape, found = (len(plan.prompts), len(plan.seeds)), {}
     for variant in VARIANTS:
         rows = [done.get(key_of((variant, p, s), plan)) for p, s in pairs]
         found[variant] = {
-            name: np.array([figure_of(row, name) for row in rows]) for name in FIGURES
+            name: np.array([figure_of(row, name) for row in rows]).reshape(shape)
+            for name in FIGURES
         }
     return found
 
@@ -225,18 +226,24 @@ def figure_of(row: dict[str, Any] | None, name: str) -> float:
 
 
 def cell(values: np.ndarray, base: np.ndarray, digits: int) -> str:
-    """Mean, and the mean difference to `base` over the same runs with its error."""
+    """Mean, and the mean difference to `base` over the same runs [prompts seeds] with
+    its error over the prompts: seeds of one prompt are no independent runs."""
     both = np.isfinite(values) & np.isfinite(base)
     if not both.any():
         return "-"
-    gap = values[both] - base[both]
     text = f"{values[both].mean():.{digits}f}"
     if values is base:
         return text
-    if len(gap) < 2:
-        return f"{text} ({gap.mean():+.{digits}f})"
-    error = gap.std(ddof=1) / np.sqrt(len(gap))
-    return f"{text} ({gap.mean():+.{digits}f} +- {error:.{digits}f})"
+    gap, error = mean_error(
+        [
+            (own - other)[ok].mean()
+            for own, other, ok in zip(values, base, both)
+            if any(ok)
+        ]
+    )
+    if np.isnan(error):
+        return f"{text} ({gap:+.{digits}f})"
+    return f"{text} ({gap:+.{digits}f} +- {error:.{digits}f})"
 
 
 def table(plan: Plan, found: dict) -> str:
@@ -244,7 +251,7 @@ def table(plan: Plan, found: dict) -> str:
     lines = [
         f"{len(plan.prompts)} prompts x {len(plan.seeds)} seed(s), {SIZE} x {SIZE}, "
         f"{plan.steps} steps; in brackets the mean difference over the same runs and "
-        "its standard error: to HiFA, of single spaces to no z-variance.",
+        "its standard error over prompts: to HiFA, of single spaces to no z-variance.",
         "",
         "| changed | runs | " + " | ".join(FIGURES.values()) + " |",
         "|---" * (len(FIGURES) + 2) + "|",

@@ -53,6 +53,9 @@ def test_the_table_compares_the_same_runs(tmp_path):
     assert "| image only | 0 | - |" in text
     # against "no z-variance", whose 0 counts
     assert "| latent only | 1 | 0.300 (+0.300) |" in text
+    values, base = np.array([[1.0, 3.0], [4.0, np.nan]]), np.ones((2, 2))
+    # differences 1 and 3 by prompt
+    assert hifa.cell(values, base, 2) == "2.67 (+2.00 +- 1.00)"
     hifa.picture(found, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
