@@ -5,8 +5,10 @@ distilling into one, HiFA (arXiv 2305.18766) for the kernel that smooths its sam
 `:sd21` has the field, phases and losses of SSD (arXiv 2312.09305). `:scene` has no
 object in a cube but all of space, contracted, and cameras inside, as SteinDreamer's
 scenes (arXiv 2401.00604, fig. 4).
-Cost: a step draws 164 000 points and asks the network twice a view. `:sd21` and
-`:scene` want an accelerator and have not been run at full size.
+Cost: a step draws 164 000 points and asks the network twice a view. With
+`--config.representation.proposal=4 --config.losses.interlevel=1` the field takes .6 of
+its time at equal scores (experiments/bench_nerf, hifa). `:sd21` and `:scene` want an
+accelerator and have not been run at full size.
 Command: python -m sdsjax.main --config=configs/nerf.py --config.prompt="a red mug"
 """
 
