@@ -109,14 +109,11 @@ def test_a_negative_prompt_keeps_its_own_renders():
 @pytest.mark.parametrize(
     "option",
     [
-        {},
         {"representation.proposal": 1, "losses.interlevel": 1.0},
         {"representation.background_degree": 1},
-        {"representation.occupancy": 4, "representation.room": 0.5},
     ],
 )
-def test_an_option_of_the_field_needs_no_other_key(option):
-    """Whatever a field can learn has a learning rate in its configs."""
+def test_whatever_a_field_can_learn_has_a_learning_rate(option):
     small = {"representation.levels": 1, "representation.hidden": 4}
     pieces = pieces_of("nerf", **small, **option)
 

@@ -34,7 +34,7 @@ SMALL = {
     "grids": ["toybox"], "points": 1 << 15, "views": [(64, 2000)], "memory": [64, 512],
 }  # fmt: skip
 FULL = {
-    "grids": ["toybox", "instant-ngp"], "points": 1 << 16,
+    "grids": ["toybox", "instant-ngp"], "points": 1 << 15,
     "views": [(64, 2000), (256, 5000)], "memory": [64, 256, 512],
 }  # fmt: skip
 

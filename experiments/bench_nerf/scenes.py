@@ -101,17 +101,14 @@ class Work(NamedTuple):
 
 
 def least_work(size: int) -> Work:
-    """That of the toybox field, size x size, if nothing were computed twice."""
-    rays, width, hidden = size**2, 2 * TOYBOX["levels"], TOYBOX["hidden"]
-    coarse, seen = TOYBOX["coarse"], TOYBOX["coarse"] + TOYBOX["fine"]
-    density, colour = hidden * (width + 1), hidden * (width + 3)
-    corners = 8 * TOYBOX["levels"]
-    return Work(
-        read=rays * (coarse + seen) * corners,
-        added=rays * seen * corners,
-        # a multiplication and an addition; the gradient costs two forward passes more
-        flops=2.0 * rays * (coarse * density + 3 * seen * (density + colour)),
-    )
+    """That of the toybox field, size x size, if nothing were computed twice: not the
+    coarse points, which are seen as well, nor a chunk's forward pass."""
+    points = size**2 * (TOYBOX["coarse"] + TOYBOX["fine"])
+    width, hidden = 2 * TOYBOX["levels"], TOYBOX["hidden"]
+    rows = points * 8 * TOYBOX["levels"]
+    multiplied = hidden * (width + 1) + hidden * (width + 3)
+    # a multiplication and an addition; the gradient costs two forward passes more
+    return Work(read=rows, added=rows, flops=6.0 * points * multiplied)
 
 
 def view(representation: str, size: int, **settings) -> dict[str, tuple]:

@@ -252,7 +252,11 @@ def _terms(field, sampling, rays, weights, places, normals) -> dict[str, Array]:
 def in_chunks(draw, rays: Any, chunk: int) -> Any:
     """draw over rays, leaves [h w ...], at most `chunk` at once, one chunk after the
     other. Each has rays of the whole picture, so that what fills one part of it is
-    spread over all; where rays are wanting, some are drawn twice."""
+    spread over all; where rays are wanting, some are drawn twice.
+
+    Every n-th ray, in rows that are each turned by .618 of their width against the one
+    before: without that turn as many chunks as columns would be the columns.
+    """
     shape = jax.tree.leaves(rays)[0].shape[:2]
     count = shape[0] * shape[1]
     rays = jax.tree.map(lambda a: a.reshape(count, *a.shape[2:]), rays)
@@ -261,10 +265,21 @@ def in_chunks(draw, rays: Any, chunk: int) -> Any:
     else:
         parts = -(-count // chunk)
         size = -(-count // parts)
-        # ray i is the (i // parts)-th of chunk i % parts
-        index = (jnp.arange(parts * size) % count).reshape(size, parts).T
+        # the i-th ray in the new order is the (i // parts)-th of chunk i % parts
+        index = _turned(shape, -1)[jnp.arange(parts * size) % count]
+        index = index.reshape(size, parts).T
         drawn = jax.lax.map(draw, jax.tree.map(lambda a: a[index], rays))
+        back = _turned(shape, 1)
         drawn = jax.tree.map(
-            lambda a: jnp.swapaxes(a, 0, 1).reshape(-1, *a.shape[2:])[:count], drawn
+            lambda a: jnp.swapaxes(a, 0, 1).reshape(-1, *a.shape[2:])[back], drawn
         )
     return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), drawn)
+
+
+def _turned(shape: tuple[int, int], way: int) -> Array:
+    # [h w]: which ray comes at which place, row y being turned y times; -1 and 1 are
+    # each other's inverse
+    height, width = shape
+    rows = jnp.arange(height)[:, None]
+    columns = (jnp.arange(width) + way * round(0.618 * width) * rows) % width
+    return (rows * width + columns).reshape(-1)

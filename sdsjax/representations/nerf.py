@@ -116,8 +116,8 @@ def nerf(
     from losses' "interlevel" alone and is a parameter group (0: none); occupancy: cells
     a side of a grid of what is empty (0: none); room: the share of a chunk's points
     that is looked at where such a grid is kept (1: all; of less, those farthest away
-    go without if more are occupied, and "dropped" is reported); chunk: rays at once (0:
-    512 on a CPU, whose caches hold what these need, elsewhere 4096);
+    go without if more are occupied, and "dropped" is reported); chunk: rays at once, of
+    each view (0: 512 on a CPU, whose caches hold what they need, elsewhere 4096);
     normals: "analytic" or "finite_difference"; lambertian, textureless: probabilities a
     view of shading with and without texture; z_reduction: "mean", "counted" or "sum"
     (losses.reduce_rays); ramp_steps: steps over which the geometric losses rise to

@@ -59,11 +59,11 @@ def test_figures_are_medians_and_ratios_of_one_round(bench):
     assert result["samplers"][0]["rays_s"] == 128
     # 64 points are 4096 rows: .5 s of gathers, 1 s of scatters; by hand, 64 rays
     (least,) = result["floor"]
-    assert least["gather"] == 1e3 * 0.5 * 64 * (24 + 40) / 64
+    assert least["gather"] == 1e3 * 0.5 * 64 * 40 / 64
     assert least["scatter"] == 1e3 * 1.0 * 64 * 40 / 64
-    flops = 2 * 64 * (24 * (16 * 32 + 32) + 120 * (16 * 32 + 32 + 16 * 32 + 32 * 3))
+    flops = 3 * 2 * 64 * 40 * (16 * 32 + 32 + 16 * 32 + 32 * 3)
     assert least["matmul"] == pytest.approx(1e3 * 0.5 * flops / (2 * 1024**3))
-    assert least["over_floor"] == pytest.approx(1 / (32 + 40 + least["matmul"] / 1e3))
+    assert least["over_floor"] == pytest.approx(1 / (20 + 40 + least["matmul"] / 1e3))
     machine = dict.fromkeys(("date", "cores", "load", "jax", "device", "rounds"), "x")
     text = bench.markdown(result, machine)
     assert "| toybox | gradient | 0.00 M |" in text
