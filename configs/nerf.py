@@ -6,9 +6,9 @@ distilling into one, HiFA (arXiv 2305.18766) for the kernel that smooths its sam
 object in a cube but all of space, contracted, and cameras inside, as SteinDreamer's
 scenes (arXiv 2401.00604, fig. 4).
 Cost: a step draws 164 000 points and asks the network twice a view. With
-`--config.representation.proposal=4 --config.losses.interlevel=1` the field takes .6 of
-its time at equal scores (experiments/bench_nerf, hifa). `:sd21` and `:scene` want an
-accelerator and have not been run at full size.
+`--config.representation.proposal=4 --config.losses.interlevel=1` the field takes two
+thirds of its time at equal scores (experiments/bench_nerf, hifa). `:sd21` and `:scene`
+want an accelerator and have not been run at full size.
 Command: python -m sdsjax.main --config=configs/nerf.py --config.prompt="a red mug"
 """
 

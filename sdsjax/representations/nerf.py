@@ -175,8 +175,8 @@ def nerf(
 
 
 def chunk_size() -> int:
-    """Rays at once. On a CPU chunks of 4096 take 1.7 times as long as those of 512
-    (toybox field, 64x64, with gradient); elsewhere nothing is measured yet."""
+    """Rays at once. On a CPU chunks of 4096 take 1.2 to 1.6 times as long as those of
+    512 (toybox field, 64x64, with gradient); elsewhere nothing is measured yet."""
     return 512 if jax.default_backend() == "cpu" else 4096
 
 
