@@ -10,7 +10,7 @@ FOLDER = Path(__file__).parents[1] / "experiments" / "notebooks"
 ROOT = str(Path(sdsjax.__file__).parent)
 # what makes a run of minutes one of seconds: text of a cell, and what takes its place
 SMALLER = {
-    "quickstart": ('"steps": 150', '"steps": 3'),
+    "quickstart": ('"steps": 400', '"steps": 3'),
     "variance": ("samples = 64 ", "samples = 16 "),
 }
 
