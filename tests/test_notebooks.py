@@ -22,7 +22,7 @@ def test_every_notebook_is_known():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALLER)
 def test_a_notebook_runs(name, tmp_path):
-    nbformat = pytest.importorskip("nbformat")
+    import nbformat
     from nbclient import NotebookClient
 
     text = (FOLDER / f"{name}.ipynb").read_text()

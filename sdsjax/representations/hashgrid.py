@@ -176,7 +176,7 @@ def _weight_slopes(place: _Place, axis: int) -> list[Array]:
 
 
 def _rows(table: Array, index: Array) -> Array:
-    # No index runs over its table: checking would cost a fifth of the look-up.
+    # No index runs over its table: checking would cost a seventh of a gather.
     return table.at[index].get(mode="promise_in_bounds")
 
 
