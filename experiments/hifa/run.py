@@ -5,7 +5,7 @@ One JSON line a run in `results/<size>.jsonl`: what is there is not run again, s
 command may be stopped and repeated at will.
 
     python experiments/hifa/run.py                # small: minutes
-    python experiments/hifa/run.py --full         # README.md's table: an hour
+    python experiments/hifa/run.py --full         # README.md's table: over an hour
     python experiments/hifa/run.py --only-report  # table and plot of what is there
 """
 
@@ -301,7 +301,7 @@ def draw_sheet(plan: Plan, strips: Path, path: Path) -> None:
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--full", action="store_true", help="README.md's table: an hour"
+        "--full", action="store_true", help="README.md's table: over an hour"
     )
     parser.add_argument("--only-report", action="store_true", help="run nothing")
     parser.add_argument("--out", type=Path, default=HERE / "results")

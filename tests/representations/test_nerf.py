@@ -139,7 +139,7 @@ def test_every_chunk_has_rays_of_the_whole_picture():
         means = jax.jit(lambda x, chunk=chunk: in_chunks(mean, x, chunk))
         for place in np.meshgrid(np.arange(side), np.arange(side)):
             off = np.abs(means(place[..., None]) - (side - 1) / 2).max()
-            # the mean of as many independent rays is off by about a sigma at most times
+            # within the standard deviation of the mean of as many independent rays
             assert off < side / np.sqrt(12 * chunk)
 
 
