@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from sdsjax.config import DEFAULT_VARIANT, Config
+from sdsjax.cli.config_files import DEFAULT_VARIANT
+from sdsjax.training.config import Config
 
 Variant = Callable[[], Config]
 
@@ -95,7 +96,9 @@ def base_config() -> Config:
     # mismatch with the prior's monocular estimate, its weight falling to 0 (HiFA)
     config.losses = ConfigDict()
 
-    config.reference = reference = ConfigDict()  # image-to-3D; reference.py
+    config.reference = reference = (
+        ConfigDict()
+    )  # image-to-3D; files/reference_images.py
     # an RGBA picture, a folder of them with cameras.json, "toybox": the prompt's true
     # picture, "": none
     reference.path = ""

@@ -12,7 +12,7 @@ Command: python -m sdsjax.main --config=configs/gsgen.py
 from ml_collections import ConfigDict
 
 from configs.base import base_config, choice, stable_diffusion_21
-from sdsjax.config import Config
+from sdsjax.training.config import Config
 
 
 def toybox() -> Config:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from configs.base import base_config, choice, stable_diffusion_21
 from configs.nerf import large_field, small_field
-from sdsjax.config import Config
+from sdsjax.training.config import Config
 
 
 def toybox() -> Config:

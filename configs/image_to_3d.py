@@ -5,15 +5,15 @@ given view(s), one a step, beside score distillation of random views. `:hallucin
 reconstructs early and only distils from there on.
 `reference.path`: an RGBA picture (its camera: `reference.azimuth`, `elevation`,
 `distance`, `fov`), a folder of them with cameras.json (`python -m
-sdsjax.toybox.references` writes one, sdsjax/reference.py says how), or "toybox", the
-prompt's own true picture, which needs no file.
+sdsjax.toybox.world.references` writes one, sdsjax/files/reference_images.py says how),
+or "toybox", the prompt's own true picture, which needs no file.
 Cost: a view more a step than ssd. `:sd21` wants an accelerator and has not been run.
 Command: python -m sdsjax.main --config=image_to_3d --config.reference.path=mug.png
 """
 
 from configs.base import base_config, choice, stable_diffusion_21
 from configs.nerf import small_field
-from sdsjax.config import Config
+from sdsjax.training.config import Config
 
 
 def toybox() -> Config:

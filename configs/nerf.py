@@ -15,7 +15,7 @@ Command: python -m sdsjax.main --config=configs/nerf.py --config.prompt="a red m
 from ml_collections import ConfigDict
 
 from configs.base import base_config, choice, stable_diffusion_21
-from sdsjax.config import Config
+from sdsjax.training.config import Config
 
 
 def small_field(config: Config) -> Config:

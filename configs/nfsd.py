@@ -12,7 +12,7 @@ Command: python -m sdsjax.main --config=configs/nfsd.py --config.prompt="a red m
 from ml_collections import ConfigDict
 
 from configs.base import base_config, choice, image_of, stable_diffusion_21
-from sdsjax.config import Config
+from sdsjax.training.config import Config
 
 
 def toybox() -> Config:

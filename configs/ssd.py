@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import nerf as fields
 from configs.base import base_config, choice, image_of, sd21_of
-from sdsjax.config import Config
+from sdsjax.training.config import Config
 
 
 def toybox() -> Config:

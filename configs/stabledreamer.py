@@ -13,7 +13,7 @@ Command: python -m sdsjax.main --config=configs/stabledreamer.py
 from ml_collections import ConfigDict
 
 from configs.base import base_config, choice, stable_diffusion_21
-from sdsjax.config import Config
+from sdsjax.training.config import Config
 
 
 def toybox() -> Config:

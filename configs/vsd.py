@@ -12,7 +12,7 @@ Command: python -m sdsjax.main --config=configs/vsd.py --config.prompt="a red mu
 from ml_collections import ConfigDict
 
 from configs.base import base_config, choice, image_2d, sd21_of
-from sdsjax.config import Config
+from sdsjax.training.config import Config
 
 
 def toybox() -> Config:

@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from sdsjax.train import Asset, generate
+    from sdsjax.cli.python_api import Asset, generate
 
 __all__ = ["Asset", "__version__", "generate"]
 
@@ -12,7 +12,7 @@ __all__ = ["Asset", "__version__", "generate"]
 def __getattr__(name: str):
     # Lazy: `import sdsjax` must not start a backend or read a network.
     if name in ("generate", "Asset"):
-        from sdsjax import train
+        from sdsjax.cli import python_api
 
-        return getattr(train, name)
+        return getattr(python_api, name)
     raise AttributeError(f"module 'sdsjax' has no attribute {name!r}")

@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 from sdsjax import __version__
-from sdsjax.arguments import HELP, Arguments, parse
-from sdsjax.config import ConfigError, default_workdir, load_json, locate
+from sdsjax.cli.arguments import HELP, Arguments, parse
+from sdsjax.cli.config_files import default_workdir, locate
+from sdsjax.training.config import ConfigError, load_json
 
 
 def run(arguments: Arguments) -> int:
     """Resolve the config, then train, or describe the run with --dry_run."""
-    from sdsjax import checks, describe, devices
+    from sdsjax.cli import checks, devices, listings
 
     stored = Path(arguments.workdir or ".") / "config.json"
     if arguments.config is not None:
@@ -29,11 +30,11 @@ def run(arguments: Arguments) -> int:
     else:
         raise ConfigError("no config: pass --config=ssd, or the --workdir of a run")
     if arguments.dry_run:
-        print(describe.dry_run(config, workdir))
+        print(listings.dry_run(config, workdir))
         return 0
     for warning in devices.warnings():
         print(f"sdsjax: warning: {warning}", file=sys.stderr)
-    from sdsjax import train
+    from sdsjax.training import train
 
     with devices.memory_explained(config):
         train.run(
@@ -55,9 +56,9 @@ def cli(argv: list[str] | None = None) -> int:
         elif arguments.version:
             print(f"sdsjax {__version__}")
         elif arguments.list:
-            from sdsjax import describe
+            from sdsjax.cli import listings
 
-            print(describe.listing())
+            print(listings.listing())
         else:
             return run(arguments)
         sys.stdout.flush()
@@ -65,7 +66,7 @@ def cli(argv: list[str] | None = None) -> int:
         print("sdsjax: interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        from sdsjax.devices import report
+        from sdsjax.cli.devices import report
 
         return report(error, show_traceback="--traceback" in argv)
     return 0

@@ -12,12 +12,12 @@ import pytest
 # Where no dtype or rank is promoted silently. Not where optax is called, whose Adam
 # takes float ** int, nor the renderer's ranks, which broadcast pixels over splats.
 STRICT_RANKS = {
-    *("test_cameras", "test_closed_forms", "test_diffusion", "test_flat_image"),
-    *("test_inversion", "test_rows", "test_timesteps"),
+    *("test_cameras", "test_closed_forms", "test_noise_schedules", "test_flat_image"),
+    *("test_inversion", "test_slots", "test_timesteps"),
 }
 STRICT_DTYPES = STRICT_RANKS | {
     *("test_binning", "test_gaussian_cloud", "test_project", "test_rasterize"),
-    "test_sh",
+    "test_spherical_harmonics",
 }
 
 

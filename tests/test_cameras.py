@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdsjax import cameras, prompts
+from sdsjax import cameras
+from sdsjax.diffusion import prompts
 
 
 def project(camera, point):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sdsjax.checks import resolve
+from sdsjax.cli.checks import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = {

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import scenes
 
-from sdsjax.representations.nerf import chunk_size
+from sdsjax.representations.radiance_field.representation import chunk_size
 
 HERE = Path(__file__).resolve().parent
 WHOLE = 1 << 22  # rays: more than any picture has

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from peer import inputs
 
 from sdsjax.cameras import orbit_camera
-from sdsjax.representations import REPRESENTATIONS, hashgrid
+from sdsjax.representations import REPRESENTATIONS
+from sdsjax.representations.radiance_field import hash_grid
 
 KEY = jax.random.key(0)
 # The toybox config's grid, and instant-ngp's (arXiv 2201.05989).
@@ -38,9 +39,9 @@ SAMPLERS = {
 SIDE = 1024
 
 
-def grid_of(name: str) -> hashgrid.Grid:
+def grid_of(name: str) -> hash_grid.Grid:
     """A grid of GRIDS."""
-    return hashgrid.make_grid(**GRIDS[name])
+    return hash_grid.make_grid(**GRIDS[name])
 
 
 def encodings(name: str, count: int) -> dict[str, tuple[Callable, tuple]]:
@@ -49,7 +50,7 @@ def encodings(name: str, count: int) -> dict[str, tuple[Callable, tuple]]:
     tables, points = tuple(map(jnp.asarray, tables)), jnp.asarray(points)
 
     def forward(tables, x):
-        return hashgrid.encode(tables, x, grid)
+        return hash_grid.encode(tables, x, grid)
 
     def gradient(tables, x):
         return jax.grad(lambda tables: jnp.sum(forward(tables, x)))(tables)

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from sdsjax.cameras import Camera, OrbitRange, random_orbits
-from sdsjax.render import binning, composite, rasterize
-from sdsjax.render.project import Gaussians, project
-from sdsjax.representations import initial
+from sdsjax.render.splatting import binning, composite, rasterize
+from sdsjax.render.splatting.project import Gaussians, project
+from sdsjax.representations.gaussians import initialization
 
 
 class Scene(NamedTuple):
@@ -41,11 +41,11 @@ def gaussians_of(scene: Scene) -> Gaussians:
     half = n // 2
     means = jnp.concatenate(
         [
-            initial.cloud(keys[0], "shell", half, 0.6),
-            initial.cloud(keys[1], "ball", n - half, 0.6),
+            initialization.cloud(keys[0], "shell", half, 0.6),
+            initialization.cloud(keys[1], "ball", n - half, 0.6),
         ]
     )
-    scale = 0.5 * initial.spacing("ball", n, 0.6)
+    scale = 0.5 * initialization.spacing("ball", n, 0.6)
     normal = jax.random.normal
     return Gaussians(
         means=means,

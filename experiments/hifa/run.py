@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sdsjax.diagnostics.run_rows import complete, mean_error, save_picture, sheet_of
-from sdsjax.files import read_rows
+from sdsjax.files.atomic import read_rows
+from sdsjax.studies.run_rows import complete, mean_error, save_picture, sheet_of
 
 HERE = Path(__file__).resolve().parent
 SIZE = 32
@@ -101,9 +101,9 @@ class Runner:
     """One variant's compiled pieces, reused over prompts and seeds."""
 
     def __init__(self, plan: Plan, variant: str):
-        from sdsjax.build import build
-        from sdsjax.checks import resolve
-        from sdsjax.train_step import init_state, make_train_step
+        from sdsjax.cli.checks import resolve
+        from sdsjax.training.build import build
+        from sdsjax.training.train_step import init_state, make_train_step
 
         def pieces(prompt):
             return build(resolve("hifa", settings(plan, variant, prompt)))
@@ -124,7 +124,7 @@ class Runner:
 
     def run(self, prompt: str, seed: int, strip: Path) -> dict[str, Any]:
         """Distil, score against the truth, and leave a strip of views."""
-        from sdsjax.toybox.score import score
+        from sdsjax.toybox.scoring.score import score
 
         # the prompt is among the prior's parameters: nothing is compiled anew
         prior_params = self.build(prompt).source.params
@@ -189,7 +189,7 @@ def jobs_of(plan: Plan) -> list[tuple[str, Run]]:
 
 def perform(plan: Plan, path: Path, strips: Path) -> None:
     """Makes the runs that are missing."""
-    from sdsjax.compile_cache import enable_compile_cache
+    from sdsjax.runs.compile_cache import enable_compile_cache
 
     enable_compile_cache()
     runners: dict[str, Runner] = {}

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from sdsjax.diagnostics import run_rows
 from sdsjax.estimators import ESTIMATORS
+from sdsjax.studies import run_rows
 from sdsjax.types import Estimator
 
 HERE = Path(__file__).resolve().parent

@@ -22,20 +22,20 @@ import jax.numpy as jnp
 from entries import ENTRIES, HERE, REPORT, Plan
 from standings import best, noise_key, tuned
 
-from sdsjax.build import Pieces, build
-from sdsjax.checks import resolve
-from sdsjax.compile_cache import enable_compile_cache
-from sdsjax.diagnostics.exact_run import IDENTITY
+from sdsjax.cli.checks import resolve
 from sdsjax.diagnostics.gradient_stats import bias_between, describe_groups
 from sdsjax.diagnostics.moments import Draw, observe
-from sdsjax.diagnostics.run_rows import complete
-from sdsjax.encoding import bind
+from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.estimators import ESTIMATORS
-from sdsjax.files import read_rows
-from sdsjax.timesteps import TIMESTEPS
-from sdsjax.toybox import score as scoring
-from sdsjax.toybox.captions import parse_caption
-from sdsjax.toybox.views import DISTANCE
+from sdsjax.files.atomic import read_rows
+from sdsjax.runs.compile_cache import enable_compile_cache
+from sdsjax.studies.exact_run import IDENTITY
+from sdsjax.studies.run_rows import complete
+from sdsjax.toybox.scoring import score as scoring
+from sdsjax.toybox.world.captions import parse_caption
+from sdsjax.toybox.world.views import DISTANCE
+from sdsjax.training.build import Pieces, build
+from sdsjax.training.encoding import bind
 from sdsjax.types import Estimator, Rendering, View, keep_state
 
 PROMPT = REPORT[0]

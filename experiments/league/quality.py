@@ -24,12 +24,12 @@ import jax.numpy as jnp
 from entries import ENTRIES, HERE, REPORT, TUNE, Job, Plan, share
 from standings import best, order, reported, sheet, table
 
-from sdsjax.build import build
-from sdsjax.checks import resolve
-from sdsjax.compile_cache import enable_compile_cache
-from sdsjax.diagnostics.run_rows import complete, save_picture
-from sdsjax.diagnostics.toybox_run import ToyboxRuns
-from sdsjax.files import read_rows
+from sdsjax.cli.checks import resolve
+from sdsjax.files.atomic import read_rows
+from sdsjax.runs.compile_cache import enable_compile_cache
+from sdsjax.studies.run_rows import complete, save_picture
+from sdsjax.studies.toybox_run import ToyboxRuns
+from sdsjax.training.build import build
 
 
 class Stage:

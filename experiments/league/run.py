@@ -23,15 +23,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdsjax.diagnostics.exact_run import distil, nearest_psnr, toybox_pictures
 from sdsjax.diagnostics.gradient_stats import bias_between, describe_groups
 from sdsjax.diagnostics.moments import Draw, observe
 from sdsjax.diffusion import NoiseSchedule
+from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.estimators import ESTIMATORS
-from sdsjax.files import read_rows
+from sdsjax.files.atomic import read_rows
 from sdsjax.priors import gaussian_mixture
-from sdsjax.timesteps import TIMESTEPS
-from sdsjax.toybox.degrade import blur
+from sdsjax.studies.exact_run import distil, nearest_psnr, toybox_pictures
+from sdsjax.toybox.training.degrade import blur
 from sdsjax.types import Estimator
 
 HERE = Path(__file__).resolve().parent

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from entries import ALIASES, ENTRIES, REPORT, TUNE, Job, Plan, share
 
-from sdsjax.diagnostics.run_rows import sheet_of
-from sdsjax.diagnostics.toybox_run import side_by_side, true_views
+from sdsjax.studies.run_rows import sheet_of
+from sdsjax.studies.toybox_run import side_by_side, true_views
 
 
 def trials(name: str, plan: Plan, done: dict) -> dict[tuple[float, float], float]:

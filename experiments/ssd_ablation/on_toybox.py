@@ -16,9 +16,9 @@ from pathlib import Path
 import jax.numpy as jnp
 from variants import VARIANTS, ssd_at
 
-from sdsjax.build import build
-from sdsjax.checks import resolve
-from sdsjax.diagnostics.comparison import Case, Comparison, Plan, command
+from sdsjax.cli.checks import resolve
+from sdsjax.studies.comparison import Case, Comparison, Plan, command
+from sdsjax.training.build import build
 
 HERE = Path(__file__).resolve().parent
 CEILINGS = HERE.parent / "toybox_quality" / "results" / "full.jsonl"

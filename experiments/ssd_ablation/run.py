@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from variants import VARIANTS, ssd_at
 
-from sdsjax.diagnostics.exact_run import distil, nearest_psnr, toybox_pictures
 from sdsjax.diffusion import NoiseSchedule
+from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.priors import gaussian_mixture
-from sdsjax.timesteps import TIMESTEPS
+from sdsjax.studies.exact_run import distil, nearest_psnr, toybox_pictures
 
 HERE = Path(__file__).resolve().parent
 SCHEDULE = NoiseSchedule.scaled_linear()

@@ -20,9 +20,9 @@ import numpy as np
 import optax
 
 from sdsjax.diffusion import NoiseSchedule, add_noise, alpha_sigma
+from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.estimators.ssd import projection_ratio, ssd_direction
 from sdsjax.priors import gaussian_mixture
-from sdsjax.timesteps import TIMESTEPS
 
 HERE = Path(__file__).resolve().parent
 SCHEDULE = NoiseSchedule.scaled_linear()

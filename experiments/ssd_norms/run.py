@@ -24,8 +24,8 @@ from sdsjax.diagnostics.noise_projection import linear_correlation, noise_projec
 from sdsjax.diffusion import NoiseSchedule, add_noise
 from sdsjax.math import inner
 from sdsjax.priors import empirical, gaussian_mixture
-from sdsjax.toybox.captions import parse_caption
-from sdsjax.toybox.sheet import render_specs
+from sdsjax.toybox.world.captions import parse_caption
+from sdsjax.toybox.world.sheet import render_specs
 from sdsjax.types import Prior
 
 HERE = Path(__file__).resolve().parent
@@ -88,8 +88,8 @@ def exact_cases(plan: Plan) -> dict[str, Case]:
 
 def toybox_case(plan: Plan) -> Case:
     """The trained prior, at the encoded mean of two true views."""
-    from sdsjax.build import PRIORS
-    from sdsjax.checks import resolve
+    from sdsjax.cli.checks import resolve
+    from sdsjax.training.build import PRIORS
 
     config = resolve("ssd:image", {"prompt": PROMPT})
     source = PRIORS[config.prior.name](config)

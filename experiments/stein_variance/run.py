@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdsjax.diagnostics.exact_run import distil, toybox_pictures
 from sdsjax.diagnostics.gradient_stats import (
     bias_between,
     describe_groups,
@@ -28,11 +27,12 @@ from sdsjax.diagnostics.gradient_stats import (
 )
 from sdsjax.diagnostics.moments import Draw, observe
 from sdsjax.diffusion import NoiseSchedule, add_noise, guide
+from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.estimators.stein_mu import optimal_mu
 from sdsjax.priors import gaussian_mixture
 from sdsjax.priors.gaussian_mixture import AffineAdapter
-from sdsjax.timesteps import TIMESTEPS
+from sdsjax.studies.exact_run import distil, toybox_pictures
 
 HERE = Path(__file__).resolve().parent
 SCHEDULE = NoiseSchedule.scaled_linear()

@@ -30,20 +30,20 @@ import optax
 from toybox_figures import crossed, directions, figures
 from toybox_report import picture, table
 
-from sdsjax.build import Pieces, build
 from sdsjax.cameras import orbit_camera
-from sdsjax.checks import resolve
-from sdsjax.compile_cache import enable_compile_cache
+from sdsjax.cli.checks import resolve
 from sdsjax.diagnostics.gradient_stats import linearise
 from sdsjax.diffusion import weight_function
-from sdsjax.encoding import bind, to_latent
+from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.estimators.common import draw_noise
 from sdsjax.estimators.stein import SteinState
-from sdsjax.files import read_rows
-from sdsjax.pullback import floating, merge
-from sdsjax.timesteps import TIMESTEPS
-from sdsjax.train_step import INIT, init_state, make_train_step
+from sdsjax.files.atomic import read_rows
+from sdsjax.runs.compile_cache import enable_compile_cache
+from sdsjax.training.build import Pieces, build
+from sdsjax.training.encoding import bind, to_latent
+from sdsjax.training.pullback import floating, merge
+from sdsjax.training.train_step import INIT, init_state, make_train_step
 from sdsjax.types import Estimator
 
 HERE = Path(__file__).resolve().parent

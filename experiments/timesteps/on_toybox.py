@@ -16,12 +16,12 @@ from pathlib import Path
 
 from samplers import SAMPLERS
 
-from sdsjax.build import build
-from sdsjax.checks import resolve
-from sdsjax.diagnostics.comparison import Case, Comparison, Plan, command
-from sdsjax.diagnostics.toybox_run import drawn_times, from_table
+from sdsjax.cli.checks import resolve
+from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.estimators import ESTIMATORS
-from sdsjax.timesteps import TIMESTEPS
+from sdsjax.studies.comparison import Case, Comparison, Plan, command
+from sdsjax.studies.toybox_run import drawn_times, from_table
+from sdsjax.training.build import build
 
 HERE = Path(__file__).resolve().parent
 CEILINGS = HERE.parent / "toybox_quality" / "results" / "full.jsonl"

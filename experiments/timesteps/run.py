@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from samplers import SAMPLERS
 
-from sdsjax.diagnostics.exact_run import distil, nearest_psnr, toybox_pictures
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.priors import gaussian_mixture
+from sdsjax.studies.exact_run import distil, nearest_psnr, toybox_pictures
 from sdsjax.types import Estimator
 
 HERE = Path(__file__).resolve().parent

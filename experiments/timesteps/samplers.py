@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdsjax.timesteps import TIMESTEPS
+from sdsjax.diffusion.timesteps import TIMESTEPS
 
 SAMPLERS = {
     "sqrt (HiFA)": TIMESTEPS["sqrt"](),

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sdsjax.files import read_rows
+from sdsjax.files.atomic import read_rows
 
 HERE = Path(__file__).resolve().parent
 ESTIMATORS = {"sds": "guidance_scale", "ssd": "threshold"}
@@ -110,9 +110,9 @@ def distil(job: Job, plan: Plan, root: Path) -> dict:
 
 def fit_ceiling(job: Job, plan: Plan) -> dict:
     """The same representation as in the runs, fitted to true renders."""
-    from sdsjax.build import build
-    from sdsjax.checks import resolve
-    from sdsjax.toybox.ceiling import ceiling
+    from sdsjax.cli.checks import resolve
+    from sdsjax.training.build import build
+    from sdsjax.training.ceiling import ceiling
 
     representation = build(resolve("ssd", {"prompt": job.prompt})).representation
     scores = ceiling(job.prompt, representation, steps=plan.fit_steps, seed=job.seed)

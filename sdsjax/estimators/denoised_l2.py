@@ -15,12 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from sdsjax.diffusion import NoiseSchedule, Weighting, alpha_sigma, denoised, guide
-from sdsjax.estimators.common import (
-    draw_noise,
-    from_direction,
-    key_rest,
-    term_norms,
-)
+from sdsjax.estimators.common import draw_noise, from_direction, key_rest, term_norms
 from sdsjax.math import norm
 from sdsjax.types import Estimator
 

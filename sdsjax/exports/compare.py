@@ -18,9 +18,9 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdsjax.exports.plots import number
+from sdsjax.diagnostics.plots import number
 from sdsjax.exports.report import TRUTH_ROWS, figure, page, section, table
-from sdsjax.files import write_bytes
+from sdsjax.files.atomic import write_bytes
 
 # The turntables follow the first one: same frame, same pause.
 _TOGETHER = """

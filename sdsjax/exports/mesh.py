@@ -1,5 +1,5 @@
-"""A triangle mesh with colours from Gaussians or a radiance field: density grid,
-iso-surface, GLB.
+"""A triangle mesh with colours from Gaussians or a radiance field: density grid
+and iso-surface.
 
 Field (world units, grid `[r r r]` over a cube that holds the splats):
 
@@ -12,20 +12,16 @@ opacity): the centres say how dense "inside" is, so the level follows a sparse o
 crowded cloud. The defaults (0.1, 0.2) are near the largest volume overlap with the true
 solid for Gaussians fitted to a house and a mug, the kinds tried. Cavities are filled:
 distillation leaves the inside of an object empty, and a shell would otherwise come out
-as two surfaces. Marching cubes: Lorensen and Cline, 1987 (scikit-image). glTF 2.0: y
-up, front +z as here, colours linear.
+as two surfaces. Marching cubes: Lorensen and Cline, 1987 (scikit-image).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from sdsjax.files import write_bytes
 from sdsjax.representations.gaussians import Gaussians
 
 SH_C0 = 0.28209479177387814
@@ -282,36 +278,3 @@ def _surface(field: Field, level: float, largest_only: bool) -> Mesh:
     colours = _sample(weight[..., None] * field.colour, world, field)
     colours = colours / np.maximum(blend, 1e-12)
     return Mesh(world.astype(np.float32), faces, np.clip(colours, 0, 1))
-
-
-def linear_from_display(rgb: np.ndarray) -> np.ndarray:
-    """sRGB's transfer function undone (IEC 61966-2-1); glTF wants linear colours."""
-    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-
-
-def _write_glb(path: str | os.PathLike, solid) -> Path:
-    content = solid.export(file_type="glb", include_normals=True)
-    return write_bytes(path, content)
-
-
-def write_mesh(path: str | os.PathLike, mesh: Mesh, *, uv: bool = False) -> Path:
-    """Writes a binary glTF: vertex colours, or with `uv` a baked texture.
-
-    With vertex colours the file names no material: common readers (trimesh among them)
-    drop a primitive's colours as soon as it has one.
-    """
-    import trimesh
-
-    if uv:
-        from sdsjax.exports.texture import textured
-
-        return _write_glb(path, textured(mesh))
-    linear = np.round(255 * linear_from_display(mesh.colours)).astype(np.uint8)
-    opaque = np.full((len(linear), 1), 255, np.uint8)
-    solid = trimesh.Trimesh(
-        mesh.vertices,
-        mesh.faces,
-        vertex_colors=np.concatenate([linear, opaque], axis=1),
-        process=False,
-    )
-    return _write_glb(path, solid)

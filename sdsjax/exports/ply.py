@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from sdsjax.files import replacing
+from sdsjax.files.atomic import replacing
 from sdsjax.representations.gaussians import Gaussians
 
 MAX_HEADER_BYTES = 1 << 16

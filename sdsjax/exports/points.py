@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sdsjax.exports.ply import MAX_HEADER_BYTES, PlyError, parse_header
-from sdsjax.render.sh import C0
+from sdsjax.render.spherical_harmonics import C0
 
 
 def read_points(path: str | os.PathLike) -> np.ndarray:

@@ -14,11 +14,11 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdsjax.exports.plots import number, plots_html
-from sdsjax.exports.provenance import flatten
-from sdsjax.exports.variance import split_history, variance_html
+from sdsjax.diagnostics.plots import number, plots_html
+from sdsjax.exports.variance_section import split_history, variance_html
 from sdsjax.exports.viewer import text_of
-from sdsjax.files import sha256
+from sdsjax.files.atomic import sha256
+from sdsjax.runs.provenance import flatten
 
 _MIME = {
     ".mp4": "video/mp4",

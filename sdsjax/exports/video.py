@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdsjax.cameras import Camera, orbit_camera
-from sdsjax.files import replacing
+from sdsjax.files.atomic import replacing
 from sdsjax.types import Rendering
 
 PANELS = ("rgb", "depth", "normal", "opacity")

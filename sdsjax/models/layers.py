@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sdsjax.models.attention_kernel import (
+from sdsjax.models.attention import (
     accelerator,
     attention_kernel,
     fused_attention,
@@ -49,7 +49,7 @@ def attention(q, k, v, mask=None):
 
     mask: boolean, broadcastable to `[b k n n]`, True where attention is allowed.
     On a GPU cuDNN computes it where it can, on a CPU large ones go chunk by chunk
-    (attention_kernel.py).
+    (attention.py).
     """
     device, masked = accelerator(), mask is not None
     if attention_kernel(*device, v.dtype, q.shape[-1], masked) == "cudnn":

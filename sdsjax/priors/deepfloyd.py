@@ -19,14 +19,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sdsjax import prompts
-from sdsjax.diffusion import NoiseSchedule
-from sdsjax.models import hub
-from sdsjax.models.errors import LoaderError
-from sdsjax.models.t5 import T5Config
-from sdsjax.models.tokenizer_t5 import T5Tokenizer
-from sdsjax.models.unet_if import IFUNetConfig
-from sdsjax.models.weights import read_json
+from sdsjax.diffusion import NoiseSchedule, prompts
+from sdsjax.models.loading import hub
+from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.loading.weights import read_json
+from sdsjax.models.text_encoders.t5 import T5Config
+from sdsjax.models.text_encoders.t5_tokenizer import T5Tokenizer
+from sdsjax.models.unets.deepfloyd import IFUNetConfig
 from sdsjax.priors.stable_diffusion import PromptStates, which_view
 from sdsjax.types import NoisePrediction, Prior, PriorSource
 

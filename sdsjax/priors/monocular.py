@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from sdsjax.models import dpt
+from sdsjax.models.vision import dpt
 
 
 def monocular(

@@ -23,11 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdsjax import cameras, prompts
-from sdsjax.diffusion import NoiseSchedule, velocity_to_noise
-from sdsjax.models import companions, hub, lora
-from sdsjax.models.dpt import DPT
-from sdsjax.models.tokenizer import Tokenizer
+from sdsjax import cameras
+from sdsjax.diffusion import NoiseSchedule, prompts, velocity_to_noise
+from sdsjax.models.loading import companions, hub
+from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
+from sdsjax.models.unets import lora
+from sdsjax.models.vision.dpt import DPT
 from sdsjax.priors.monocular import monocular
 from sdsjax.types import Adapter, NoisePrediction, Prior, PriorSource
 

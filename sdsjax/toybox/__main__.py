@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from sdsjax.toybox.sheet import contact_sheet
+from sdsjax.toybox.world.sheet import contact_sheet
 
 
 def _sheet(arguments):
@@ -26,9 +26,9 @@ def _add_sheet(commands):
 
 def _recipe_of(network: str):
     """The default recipe of a network of `train`."""
-    from sdsjax.toybox.train_clip import ClipRecipe
-    from sdsjax.toybox.train_depth import DepthRecipe
-    from sdsjax.toybox.train_prior import PriorRecipe
+    from sdsjax.toybox.training.train_clip import ClipRecipe
+    from sdsjax.toybox.training.train_depth import DepthRecipe
+    from sdsjax.toybox.training.train_prior import PriorRecipe
 
     recipes = {"depth": DepthRecipe, "normals": DepthRecipe, "clip": ClipRecipe}
     return recipes.get(network, PriorRecipe)()
@@ -61,7 +61,8 @@ def _train(arguments):
 
 
 def _train_judge(work, out, recipe, steps):
-    from sdsjax.toybox import judge, pool
+    from sdsjax.toybox.scoring import judge
+    from sdsjax.toybox.training import pool
 
     pictures = pool.build_pool(
         work / "pool", singles=recipe.singles, pairs=recipe.pairs, seed=recipe.seed
@@ -70,7 +71,8 @@ def _train_judge(work, out, recipe, steps):
 
 
 def _train_prior(work, out, recipe):
-    from sdsjax.toybox import card, judge, train_prior
+    from sdsjax.toybox.scoring import card, judge
+    from sdsjax.toybox.training import train_prior
 
     judge.load_judge()  # before hours of training, not after
     train_prior.train_prior(work, out, recipe)
@@ -78,9 +80,9 @@ def _train_prior(work, out, recipe):
 
 
 def _train_companion(name, work, out, recipe):
-    from sdsjax.toybox import card_companions
-    from sdsjax.toybox.train_clip import train_clip
-    from sdsjax.toybox.train_depth import train_depth
+    from sdsjax.toybox.scoring import card_companions
+    from sdsjax.toybox.training.train_clip import train_clip
+    from sdsjax.toybox.training.train_depth import train_depth
 
     if name == "clip":
         train_clip(work, out, recipe)
@@ -112,7 +114,7 @@ def _add_train(commands):
 
 
 def _measure(arguments):
-    from sdsjax.toybox import card_companions
+    from sdsjax.toybox.scoring import card_companions
 
     work = Path(arguments.work)
     figures = card_companions.measure(arguments.network, arguments.folder, work)
@@ -130,8 +132,8 @@ def _add_measure(commands):
 
 
 def _judge(arguments):
-    from sdsjax.models.hub import load_stable_diffusion
-    from sdsjax.toybox import measure
+    from sdsjax.models.loading.hub import load_stable_diffusion
+    from sdsjax.toybox.scoring import measure
 
     networks = load_stable_diffusion(arguments.folder)
     shares, pictures, texts = measure.judge_samples(
@@ -149,7 +151,7 @@ def _judge(arguments):
 
 
 def _add_judge(commands):
-    from sdsjax.toybox.measure import GUIDANCE_SCALE, STEPS
+    from sdsjax.toybox.scoring.measure import GUIDANCE_SCALE, STEPS
 
     command = commands.add_parser(
         "judge", help="sample the prior and let the judge name what the pictures show"

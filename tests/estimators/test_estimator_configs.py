@@ -6,10 +6,10 @@ from functools import partial
 import jax
 import pytest
 
-from sdsjax.build import build
-from sdsjax.checks import resolve
-from sdsjax.config import ConfigError
-from sdsjax.train_step import init_state, make_train_step
+from sdsjax.cli.checks import resolve
+from sdsjax.training.build import build
+from sdsjax.training.config import ConfigError
+from sdsjax.training.train_step import init_state, make_train_step
 
 CONFIGS = ("csd", "nfsd", "stein", "vsd", "sds_plus", "denoised_l2", "ism", "sdi")
 MIXTURE = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from sdsjax.models import hub
+from sdsjax.models.loading import hub
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "bench_networks"
 

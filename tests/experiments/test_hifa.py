@@ -8,7 +8,7 @@ import pytest
 from experiment_folder import load
 
 from sdsjax.cameras import camera_angles
-from sdsjax.files import read_rows
+from sdsjax.files.atomic import read_rows
 from sdsjax.types import Rendering
 
 hifa = load("hifa")

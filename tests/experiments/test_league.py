@@ -10,9 +10,9 @@ from experiment_folder import modules
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
-from sdsjax.files import read_rows
+from sdsjax.files.atomic import read_rows
 from sdsjax.priors import gaussian_mixture
-from sdsjax.toybox.captions import parse_caption
+from sdsjax.toybox.world.captions import parse_caption
 
 NAMES = ("entries", "standings", "quality")
 

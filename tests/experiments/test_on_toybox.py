@@ -7,10 +7,10 @@ import pytest
 from experiment_folder import load
 
 from configs.base import base_config
-from sdsjax.diagnostics.comparison import Plan
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.priors import gaussian_mixture
+from sdsjax.studies.comparison import Plan
 
 SCHEDULE = NoiseSchedule.scaled_linear()
 STATIC = {

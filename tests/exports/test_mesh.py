@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 import trimesh
 
+from sdsjax.exports.glb import linear_from_display, write_mesh
 from sdsjax.exports.mesh import (
     SH_C0,
     MeshError,
     density_field,
     extract_mesh,
-    linear_from_display,
     mesh_of_field,
-    write_mesh,
 )
 from sdsjax.representations.gaussians import Gaussians
 

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdsjax.build import build_representation
-from sdsjax.checks import resolve
-from sdsjax.config import ConfigError
+from sdsjax.cli.checks import resolve
 from sdsjax.exports.ply import PlyError, write_splats
 from sdsjax.exports.points import read_points
-from sdsjax.render.sh import C0
+from sdsjax.render.spherical_harmonics import C0
 from sdsjax.representations.gaussians import as_gaussians, gaussians
+from sdsjax.training.build import build_representation
+from sdsjax.training.config import ConfigError
 
 POINTS = np.array([[0.1, 0.2, 0.3], [-0.4, 0.5, -0.6]])
 

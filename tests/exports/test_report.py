@@ -14,11 +14,13 @@ import pytest
 from PIL import Image
 
 from sdsjax import exports
-from sdsjax.exports import plots, provenance, viewer
+from sdsjax.diagnostics import plots
+from sdsjax.exports import viewer
 from sdsjax.exports.mesh import SH_C0, extract_mesh
 from sdsjax.exports.ply import read_splats
-from sdsjax.render.rasterize import rasterize
+from sdsjax.render.splatting.rasterize import rasterize
 from sdsjax.representations.gaussians import Gaussians
+from sdsjax.runs import provenance
 from sdsjax.types import Rendering
 
 EVIL = 'a <script>alert("x")</script> & "blue" house'

@@ -19,7 +19,10 @@ sys.path.insert(0, str(HERE.parent.parent))
 
 import fixed_weights as fixed  # noqa: E402
 
-from sdsjax.models.tokenizer import train_word_tokenizer, write_tokenizer  # noqa: E402
+from sdsjax.models.text_encoders.clip_tokenizer import (  # noqa: E402
+    train_word_tokenizer,
+    write_tokenizer,
+)
 
 
 def fill(model):

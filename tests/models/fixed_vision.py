@@ -7,7 +7,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
-from sdsjax.models import companions, hub, mapping
+from sdsjax.models.loading import companions, hub, mapping
 
 DPT = {
     "model_type": "dpt",

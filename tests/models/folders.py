@@ -6,7 +6,7 @@ import fixed_weights as fixed
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
-from sdsjax.models import hub, mapping
+from sdsjax.models.loading import hub, mapping
 
 CONFIGS = {
     "unet": fixed.UNETS["unet_sd2"],

@@ -7,7 +7,7 @@ from flax.traverse_util import flatten_dict
 from folders import weights_path
 from safetensors.numpy import save_file
 
-from sdsjax.models import hub, mapping
+from sdsjax.models.loading import hub, mapping
 
 CONFIGS = {"unet": fixed.UNET, "text_encoder": fixed.T5}
 

@@ -5,9 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from sdsjax.models import companions, config_vision, hub
-from sdsjax.models.errors import LoaderError
-from sdsjax.models.weights import check_table
+from sdsjax.models.loading import companions, configs_vision, hub
+from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.loading.weights import check_table
 
 # laid out as older files are: keys that no code reads, later defaults left out
 DPT_LARGE = {
@@ -86,8 +86,8 @@ def test_full_size(name, config, keys, parameters):
 
 
 def test_the_end_token_of_old_files_means_the_largest_id():
-    assert config_vision.clip_config(CLIP_L).end_id is None
-    assert config_vision.clip_config(vision.CLIP).end_id == 59
+    assert configs_vision.clip_config(CLIP_L).end_id is None
+    assert configs_vision.clip_config(vision.CLIP).end_id == 59
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from folders import write_folder
 from huggingface_hub import errors as hub_errors
 
 from sdsjax.diffusion import NoiseSchedule
-from sdsjax.models import hub
-from sdsjax.models.errors import LoaderError
+from sdsjax.models.loading import hub
+from sdsjax.models.loading.errors import LoaderError
 
 
 def refused(match, *args, **options):

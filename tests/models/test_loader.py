@@ -10,8 +10,8 @@ import pytest
 from folders import CONFIGS, fixed_tensors, weights_path, write_folder
 from safetensors.numpy import save_file
 
-from sdsjax.models import hub
-from sdsjax.models.errors import LoaderError
+from sdsjax.models.loading import hub
+from sdsjax.models.loading.errors import LoaderError
 
 CONV, LINEAR = "conv_in.weight", "time_embedding.linear_1.weight"
 

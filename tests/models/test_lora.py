@@ -7,10 +7,11 @@ import pytest
 from flax.traverse_util import flatten_dict
 from test_model_config import SD15, SD21
 
-from sdsjax.models import hub, lora
-from sdsjax.models.config import unet_config
 from sdsjax.models.layers import TransformerBlock
-from sdsjax.models.unet import UNet2DCondition, UNetConfig
+from sdsjax.models.loading import hub
+from sdsjax.models.loading.configs import unet_config
+from sdsjax.models.unets import lora
+from sdsjax.models.unets.stable_diffusion import UNet2DCondition, UNetConfig
 
 UNET = UNetConfig(
     in_channels=4, out_channels=4, channels=(16, 32), heads=(2, 2),

@@ -4,8 +4,8 @@ import fixed_weights as fixed
 import pytest
 from folders import CONFIGS
 
-from sdsjax.models import config as configs
-from sdsjax.models.errors import LoaderError
+from sdsjax.models.loading import configs
+from sdsjax.models.loading.errors import LoaderError
 
 READERS = {
     "unet": (configs.unet_config, configs.unet_json),

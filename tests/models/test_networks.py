@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from folders import write_folder
 
-from sdsjax.models import hub, layers
+from sdsjax.models import layers
+from sdsjax.models.loading import hub
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens" / "models.npz"
 TOLERANCE = 1e-6  # relative L2; torch's own float32 is at 5e-7 here

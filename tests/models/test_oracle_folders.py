@@ -9,11 +9,14 @@ import pytest
 from test_model_config import SD15, SD21
 from test_save import fixed_params
 
-from sdsjax.models import config as configs
-from sdsjax.models import hub, mapping
-from sdsjax.models.save import save_stable_diffusion
-from sdsjax.models.tokenizer import Tokenizer, train_word_tokenizer, write_tokenizer
-from sdsjax.models.weights import check_table
+from sdsjax.models.loading import configs, hub, mapping
+from sdsjax.models.loading.save import save_stable_diffusion
+from sdsjax.models.loading.weights import check_table
+from sdsjax.models.text_encoders.clip_tokenizer import (
+    Tokenizer,
+    train_word_tokenizer,
+    write_tokenizer,
+)
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from test_oracle_networks import nchw, nhwc, normals, perturbed, relative
 
-from sdsjax.models import hub, mapping
-from sdsjax.models.t5 import distance_buckets
-from sdsjax.models.tokenizer_t5 import T5Tokenizer
-from sdsjax.models.unet_if import (
+from sdsjax.models.loading import hub, mapping
+from sdsjax.models.loading.weights import check_table
+from sdsjax.models.text_encoders.t5 import distance_buckets
+from sdsjax.models.text_encoders.t5_tokenizer import T5Tokenizer
+from sdsjax.models.unets.deepfloyd import (
     AttentionPooling,
     ShiftedResnet,
     TextImageAttention,
 )
-from sdsjax.models.weights import check_table
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdsjax.models import hub
 from sdsjax.models.layers import ResnetBlock, SpatialTransformer
+from sdsjax.models.loading import hub
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from test_companions import CLIP_L, DPT_LARGE
 
-from sdsjax.models import companions, hub, mapping
-from sdsjax.models.clip_scorer import prepare
-from sdsjax.models.weights import check_table
+from sdsjax.models.loading import companions, hub, mapping
+from sdsjax.models.loading.weights import check_table
+from sdsjax.models.vision.clip_scorer import prepare
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

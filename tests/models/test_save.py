@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sdsjax.models import config as configs
-from sdsjax.models import hub
-from sdsjax.models.errors import LoaderError
-from sdsjax.models.save import save_component, save_stable_diffusion
-from sdsjax.models.tokenizer import train_word_tokenizer
+from sdsjax.models.loading import configs, hub
+from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.loading.save import save_component, save_stable_diffusion
+from sdsjax.models.text_encoders.clip_tokenizer import train_word_tokenizer
 
 
 def fixed_params(name, config, dtype=np.float16):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sdsjax.models import companions, hub
-from sdsjax.models.save_vision import clip_json, save_companion
-from sdsjax.models.tokenizer import train_word_tokenizer
+from sdsjax.models.loading import companions, hub
+from sdsjax.models.loading.save_vision import clip_json, save_companion
+from sdsjax.models.text_encoders.clip_tokenizer import train_word_tokenizer
 
 
 def network(name):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from if_folders import fixed_tensors, write_component
 
-from sdsjax.models import config_if, hub
-from sdsjax.models.clip import CLIPTextConfig
-from sdsjax.models.errors import LoaderError
-from sdsjax.models.t5 import T5Config, distance_buckets
-from sdsjax.models.tokenizer_t5 import T5Tokenizer, from_sentencepiece
-from sdsjax.models.unet_if import IFUNetConfig
+from sdsjax.models.loading import hub
+from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.text_encoders.clip import CLIPTextConfig
+from sdsjax.models.text_encoders.t5 import T5Config, distance_buckets
+from sdsjax.models.text_encoders.t5_tokenizer import T5Tokenizer, from_sentencepiece
+from sdsjax.models.unets.deepfloyd import IFUNetConfig
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens" / "deepfloyd.npz"
 TOLERANCE = 7e-7  # relative L2; twice torch's own in float32, 4.1e-7 and 3.6e-7
@@ -105,9 +105,9 @@ def test_distances_share_buckets_logarithmically():
 
 
 def test_the_published_config_files_are_read():
-    unet = config_if.unet_config({**fixed.IF_XL, **fixed.PUBLISHED_UNET})
-    text = config_if.text_config({**fixed.T5_XXL, **fixed.PUBLISHED_T5})
-    assert unet == config_if.unet_config(fixed.IF_XL)
+    unet = configs.unet_config({**fixed.IF_XL, **fixed.PUBLISHED_UNET})
+    text = configs.text_config({**fixed.T5_XXL, **fixed.PUBLISHED_T5})
+    assert unet == configs.unet_config(fixed.IF_XL)
     assert (unet.head_width, unet.time_width, unet.out_channels) == (64, 2816, 6)
     assert unet.down_attention == (False, True, True, True)
     assert (text.heads, text.head_width, text.mlp, text.layers) == (64, 64, 10240, 24)
@@ -115,13 +115,13 @@ def test_the_published_config_files_are_read():
 
 def test_text_encoders_are_told_apart():
     bare = {k: v for k, v in fixed.T5.items() if k != "model_type"}
-    assert isinstance(config_if.text_config(bare), T5Config)
+    assert isinstance(configs.text_config(bare), T5Config)
     bare.pop("architectures")
-    assert isinstance(config_if.text_config({"model_type": "t5", **bare}), T5Config)
+    assert isinstance(configs.text_config({"model_type": "t5", **bare}), T5Config)
     clip = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
-    assert isinstance(config_if.text_config(clip), CLIPTextConfig)
+    assert isinstance(configs.text_config(clip), CLIPTextConfig)
     with pytest.raises(LoaderError, match="model_type = 'umt5'"):
-        config_if.text_config({**bare, "model_type": "umt5"})
+        configs.text_config({**bare, "model_type": "umt5"})
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_text_encoders_are_told_apart():
 )
 def test_unet_settings_that_are_refused(key, value):
     with pytest.raises(LoaderError, match=f"^unet/config.json: {key} = ") as caught:
-        config_if.unet_config({**fixed.UNET, key: value})
+        configs.unet_config({**fixed.UNET, key: value})
     assert "\n" not in str(caught.value)
 
 
@@ -157,7 +157,7 @@ def test_unet_settings_that_are_refused(key, value):
 def test_unet_settings_that_must_be_there(key):
     config = {k: v for k, v in fixed.UNET.items() if k != key}
     with pytest.raises(LoaderError, match=key):
-        config_if.unet_config(config)
+        configs.unet_config(config)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_unet_settings_that_must_be_there(key):
 )
 def test_t5_settings_that_are_refused(key, value):
     with pytest.raises(LoaderError, match=f"config.json: {key} = "):
-        config_if.text_config({**fixed.T5, key: value})
+        configs.text_config({**fixed.T5, key: value})
 
 
 @pytest.mark.parametrize("names", [EMBEDDINGS[:1], EMBEDDINGS[1:], EMBEDDINGS])

@@ -7,8 +7,8 @@ import fixed_weights as fixed
 import numpy as np
 import pytest
 
-from sdsjax.models.errors import LoaderError
-from sdsjax.models.tokenizer import (
+from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.text_encoders.clip_tokenizer import (
     END,
     Tokenizer,
     byte_alphabet,

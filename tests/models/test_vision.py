@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdsjax.models import clip_scorer, companions, dpt
-from sdsjax.models.tokenizer import train_word_tokenizer, write_tokenizer
+from sdsjax.models.loading import companions
+from sdsjax.models.text_encoders.clip_tokenizer import (
+    train_word_tokenizer,
+    write_tokenizer,
+)
+from sdsjax.models.vision import clip_scorer, dpt
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens" / "vision.npz"
 TOLERANCE = 1e-6  # relative L2; torch's own float32 is at up to 5e-7 here

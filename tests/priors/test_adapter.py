@@ -8,10 +8,10 @@ import pytest
 from test_stable_diffusion import TEXT, UNET, VAE
 
 from sdsjax.cameras import orbit_camera
-from sdsjax.models import hub
-from sdsjax.models.lora import Lora
-from sdsjax.models.save import save_stable_diffusion
-from sdsjax.models.tokenizer import train_word_tokenizer
+from sdsjax.models.loading import hub
+from sdsjax.models.loading.save import save_stable_diffusion
+from sdsjax.models.text_encoders.clip_tokenizer import train_word_tokenizer
+from sdsjax.models.unets.lora import Lora
 from sdsjax.priors import stable_diffusion
 from sdsjax.types import View
 

@@ -10,18 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdsjax import prompts
-from sdsjax.budget import budget
-from sdsjax.build import build
 from sdsjax.cameras import orbit_camera
-from sdsjax.checks import resolve
-from sdsjax.config import ConfigError
-from sdsjax.diffusion import NoiseSchedule
+from sdsjax.cli.budget import budget
+from sdsjax.cli.checks import resolve
+from sdsjax.diffusion import NoiseSchedule, prompts
 from sdsjax.main import cli
-from sdsjax.models import hub
-from sdsjax.models.errors import LoaderError
-from sdsjax.models.tokenizer_t5 import T5Tokenizer
+from sdsjax.models.loading import hub
+from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.text_encoders.t5_tokenizer import T5Tokenizer
 from sdsjax.priors import deepfloyd
+from sdsjax.training.build import build
+from sdsjax.training.config import ConfigError
 from sdsjax.types import View
 
 TESTS = Path(__file__).resolve().parent.parent

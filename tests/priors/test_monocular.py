@@ -12,7 +12,8 @@ from test_adapter import write
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "models"))
 import fixed_vision as vision
 
-from sdsjax.models import companions, dpt
+from sdsjax.models.loading import companions
+from sdsjax.models.vision import dpt
 from sdsjax.priors import stable_diffusion
 from sdsjax.priors.monocular import monocular
 

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdsjax import prompts
 from sdsjax.cameras import orbit_camera
-from sdsjax.diffusion import velocity_to_noise
-from sdsjax.models import hub
-from sdsjax.models.clip import CLIPTextConfig
-from sdsjax.models.save import save_stable_diffusion
-from sdsjax.models.tokenizer import train_word_tokenizer
-from sdsjax.models.unet import UNetConfig
+from sdsjax.diffusion import prompts, velocity_to_noise
+from sdsjax.models.loading import hub
+from sdsjax.models.loading.save import save_stable_diffusion
+from sdsjax.models.text_encoders.clip import CLIPTextConfig
+from sdsjax.models.text_encoders.clip_tokenizer import train_word_tokenizer
+from sdsjax.models.unets.stable_diffusion import UNetConfig
 from sdsjax.models.vae import VAEConfig
 from sdsjax.priors import stable_diffusion
 from sdsjax.types import View

@@ -11,8 +11,8 @@ import pytest
 from sdsjax.cameras import OrbitRange, random_orbits
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
-from sdsjax.models import hub
-from sdsjax.models.unet_if import IFUNet, IFUNetConfig
+from sdsjax.models.loading import hub
+from sdsjax.models.unets.deepfloyd import IFUNet, IFUNetConfig
 from sdsjax.priors import deepfloyd, stable_diffusion
 from sdsjax.types import PriorSource, View
 

@@ -1,0 +1,110 @@
+"""The command line's grammar: flags by absl, `--config...` by ourselves.
+
+absl's own `--config` handling answers a misspelt key with a traceback and lets stray
+words pass; here both are errors of one line.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from absl import flags
+
+from sdsjax.training.config import ConfigError
+
+HELP = """\
+sdsjax: score distillation for text-to-3D in JAX, measured against ground truth.
+
+usage: sdsjax --config=NAME[:VARIANT] [--config.KEY=VALUE ...] [--workdir=DIR]
+
+  --config=NAME          ssd, sds:image, ... (see --list), or the path of a config file
+  --config.KEY=VALUE     change one key, e.g. --config.prompt="a red mug"
+                         --config.steps=300 --config.estimator.threshold=400
+  --workdir=DIR          the run directory; default runs/<config>-<prompt>-<seed>;
+                         a run is continued by the same command, or by --workdir alone
+  --allow_config_change  continue a run although its config differs
+  --dry_run              print every key, with estimates of time and memory; run nothing
+  --list                 configs and variants, estimators, timesteps, toybox words
+  --version  --help      print and leave
+  --traceback            show where an error came from
+
+The same program: python -m sdsjax.main. On the embedded toybox prior, offline:
+  sdsjax --config=ssd --config.prompt="a red mug"
+In the run directory: report.html, turntable, splats.ply, mesh.glb, metrics.json.
+"""
+
+
+class Arguments(NamedTuple):
+    """A parsed command line; overrides: config key -> text."""
+
+    config: str | None
+    overrides: dict[str, str]
+    workdir: str | None
+    allow_config_change: bool
+    dry_run: bool
+    list: bool
+    version: bool
+    help: bool
+
+    def command(self) -> list[str]:
+        """The command that asks for the same, in one spelling of its flags."""
+        words = ["sdsjax"]
+        words += [f"--config={self.config}"] if self.config is not None else []
+        words += [f"--config.{key}={text}" for key, text in self.overrides.items()]
+        words += [f"--workdir={self.workdir}"] if self.workdir is not None else []
+        return words + ["--allow_config_change"] * self.allow_config_change
+
+
+def _define() -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "run directory", flag_values=values)
+    switches = ("allow_config_change", "dry_run", "list", "version", "traceback")
+    for name in switches:
+        flags.DEFINE_boolean(name, False, name, flag_values=values)
+    flags.DEFINE_boolean("help", False, "help", short_name="h", flag_values=values)
+    return values
+
+
+def _take_config(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
+    # (config, overrides, what is left)
+    config, overrides, rest = None, {}, []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        match = re.fullmatch(r"--?config(?:\.([^=]*))?(?:=(.*))?", word, re.DOTALL)
+        if word == "--":
+            rest += [word, *words]
+            break
+        if not match:
+            rest.append(word)
+            continue
+        key, value = match.groups()
+        if value is None and words and not words[0].startswith("--"):
+            value = words.pop(0)
+        if value is None:
+            raise ConfigError(f"{word} needs a value: {word}=...")
+        if key is None:
+            config = value
+        else:
+            overrides[key] = value
+    return config, overrides, rest
+
+
+def parse(argv: list[str]) -> Arguments:
+    """Raises ConfigError for an unknown flag, a flag without value, a stray word."""
+    config, overrides, rest = _take_config(argv)
+    values = _define()
+    try:
+        stray = values(["sdsjax", *rest])[1:]
+    except flags.Error as error:
+        raise ConfigError(f"{error} (--help lists the flags)") from error
+    if stray:
+        raise ConfigError(
+            f"unexpected argument {stray[0]!r}: settings are flags such as "
+            '--config.prompt="a blue house"; quote values that hold spaces'
+        )
+    if values.workdir == "":
+        raise ConfigError("--workdir is empty: pass a directory")
+    chosen = {k: getattr(values, k) for k in Arguments._fields[2:]}
+    return Arguments(config, overrides, **chosen)

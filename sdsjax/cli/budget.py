@@ -1,0 +1,157 @@
+"""Time and memory of a run before it starts, with how each figure was derived.
+
+Networks: floating-point operations by XLA's own count of the lowered program where the
+weights are at hand, else Stable Diffusion 2.1's published sizes; residuals of the
+encoder from the shapes of its vector-Jacobian product. Rendering is not counted.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sdsjax.cameras import OrbitRange
+from sdsjax.training.build import build, build_phases, build_representation
+from sdsjax.training.supervision import Attached
+from sdsjax.types import PriorSource
+
+GIB = 2.0**30
+# Stable Diffusion 2.1-base: parameters of UNet and encoder-decoder; operations of two
+# UNet branches and the encoder with its gradient, at 512x512; its residuals with
+# rematerialisation in float32, bytes.
+SD21_PARAMETERS = 865_910_724 + 83_653_863
+SD21_OPERATIONS = 2 * 804e9 + 2258e9
+SD21_RESIDUALS = 610e6
+# DeepFloyd IF-I-XL: parameters of the UNet, operations of its two branches at 64x64;
+# its encoder is the identity.
+IF_PARAMETERS = 4_304_695_110
+IF_OPERATIONS = 2 * 2879e9
+
+
+class Cost(NamedTuple):
+    """Of one view: operations, residual bytes kept for the pullback; of the prior:
+    parameters; and where the numbers are from."""
+
+    operations: float
+    residuals: float
+    parameters: int
+    derived: str
+
+
+def count(tree) -> int:
+    """Array entries of a pytree of arrays or shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def measured_speed(size: int = 1024, seconds: float = 0.2) -> float:
+    """Operations a second of this device on a square matrix product, float32."""
+    x = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda x: x @ x)
+    product(x).block_until_ready()
+    start, runs = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        product(x).block_until_ready()
+        runs += 1
+    return runs * 2 * size**3 / (time.perf_counter() - start)
+
+
+def network_cost(source: PriorSource, resolution: int) -> Cost:
+    """One view's cost, counted on the lowered program; nothing is compiled or run."""
+    shape = source.image_shape or (resolution, resolution, 3)
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def encode(params, x):
+        return jax.vjp(source.bind(params).encode, x)
+
+    def one_view(params, x, t):
+        z, pull = encode(params, x)
+        eps = source.bind(params).noise(z, t, None)
+        direction: Any = eps
+        return pull(direction.cond - direction.uncond)
+
+    t = jax.ShapeDtypeStruct((), jnp.int32)
+    analysis = jax.jit(one_view).lower(source.params, x, t).cost_analysis()
+    residuals = jax.eval_shape(lambda p, x: encode(p, x)[1], source.params, x)
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(source.params))
+    given = source.params
+    return Cost(
+        (analysis or {}).get("flops", 0.0),
+        max(kept - held, 0),
+        count(given.prior if isinstance(given, Attached) else given),
+        "operations counted by XLA on the lowered program",
+    )
+
+
+def published_cost(name: str, dtype: str) -> Cost:
+    """Stable Diffusion 2.1-base or DeepFloyd IF-I-XL (the prior's `name`) at their
+    native sizes, whose inputs are always 512x512 and 64x64."""
+    if name == "deepfloyd":
+        derived = "published sizes of DeepFloyd IF-I-XL: the weights are not local"
+        return Cost(IF_OPERATIONS, 0.0, IF_PARAMETERS, derived)
+    share = 0.5 if dtype == "bfloat16" else 1.0
+    return Cost(
+        SD21_OPERATIONS,
+        SD21_RESIDUALS * share,
+        SD21_PARAMETERS,
+        "published sizes of Stable Diffusion 2.1-base: the weights are not local",
+    )
+
+
+def _is_local(config) -> bool:
+    prior = config.prior
+    networks = ("stable_diffusion", "deepfloyd")
+    named = prior.name not in networks or prior.folder == "toybox-sd"
+    return named or Path(prior.folder).expanduser().is_dir()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _sized(number: float) -> str:
+    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def budget(config) -> list[str]:
+    """Lines on parameters, operations, time and memory; loads weights where they are
+    local, writes nothing."""
+    if _is_local(config):
+        pieces = build(config)
+        cost = network_cost(pieces.source, config.resolution)
+        representation, phases = pieces.representation, pieces.phases
+    else:
+        cost = published_cost(config.prior.name, config.prior.dtype)
+        side = config.resolution
+        representation = build_representation(config, (side, side, 3))
+        phases = build_phases(config, OrbitRange())
+    params, _ = jax.eval_shape(representation.init, jax.random.key(0))
+    views = sum((p.last - p.first) * p.batch_size for p in phases)
+    batch = max(p.batch_size for p in phases)
+    speed = measured_speed()
+    device = jax.devices()[0]
+    width = 2 if config.prior.dtype == "bfloat16" else 4
+    # parameters, gradients and two moments of Adam
+    memory = cost.parameters * width + batch * cost.residuals + 4 * 4 * count(params)
+    total = views * cost.operations
+    return [
+        f"parameters: {config.representation.name} {_sized(count(params))}, "
+        f"prior {_sized(cost.parameters)}",
+        f"network operations: {_sized(cost.operations)}FLOP a view, {_sized(views)} "
+        f"views, {_sized(total)}FLOP in all ({cost.derived})",
+        f"network time: {_duration(total / speed)} to {_duration(4 * total / speed)}, "
+        f"at 100% to 25% of the {_sized(speed)}FLOP/s that a float32 matrix product "
+        f"just reached here ({device.device_kind}); compilation, rendering and exports "
+        "are not counted",
+        f"memory: about {memory / GIB:.2f} GiB (prior, optimizer, encoder residuals of "
+        f"{batch} view(s)); rendering and scratch space are not counted",
+    ]

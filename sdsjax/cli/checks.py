@@ -1,0 +1,361 @@
+"""Checks of a whole config, before anything is built: types are right by now
+(`overrides`), here come ranges, names, pairs and the prompt's words.
+
+`resolve` is the front door: name and overrides in, a checked and frozen config out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from sdsjax.cli.config_files import Source, base_config, load
+from sdsjax.cli.overrides import apply, hyperparameters
+from sdsjax.diffusion import WEIGHTINGS, NoiseSchedule
+from sdsjax.diffusion.prompts import VIEW_WORDS
+from sdsjax.diffusion.timesteps import TIMESTEPS
+from sdsjax.estimators import ESTIMATORS
+from sdsjax.representations.gaussians.density_control import CONTROLS
+from sdsjax.training.build import (
+    FACTORIES,
+    LOSSES,
+    OPTIMIZERS,
+    PRIORS,
+    arguments,
+    build_representation,
+)
+from sdsjax.training.config import Config, ConfigError, flatten, one_of
+
+ANY = math.inf
+# key: (lowest, highest), both allowed; `*` stands for one or more parts of a key.
+RANGES = {
+    "seed": (0, 2**32 - 1),
+    "steps": (1, 10_000_000),
+    "batch_size": (1, 4096),
+    "particles": (1, 256),
+    "resolution": (8, 2048),
+    "checkpoint_every": (0, ANY),
+    "preview_every": (0, ANY),
+    "prior.views": (1, 1024),
+    "prior.image_size": (8, 2048),
+    "prior.lora_rank": (1, 256),
+    "estimator.guidance_scale": (-1000, 1000),
+    "estimator.threshold": (0, 1000),
+    "estimator.switch_time": (0, 1000),
+    "estimator.inversion_scale": (-1000, 1000),
+    "estimator.mu": (-1000, 1000),
+    "estimator.steps": (0, 100),
+    "estimator.stride": (1, 999),
+    "estimator.delta": (1, 999),
+    "estimator.anneal_steps": (1, 10_000_000),
+    "estimator.lambda_*": (0, 1000),
+    "estimator.*_lr": (0, 1),
+    "timesteps.t_*": (0, 999),
+    "timesteps.switch": (0, 1),
+    "representation.count": (1, 10_000_000),
+    "representation.sh_degree": (0, 3),
+    "representation.max_alpha": (0.01, 0.9999),
+    "representation.tile_size": (1, 256),
+    "representation.capacity": (1, ANY),
+    "representation.init_radius": (1e-6, 10),
+    "representation.init_scale": (1e-6, 10),
+    "representation.init_std": (0, 10),
+    "representation.init_opacity": (1e-4, 0.9999),
+    "representation.init_count": (1, 10_000_000),
+    "representation.control_*": (0, ANY),
+    "camera.azimuth": (-360, 360),
+    "camera.elevation": (-90, 90),
+    "camera.distance": (0.1, 100),
+    "camera.fov": (1, 170),
+    "camera.overhead_fraction": (0, 1),
+    "camera.first_steps": (0, ANY),
+    "camera.first_resolution": (8, 2048),
+    "camera.first_batch_size": (1, 4096),
+    "reference.azimuth": (-360, 360),
+    "reference.elevation": (-90, 90),
+    "reference.distance": (0.1, 100),
+    "reference.fov": (1, 170),
+    "reference.weight_*": (0, ANY),
+    "reference.until_step": (0, ANY),
+    "optimizer.b1": (0, 0.9999999),
+    "optimizer.b2": (0, 0.9999999),
+    "optimizer.eps": (1e-30, 1),
+    "optimizer.clip_norm": (1e-12, ANY),
+    "optimizer.lr_final_factor": (1e-6, 1),
+    "optimizer.lr.*": (0, 10),
+    "losses.*": (0, ANY),
+    "diagnostics.every": (1, ANY),
+    "diagnostics.nan_check_every": (1, ANY),
+    "diagnostics.variance_every": (0, ANY),
+    "diagnostics.variance_samples": (2, 1_000_000),
+    "exports.turntable_frames": (1, 3600),
+    "exports.mesh_resolution": (8, 1024),
+}
+# key: the values it may have
+CHOICES: dict[str, Callable[[], Any]] = {
+    "prior.name": lambda: PRIORS,
+    "prior.dtype": lambda: ("float32", "bfloat16"),
+    "prior.view_words": lambda: VIEW_WORDS,
+    "estimator.weighting": lambda: WEIGHTINGS,
+    "estimator.name": lambda: FACTORIES["estimator"],
+    "timesteps.name": lambda: FACTORIES["timesteps"],
+    "representation.name": lambda: FACTORIES["representation"],
+    "representation.space": lambda: ("image", "latent"),
+    "representation.control": lambda: CONTROLS,
+    "optimizer.name": lambda: OPTIMIZERS,
+}
+PAIRS = ("azimuth", "elevation", "distance", "fov")
+TOYBOX = "toybox-sd"
+TOYBOX_DEPTH = "toybox-dpt"
+TOYBOX_NORMALS = "toybox-normals"
+DEEPFLOYD = "DeepFloyd/IF-I-XL-v1.0"
+
+
+def _numbers(value: Any) -> tuple:
+    values = value if isinstance(value, tuple) else (value,)
+    return tuple(
+        v for v in values if isinstance(v, int | float) and not isinstance(v, bool)
+    )
+
+
+def check_ranges(flat: Mapping[str, Any]) -> None:
+    """Every number within RANGES; raises ConfigError naming key, value and range."""
+    for key, value in flat.items():
+        for pattern, (low, high) in RANGES.items():
+            if not re.fullmatch(re.escape(pattern).replace(r"\*", r"[\w.]+"), key):
+                continue
+            if any(not low <= v <= high for v in _numbers(value)):
+                limits = f"in {low}..{high}" if high < ANY else f"at least {low}"
+                raise ConfigError(f"config key {key!r} must be {limits}, not {value}")
+
+
+def check_names(config: Config, flat: Mapping[str, Any]) -> None:
+    """Names are known, required hyper-parameters are given."""
+    for key, choices in CHOICES.items():
+        if key in flat and flat[key] not in choices():
+            raise one_of(key, flat[key], choices())
+    for section in FACTORIES:
+        for key, value in config[section].items():
+            if value is None and not _takes_none(config, section, key):
+                raise ConfigError(
+                    f"{section} {config[section].name!r} needs {key!r}: pass "
+                    f"--config.{section}.{key}=..."
+                )
+
+
+def _takes_none(config: Config, section: str, key: str) -> bool:
+    factory = FACTORIES[section][config[section].name]
+    return hyperparameters(factory)[key].default is None
+
+
+def check_factories(config: Config) -> None:
+    """What a factory itself refuses; calling one computes nothing."""
+    try:
+        ESTIMATORS[config.estimator.name](
+            NoiseSchedule.scaled_linear(), **arguments(config.estimator)
+        )
+        TIMESTEPS[config.timesteps.name](**arguments(config.timesteps))
+        build_representation(config, (config.resolution, config.resolution, 3))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_pairs(config: Config) -> None:
+    """Ranges of the camera and of the timesteps run from low to high."""
+    for name in PAIRS:
+        pair = config.camera[name]
+        if len(pair) != 2 or pair[0] > pair[1]:
+            raise ConfigError(
+                f"config key 'camera.{name}' must be (low, high), not {pair}"
+            )
+    times = config.timesteps
+    for name in ("t_max", "t_end"):
+        if times.get("t_min", 0) > times.get(name, 999):
+            raise ConfigError(
+                f"timesteps.t_min = {times.t_min} is above timesteps.{name} = "
+                f"{times[name]}: lower t_min or raise {name}"
+            )
+    if config.camera.first_steps > config.steps:
+        raise ConfigError(
+            f"camera.first_steps = {config.camera.first_steps} is more than steps = "
+            f"{config.steps}: lower it as well (0: no first phase)"
+        )
+    check_milestones(config)
+
+
+def check_milestones(config: Config) -> None:
+    """Triples of whole numbers, each phase ending after the one before it."""
+    camera = config.camera
+    end, sizes = camera.first_steps, RANGES["resolution"]
+    batches = RANGES["batch_size"]
+    for entry in camera.milestones:
+        whole = isinstance(entry, tuple | list) and all(type(v) is int for v in entry)
+        if not whole or len(entry) != 3:
+            raise ConfigError(
+                "config key 'camera.milestones' must hold triples (last step, "
+                f"resolution, batch size) of whole numbers, not {entry!r}"
+            )
+        inside = all(
+            low <= v <= high for v, (low, high) in zip(entry[1:], (sizes, batches))
+        )
+        if entry[0] <= end or not inside:
+            raise ConfigError(
+                f"camera.milestones: {entry} must end after step {end}, with a "
+                f"resolution in {sizes[0]}..{sizes[1]} and a batch size in "
+                f"{batches[0]}..{batches[1]}"
+            )
+        end = entry[0]
+    if end > config.steps:
+        raise ConfigError(
+            f"camera.milestones: the last ends at step {end}, after steps = "
+            f"{config.steps}: lower it or leave it out"
+        )
+
+
+def check_camera(config: Config) -> None:
+    """An estimator whose second network reads the camera needs views with one."""
+    drop = config.estimator.get("drop_camera")
+    if config.representation.name == "image" and drop is not None and drop < 1:
+        raise ConfigError(
+            f"estimator {config.estimator.name!r} reads the camera, and representation "
+            "'image' has none: pass --config.estimator.drop_camera=1 (no camera for "
+            "its second network) or choose representation gaussians or nerf"
+        )
+
+
+def check_mixture(prior: Config) -> None:
+    """One weight, mean, variance and flag per component; positive where they must."""
+    count = len(prior.means)
+    for name in ("weights", "variances", "conditional"):
+        if len(prior[name]) != count or count == 0:
+            raise ConfigError(
+                f"prior.{name} has {len(prior[name])} entries for {count} prior.means: "
+                "give one for each component"
+            )
+    for name in ("weights", "variances"):
+        if min(prior[name]) <= 0:
+            raise ConfigError(f"prior.{name} must be positive, not {prior[name]}")
+    if not any(prior.conditional):
+        raise ConfigError("prior.conditional keeps nothing: let one entry be True")
+    if any(len(mean) != 3 for mean in prior.means):
+        raise ConfigError(f"prior.means must be rgb colours, not {prior.means}")
+
+
+def check_prompt(config: Config) -> None:
+    """There is a prompt; on the toybox its words and its grammar are known."""
+    if not config.prompt.strip():
+        raise ConfigError('the prompt is empty: pass --config.prompt="a blue house"')
+    prior = config.prior
+    if prior.name in ("gaussian_mixture", "deepfloyd") or (
+        prior.name == "stable_diffusion" and not _speaks_toybox(prior.folder)
+    ):
+        return
+    from sdsjax.toybox.world.captions import CaptionError, parse_caption, vocabulary
+
+    if not all(isinstance(caption, str) for caption in prior.captions):
+        raise ConfigError(f"prior.captions must be texts, not {prior.captions}")
+    texts = [config.prompt, *prior.captions]
+    if prior.name == "empirical" and config.negative_prompt:
+        texts.append(config.negative_prompt)  # one of its scenes, not loose words
+    try:
+        for caption in texts:
+            _, view = parse_caption(caption)
+            if view is not None and prior.view_prompts:
+                raise ConfigError(
+                    f"{caption!r} names a view already, and prior.view_prompts appends "
+                    "one for each camera: leave it out of the prompt, or pass "
+                    "--config.prior.view_prompts=false"
+                )
+    except CaptionError as error:
+        raise ConfigError(_with_vocabulary(str(error), vocabulary())) from error
+    for word in re.findall(r"\w+", config.negative_prompt.lower()):
+        if word not in vocabulary():
+            raise one_of("word in negative_prompt", word, vocabulary())
+
+
+def _speaks_toybox(folder: str) -> bool:
+    """The built-in prior, or a folder with its tokenizer: one that was trained anew."""
+    if folder == TOYBOX:
+        return True
+    words = Path("tokenizer") / "vocab.json"
+    own = Path(__file__).parents[1] / "weights" / TOYBOX / words
+    other = Path(folder).expanduser() / words
+    return other.is_file() and other.read_bytes() == own.read_bytes()
+
+
+def _with_vocabulary(message: str, words: tuple[str, ...]) -> str:
+    return f"{message}. Words: {' '.join(words)}"
+
+
+def check_folder(config: Config) -> None:
+    """A local folder of weights exists; a repository's id looks like one."""
+    prior = config.prior
+    if prior.name not in ("stable_diffusion", "deepfloyd"):
+        return
+    if prior.name == "deepfloyd" and prior.folder == TOYBOX:
+        raise ConfigError(
+            "prior 'deepfloyd' needs weights of its own: pass --config.prior.folder="
+            f"{DEEPFLOYD} (licence to be accepted there) or a folder that holds them"
+        )
+    for key, index, network, own in (
+        ("folder", "model_index.json", "Stable Diffusion", TOYBOX),
+        ("adapter_folder", "model_index.json", "Stable Diffusion", TOYBOX),
+        ("depth_folder", "config.json", "DPT", TOYBOX_DEPTH),
+        ("normals_folder", "config.json", "DPT", TOYBOX_NORMALS),
+    ):
+        name = prior[key]
+        if name == own or (key != "folder" and not name):
+            continue
+        folder = Path(name).expanduser()
+        if (folder / index).is_file():
+            continue
+        if folder.is_dir():
+            raise ConfigError(
+                f"prior.{key} {name!r} holds no {index}: pass a folder in the Hugging "
+                f"Face layout of {network}"
+            )
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            raise ConfigError(
+                f"prior.{key} {name!r} does not exist: pass a folder, a "
+                f"repository's id such as owner/name, or {own!r}"
+            )
+
+
+def validate(config: Config) -> None:
+    """Raises ConfigError with one line for the first thing that cannot work."""
+    flat = flatten(config)
+    check_names(config, flat)
+    check_ranges(flat)
+    check_pairs(config)
+    check_factories(config)
+    check_camera(config)
+    if config.prior.name == "gaussian_mixture":
+        check_mixture(config.prior)
+    check_folder(config)
+    check_prompt(config)
+
+
+def resolve(
+    source: Source | str | ConfigDict, overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """The checked config of a file (`"ssd:image"`, a path) or a config already read,
+    with overrides applied.
+
+    overrides: {"estimator.threshold": 300} or nested; text is parsed by the key's type.
+    Raises ConfigError.
+    """
+    config = source if isinstance(source, ConfigDict) else load(source)
+    config = apply(
+        config,
+        overrides or {},
+        base=base_config(),
+        factories=FACTORIES,
+        losses=LOSSES,
+    )
+    validate(config)
+    return FrozenConfigDict(config)

@@ -1,0 +1,32 @@
+"""Diffusion in general, without a network: noise schedules and the forward process
+(`noise_schedules`), classifier-free guidance (`guidance`), timestep samplers
+(`timesteps`) and the words that a prompt gets for a camera (`prompts`). Arrays in,
+arrays out. It knows nothing else of sdsjax; everything else may import it, the names
+below from `sdsjax.diffusion` itself.
+"""
+
+from sdsjax.diffusion.guidance import guide
+from sdsjax.diffusion.noise_schedules import (
+    WEIGHTINGS,
+    NoiseSchedule,
+    Weighting,
+    add_noise,
+    alpha_sigma,
+    ddim_step,
+    denoised,
+    velocity_to_noise,
+    weight_function,
+)
+
+__all__ = [
+    "WEIGHTINGS",
+    "NoiseSchedule",
+    "Weighting",
+    "add_noise",
+    "alpha_sigma",
+    "ddim_step",
+    "denoised",
+    "guide",
+    "velocity_to_noise",
+    "weight_function",
+]

@@ -1,0 +1,4 @@
+"""What is read from and written to disk, apart from weights and runs: files that
+are either whole or absent (`atomic`), given pictures with their cameras
+(`reference_images`). Imports cameras at most.
+"""

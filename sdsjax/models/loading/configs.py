@@ -1,0 +1,300 @@
+"""config.json of a component folder <-> the NamedTuples that the networks take.
+
+Every key of a file is either read, or checked against the values implemented here, or
+listed as without influence on the forward pass. Anything else is refused: a setting
+that is ignored gives plausible nonsense. Defaults are those of the published classes.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any, NoReturn
+
+from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.text_encoders.clip import ACTIVATIONS, CLIPTextConfig
+from sdsjax.models.unets.stable_diffusion import UNetConfig
+from sdsjax.models.vae import VAEConfig
+
+UNET_CLASS, VAE_CLASS, CLIP_CLASS = (
+    "UNet2DConditionModel",
+    "AutoencoderKL",
+    "CLIPTextModel",
+)
+DOWN_ATTENTION = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
+UP_ATTENTION = {"CrossAttnUpBlock2D": True, "UpBlock2D": False}
+
+# key -> the values implemented; a missing key counts as the first
+UNET_FIXED = {
+    "_class_name": (UNET_CLASS,),
+    "act_fn": ("silu", "swish"),
+    "addition_embed_type": (None,),
+    "addition_time_embed_dim": (None,),
+    "attention_type": ("default",),
+    "center_input_sample": (False,),
+    "class_embed_type": (None,),
+    "class_embeddings_concat": (False,),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "cross_attention_norm": (None,),
+    "downsample_padding": (1,),
+    "dual_cross_attention": (False,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "flip_sin_to_cos": (True,),
+    "freq_shift": (0,),
+    "mid_block_only_cross_attention": (None, False),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "num_attention_heads": (None,),
+    "num_class_embeds": (None,),
+    "only_cross_attention": (False,),
+    "projection_class_embeddings_input_dim": (None,),
+    "resnet_out_scale_factor": (1.0,),
+    "resnet_skip_time_act": (False,),
+    "resnet_time_scale_shift": ("default",),
+    "reverse_transformer_layers_per_block": (None,),
+    "time_cond_proj_dim": (None,),
+    "time_embedding_act_fn": (None,),
+    "time_embedding_dim": (None,),
+    "time_embedding_type": ("positional",),
+    "timestep_post_act": (None,),
+    "transformer_layers_per_block": (1,),
+}
+# upcast_attention: softmax is float32 here whatever it says
+UNET_INERT = {"addition_embed_type_num_heads", "dropout", "upcast_attention"}
+
+VAE_FIXED = {
+    "_class_name": (VAE_CLASS,),
+    "act_fn": ("silu", "swish"),
+    "latents_mean": (None,),
+    "latents_std": (None,),
+    "mid_block_add_attention": (True,),
+    "shift_factor": (None,),
+    "use_post_quant_conv": (True,),
+    "use_quant_conv": (True,),
+}
+VAE_INERT = {"force_upcast"}
+
+CLIP_FIXED = {"model_type": ("clip_text_model",)}
+CLIP_INERT = {
+    *("architectures", "attention_dropout", "bos_token_id", "dropout", "dtype"),
+    *("eos_token_id", "gradient_checkpointing", "initializer_factor"),
+    *("initializer_range", "output_attentions", "output_hidden_states"),
+    *("pad_token_id", "projection_dim", "return_dict", "torch_dtype"),
+    *("transformers_version", "use_cache"),
+}
+
+
+class Reader:
+    """Takes values out of a config one by one; what stays unread is refused."""
+
+    def __init__(self, config: Mapping[str, Any], where, fixed, inert):
+        self.config, self.where, self.read = dict(config), where, set()
+        for key, allowed in fixed.items():
+            value = self.value(key, allowed[0])
+            if not any(value is a or (value == a and a is not None) for a in allowed):
+                self.refuse(key, value, " or ".join(map(repr, allowed)))
+        self.read |= set(inert)
+
+    def value(self, key, default) -> Any:
+        self.read.add(key)
+        return self.config.get(key, default)
+
+    def refuse(self, key, value, expected) -> NoReturn:
+        raise LoaderError(f"{self.where}: {key} = {value!r}; expected {expected}")
+
+    def count(self, key, default) -> int:
+        value = self.value(key, default)
+        if type(value) is not int or value < 1:
+            self.refuse(key, value, "a positive integer")
+        return value
+
+    def real(self, key, default) -> float:
+        value = self.value(key, default)
+        if type(value) not in (int, float) or not 0 < value < float("inf"):
+            self.refuse(key, value, "a positive number")
+        return float(value)
+
+    def flag(self, key, default) -> bool:
+        value = self.value(key, default)
+        if type(value) is not bool:
+            self.refuse(key, value, "true or false")
+        return value
+
+    def counts(self, key, default, length=None) -> tuple[int, ...]:
+        """A list of positive integers; a lone one is repeated `length` times."""
+        value = self.value(key, default)
+        items: Any = [value] * length if type(value) is int and length else value
+        listed = isinstance(items, list | tuple) and len(items) > 0
+        if not listed or not all(type(v) is int and v > 0 for v in items):
+            self.refuse(key, value, "a list of positive integers")
+        if length and len(items) != length:
+            self.refuse(key, value, f"{length} entries, one a level")
+        return tuple(items)
+
+    def kinds(self, key, known: Mapping[str, Any], default, length) -> tuple:
+        value = self.value(key, default)
+        if not isinstance(value, list | tuple) or len(value) != length:
+            self.refuse(key, value, f"a list of {length} block types, one a level")
+        for kind in value:
+            if not isinstance(kind, str) or kind not in known:
+                self.refuse(key, kind, " or ".join(known))
+        return tuple(known[kind] for kind in value)
+
+    def choice(self, key, known: Collection[str], default: str) -> str:
+        value = self.value(key, default)
+        if not isinstance(value, str) or value not in known:
+            self.refuse(key, value, " or ".join(known))
+        return value
+
+    def side(self, default) -> int:
+        """`sample_size` only says what the network was trained at; pairs occur too."""
+        value = self.value("sample_size", default)
+        sides = value if isinstance(value, list | tuple) else (value,)
+        whole = sides and all(type(side) is int for side in sides)
+        return max(sides) if whole else default
+
+    def divides(self, key, divisor, widths):
+        for width, by in zip(widths, divisor, strict=True):
+            if width % by:
+                self.refuse(key, by, f"a divisor of the {width} channels of its level")
+
+    def finish(self):
+        # "_name_or_path", "_diffusers_version" and their like say where it came from
+        left = {k for k in self.config if not k.startswith("_")} - self.read
+        for key in sorted(left):
+            self.refuse(key, self.config[key], "no such key: it is not implemented")
+
+
+def unet_config(config: Mapping[str, Any], where="unet/config.json") -> UNetConfig:
+    """Raises LoaderError for any value that `UNet2DCondition` does not implement."""
+    only_cross = config.get("only_cross_attention")
+    if isinstance(only_cross, list) and not any(only_cross):
+        config = {**config, "only_cross_attention": False}
+    r = Reader(config, where, UNET_FIXED, UNET_INERT)
+    channels = r.counts("block_out_channels", (320, 640, 1280, 1280))
+    n = len(channels)
+    down = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    out = UNetConfig(
+        in_channels=r.count("in_channels", 4),
+        out_channels=r.count("out_channels", 4),
+        channels=channels,
+        heads=r.counts("attention_head_dim", 8, n),
+        down_attention=r.kinds("down_block_types", DOWN_ATTENTION, down, n),
+        up_attention=r.kinds("up_block_types", UP_ATTENTION, up, n),
+        layers=r.count("layers_per_block", 2),
+        groups=r.count("norm_num_groups", 32),
+        epsilon=r.real("norm_eps", 1e-5),
+        context=r.count("cross_attention_dim", 1280),
+        linear_projection=r.flag("use_linear_projection", False),
+        sample_size=r.side(64),
+    )
+    r.divides("norm_num_groups", (out.groups,) * n, channels)
+    r.divides("attention_head_dim", out.heads, channels)
+    r.finish()
+    return out
+
+
+def vae_config(config: Mapping[str, Any], where="vae/config.json") -> VAEConfig:
+    """Raises LoaderError for any value that `AutoencoderKL` does not implement."""
+    r = Reader(config, where, VAE_FIXED, VAE_INERT)
+    channels = r.counts("block_out_channels", (64,))
+    n = len(channels)
+    for key, kind in (
+        ("down_block_types", "DownEncoderBlock2D"),
+        ("up_block_types", "UpDecoderBlock2D"),
+    ):
+        r.kinds(key, {kind: kind}, (kind,) * n, n)
+    out = VAEConfig(
+        in_channels=r.count("in_channels", 3),
+        out_channels=r.count("out_channels", 3),
+        latent_channels=r.count("latent_channels", 4),
+        channels=channels,
+        layers=r.count("layers_per_block", 1),
+        groups=r.count("norm_num_groups", 32),
+        scaling_factor=r.real("scaling_factor", 0.18215),
+        sample_size=r.side(32),
+    )
+    r.divides("norm_num_groups", (out.groups,) * n, channels)
+    r.finish()
+    return out
+
+
+def clip_text_config(
+    config: Mapping[str, Any], where="text_encoder/config.json"
+) -> CLIPTextConfig:
+    """Raises LoaderError for any value `CLIPTextEncoder` does not implement."""
+    r = Reader(config, where, CLIP_FIXED, CLIP_INERT)
+    out = CLIPTextConfig(
+        vocab_size=r.count("vocab_size", 49408),
+        hidden=r.count("hidden_size", 512),
+        mlp=r.count("intermediate_size", 2048),
+        layers=r.count("num_hidden_layers", 12),
+        heads=r.count("num_attention_heads", 8),
+        positions=r.count("max_position_embeddings", 77),
+        activation=r.choice("hidden_act", ACTIVATIONS, "quick_gelu"),
+        epsilon=r.real("layer_norm_eps", 1e-5),
+    )
+    r.divides("num_attention_heads", (out.heads,), (out.hidden,))
+    r.finish()
+    return out
+
+
+def unet_json(config: UNetConfig) -> dict[str, Any]:
+    """The config.json that `unet_config` reads back, and diffusers too."""
+    cross, plain = DOWN_ATTENTION
+    cross_up, plain_up = UP_ATTENTION
+    return {
+        "_class_name": UNET_CLASS,
+        "act_fn": "silu",
+        "attention_head_dim": list(config.heads),
+        "block_out_channels": list(config.channels),
+        "cross_attention_dim": config.context,
+        "down_block_types": [cross if a else plain for a in config.down_attention],
+        "in_channels": config.in_channels,
+        "layers_per_block": config.layers,
+        "norm_eps": config.epsilon,
+        "norm_num_groups": config.groups,
+        "out_channels": config.out_channels,
+        "sample_size": config.sample_size,
+        "up_block_types": [cross_up if a else plain_up for a in config.up_attention],
+        "use_linear_projection": config.linear_projection,
+    }
+
+
+def vae_json(config: VAEConfig) -> dict[str, Any]:
+    """The config.json that `vae_config` reads back, and diffusers too."""
+    levels = len(config.channels)
+    return {
+        "_class_name": VAE_CLASS,
+        "act_fn": "silu",
+        "block_out_channels": list(config.channels),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "in_channels": config.in_channels,
+        "latent_channels": config.latent_channels,
+        "layers_per_block": config.layers,
+        "norm_num_groups": config.groups,
+        "out_channels": config.out_channels,
+        "sample_size": config.sample_size,
+        "scaling_factor": config.scaling_factor,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+
+
+def clip_text_json(config: CLIPTextConfig) -> dict[str, Any]:
+    """The config.json that `clip_text_config` reads back, and transformers too."""
+    return {
+        "architectures": [CLIP_CLASS],
+        "model_type": "clip_text_model",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden,
+        "intermediate_size": config.mlp,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "max_position_embeddings": config.positions,
+        "hidden_act": config.activation,
+        "layer_norm_eps": config.epsilon,
+        "bos_token_id": config.vocab_size - 2,
+        "eos_token_id": config.vocab_size - 1,
+        "pad_token_id": config.vocab_size - 1,
+        "projection_dim": config.hidden,
+    }

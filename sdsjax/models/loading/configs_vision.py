@@ -1,0 +1,153 @@
+"""config.json of DPT and CLIP -> the NamedTuples that the networks take.
+
+As in config.py every key is read, checked or listed as without influence; anything else
+is refused. These files come from transformers, which writes the settings of text
+generation and of its own bookkeeping into every config: `BOOKKEEPING` lists them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sdsjax.models.loading.configs import Reader, clip_text_config
+from sdsjax.models.text_encoders.clip import ACTIVATIONS
+from sdsjax.models.vision.clip_scorer import CLIPConfig, CLIPVisionConfig
+from sdsjax.models.vision.dpt import DPTConfig
+
+BOOKKEEPING = {
+    *("add_cross_attention", "architectures", "attn_implementation", "bad_words_ids"),
+    *("begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward"),
+    *("cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty"),
+    *("do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size"),
+    *("eos_token_id", "exponential_decay_length_penalty", "finetuning_task"),
+    *("forced_bos_token_id", "forced_eos_token_id", "id2label", "initializer_factor"),
+    *("initializer_range", "is_decoder", "is_encoder_decoder", "label2id"),
+    *("length_penalty", "max_length", "min_length", "no_repeat_ngram_size"),
+    *("num_beam_groups", "num_beams", "num_return_sequences", "output_attentions"),
+    *("output_hidden_states", "output_scores", "pad_token_id", "prefix"),
+    *("problem_type", "pruned_heads", "remove_invalid_values", "repetition_penalty"),
+    *("return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens"),
+    *("task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder"),
+    *("tie_word_embeddings", "tokenizer_class", "top_k", "top_p", "torch_dtype"),
+    *("torchscript", "transformers_version", "typical_p", "use_bfloat16", "use_cache"),
+}
+DROPOUT = {"attention_dropout", "attention_probs_dropout_prob", "dropout"}
+DROPOUT |= {"hidden_dropout_prob"}
+
+DPT_FIXED = {
+    "model_type": ("dpt",),
+    "add_projection": (False,),
+    "backbone": (None,),
+    "backbone_config": (None,),
+    "backbone_kwargs": (None,),
+    "head_in_index": (-1,),
+    "is_hybrid": (False,),
+    "readout_type": ("project",),
+    "use_batch_norm_in_fusion_residual": (False,),
+    "use_bias_in_fusion_residual": (None, True),
+    "use_pretrained_backbone": (None, False),
+    "use_timm_backbone": (None, False),
+}
+# the segmentation's and the hybrid's own settings, the pooler that is not there; and
+# expand_channels, which the first published files have and no code reads
+DPT_INERT = BOOKKEEPING | DROPOUT | {
+    *("auxiliary_loss_weight", "backbone_featmap_shape", "expand_channels"),
+    *("neck_ignore_stages",),
+    *("pooler_act", "pooler_output_size", "semantic_classifier_dropout"),
+    *("semantic_loss_ignore_index", "use_auxiliary_head"),
+}  # fmt: skip
+
+CLIP_FIXED = {"model_type": ("clip",)}
+CLIP_INERT = BOOKKEEPING | {"logit_scale_init_value", "text_config", "vision_config"}
+CLIP_INERT |= {"text_config_dict", "vision_config_dict"}
+VISION_FIXED = {"model_type": ("clip_vision_model",)}
+# the towers' own projection_dim is not what CLIPModel projects to
+VISION_INERT = BOOKKEEPING | DROPOUT | {"projection_dim"}
+
+
+def dpt_config(
+    config: Mapping[str, Any], where="config.json", *, outputs: int = 1
+) -> DPTConfig:
+    """outputs: 1 for a network of disparity, 3 for one of normals; no file says which.
+
+    Raises LoaderError for any value that `DPT` does not implement.
+    """
+    r = Reader(config, where, DPT_FIXED, DPT_INERT)
+    necks = r.counts("neck_hidden_sizes", (96, 192, 384, 768))
+    taps = r.value("backbone_out_indices", (2, 5, 8, 11))
+    factors = r.value("reassemble_factors", (4, 2, 1, 0.5))
+    out = DPTConfig(
+        hidden=r.count("hidden_size", 768),
+        mlp=r.count("intermediate_size", 3072),
+        layers=r.count("num_hidden_layers", 12),
+        heads=r.count("num_attention_heads", 12),
+        image_size=r.count("image_size", 384),
+        patch=r.count("patch_size", 16),
+        in_channels=r.count("num_channels", 3),
+        activation=r.choice("hidden_act", ACTIVATIONS, "gelu"),
+        epsilon=r.real("layer_norm_eps", 1e-12),
+        qkv_bias=r.flag("qkv_bias", True),
+        taps=tuple(taps) if isinstance(taps, list | tuple) else (),
+        factors=tuple(factors) if isinstance(factors, list | tuple) else (),
+        necks=necks,
+        fusion=r.count("fusion_hidden_size", 256),
+        outputs=outputs,
+    )
+    known = all(type(i) is int and 0 <= i < out.layers for i in out.taps)
+    if not known or sorted(set(out.taps)) != list(out.taps) or not out.taps:
+        r.refuse("backbone_out_indices", taps, f"rising, each below {out.layers}")
+    steps = [f for f in out.factors if f in (1, 2, 4, 8, 0.5, 0.25)]
+    if steps != list(out.factors) or len(steps) != len(out.taps):
+        r.refuse("reassemble_factors", factors, "one of 8 ... 0.25 for each tap")
+    if len(necks) != len(out.taps):
+        r.refuse("neck_hidden_sizes", list(necks), f"{len(out.taps)}, one a tap")
+    r.divides("num_attention_heads", (out.heads,), (out.hidden,))
+    if out.image_size % out.patch:
+        r.refuse("patch_size", out.patch, f"a divisor of {out.image_size} pixels")
+    r.finish()
+    return out
+
+
+def clip_config(config: Mapping[str, Any], where="config.json") -> CLIPConfig:
+    """Raises LoaderError for any value that `CLIP` does not implement."""
+    r = Reader(config, where, CLIP_FIXED, CLIP_INERT)
+    projection = r.count("projection_dim", 512)
+    r.finish()
+    towers = {}
+    for name in ("text_config", "vision_config"):
+        tower, older = config.get(name) or {}, config.get(f"{name}_dict") or {}
+        if not isinstance(tower, Mapping) or not isinstance(older, Mapping):
+            r.refuse(name, tower, "an object")
+        for key, value in older.items():
+            if tower and tower.get(key, value) != value:
+                r.refuse(f"{name}_dict.{key}", value, f"{tower[key]!r}, as in {name}")
+        towers[name] = {**older, **tower}
+    end = towers["text_config"].get("eos_token_id", 49407)
+    if type(end) is not int:
+        r.refuse("text_config.eos_token_id", end, "an integer")
+    inert = BOOKKEEPING | DROPOUT
+    text = {k: v for k, v in towers["text_config"].items() if k not in inert}
+    return CLIPConfig(
+        text=clip_text_config(text, f"{where}: text_config"),
+        vision=_clip_vision(towers["vision_config"], f"{where}: vision_config"),
+        projection=projection,
+        # transformers reads the end token 2 of old files as "the largest id"
+        end_id=None if end == 2 else end,
+    )
+
+
+def _clip_vision(config: Mapping[str, Any], where: str) -> CLIPVisionConfig:
+    r = Reader(config, where, VISION_FIXED, VISION_INERT)
+    out = CLIPVisionConfig(
+        hidden=r.count("hidden_size", 768),
+        mlp=r.count("intermediate_size", 3072),
+        layers=r.count("num_hidden_layers", 12),
+        heads=r.count("num_attention_heads", 12),
+        image_size=r.count("image_size", 224),
+        patch=r.count("patch_size", 32),
+        in_channels=r.count("num_channels", 3),
+        activation=r.choice("hidden_act", ACTIVATIONS, "quick_gelu"),
+        epsilon=r.real("layer_norm_eps", 1e-5),
+    )
+    r.divides("num_attention_heads", (out.heads,), (out.hidden,))
+    r.finish()
+    return out

@@ -1,0 +1,350 @@
+"""Hugging Face folders -> networks: the built-in toybox, a local folder, or the hub.
+
+Notation: a folder holds one subfolder a component (unet, vae, text_encoder, tokenizer,
+scheduler), each with its config.json and safetensors; weights are never unpickled and
+nothing in a folder is executed. A local path never touches the network; a repository
+id goes through huggingface_hub, which honours HF_HOME, HF_TOKEN and HF_HUB_OFFLINE.
+"""
+
+import os
+from collections.abc import Callable, Collection
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+from huggingface_hub import errors as hub_errors
+
+from sdsjax.diffusion import NoiseSchedule
+from sdsjax.models.loading import configs, configs_deepfloyd, mapping, mapping_deepfloyd
+from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.loading.weights import find_weights, load_params, read_json
+from sdsjax.models.text_encoders.clip import CLIPTextConfig, CLIPTextEncoder
+from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
+from sdsjax.models.text_encoders.t5 import T5Config, T5Encoder
+from sdsjax.models.unets.deepfloyd import IFUNet, IFUNetConfig
+from sdsjax.models.unets.stable_diffusion import UNet2DCondition, UNetConfig
+from sdsjax.models.vae import AutoencoderKL
+
+BUILT_IN = Path(__file__).resolve().parents[2] / "weights"
+FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+class Network(NamedTuple):
+    """module: a linen module; params: its parameters; config: its NamedTuple."""
+
+    module: nn.Module
+    params: Any
+    config: Any
+
+
+class StableDiffusion(NamedTuple):
+    """The networks of one folder, its tokenizer, and how its UNet was trained."""
+
+    unet: Network
+    vae: Network
+    text_encoder: Network
+    tokenizer: Tokenizer
+    schedule: NoiseSchedule
+    prediction_type: str
+
+
+class Component(NamedTuple):
+    """How one component is read: file stem, config, table, module, dummy inputs;
+    ignored: keys that files may hold and no network has."""
+
+    stem: str
+    read_config: Callable
+    table: Callable
+    module: Callable
+    inputs: Callable
+    ignored: Collection[str] = ()
+
+
+# networks that answer to one name, by the type of their config
+MODULES = {
+    UNetConfig: UNet2DCondition,
+    IFUNetConfig: IFUNet,
+    CLIPTextConfig: CLIPTextEncoder,
+    T5Config: T5Encoder,
+}
+
+
+def _module(config, **options):
+    return MODULES[type(config)](config, **options)
+
+
+def _unet_inputs(cfg):
+    side = 2 ** (len(cfg.channels) - 1)
+    width = cfg.text_width if isinstance(cfg, IFUNetConfig) else cfg.context
+    sample = jnp.zeros((1, side, side, cfg.in_channels))
+    return sample, jnp.zeros((1,), jnp.int32), jnp.zeros((1, 2, width))
+
+
+COMPONENTS = {
+    "unet": Component(
+        "diffusion_pytorch_model",
+        configs_deepfloyd.unet_config,
+        mapping_deepfloyd.unet_table,
+        _module,
+        _unet_inputs,
+    ),
+    "vae": Component(
+        "diffusion_pytorch_model",
+        configs.vae_config,
+        mapping.vae_table,
+        AutoencoderKL,
+        lambda cfg: (jnp.zeros((1, cfg.factor, cfg.factor, cfg.in_channels)),),
+    ),
+    "text_encoder": Component(
+        "model",
+        configs_deepfloyd.text_config,
+        mapping_deepfloyd.text_table,
+        _module,
+        lambda cfg: (jnp.zeros((1, 2), jnp.int32),),
+        (mapping.CLIP_IGNORED, mapping.CLIP_PREFIX + mapping.CLIP_IGNORED),
+    ),
+}
+
+
+@lru_cache(maxsize=64)
+def shapes_of(component: Component, config):
+    """The parameter tree of a component as shapes, nothing allocated."""
+    module, inputs = component.module(config), component.inputs(config)
+    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+
+
+def param_shapes(name: str, config):
+    """`shapes_of` a component by its name."""
+    return shapes_of(COMPONENTS[name], config)
+
+
+def config_of(component: Component, folder: Path):
+    """The config NamedTuple that `folder/config.json` describes; LoaderError."""
+    if not folder.is_dir():
+        raise LoaderError(f"{folder.parent}: no subfolder {folder.name}")
+    path = folder / "config.json"
+    return component.read_config(read_json(path), path)
+
+
+def load(
+    component: Component,
+    folder: Path,
+    variant: str | None = None,
+    dtype=jnp.float32,
+    sharding=None,
+    **options,
+) -> Network:
+    """The network of one folder on disk; options: of its module, the rest as in
+    `load_component`. Raises LoaderError, one line, for what does not fit exactly."""
+    config = config_of(component, folder)
+    source = find_weights(folder, component.stem, variant)
+    ignored = component.ignored
+    files = {key: file for key, file in source.files.items() if key not in ignored}
+    source = source._replace(files=files)
+    if isinstance(config, T5Config):
+        source = mapping_deepfloyd.single_embedding(source)
+    try:
+        table = component.table(config, list(source.files))
+    except LoaderError as error:
+        raise LoaderError(f"{source.name}: {error}") from None
+    shapes = shapes_of(component, config)
+    params = load_params(source, table, shapes, dtype, sharding)
+    return Network(component.module(config, dtype=dtype, **options), params, config)
+
+
+def load_component(
+    folder_or_repo,
+    name: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype=jnp.float32,
+    remat: bool = False,
+    sharding=None,
+) -> Network:
+    """Load `unet`, `vae` or `text_encoder` from a folder, a built-in name or the hub.
+
+    dtype: of parameters and computation (norm statistics, softmax and the VAE's moments
+    stay float32); variant: "fp16" for files so named; remat: recompute the VAE's blocks
+    in the backward pass; sharding: where the parameters go.
+    Raises LoaderError, one line, for anything that does not fit exactly.
+    """
+    if name not in COMPONENTS:
+        raise LoaderError(f"no component {name!r}; known: {', '.join(COMPONENTS)}")
+    root = resolve(folder_or_repo, revision=revision, variant=variant, folders=(name,))
+    return _load(root, name, variant, dtype, remat, sharding)
+
+
+def read_config(root: Path, name: str):
+    """The config NamedTuple of one component of a local folder; LoaderError."""
+    return config_of(COMPONENTS[name], root / name)
+
+
+def _load(root, name, variant, dtype, remat, sharding) -> Network:
+    options = {"remat": remat} if name == "vae" else {}
+    return load(COMPONENTS[name], root / name, variant, dtype, sharding, **options)
+
+
+def load_stable_diffusion(
+    folder_or_repo,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype=jnp.float32,
+    remat: bool = False,
+    sharding=None,
+) -> StableDiffusion:
+    """Load all of a Stable Diffusion folder; arguments as in `load_component`.
+
+    Raises LoaderError, also where the components do not belong together.
+    """
+    root = resolve(folder_or_repo, revision=revision, variant=variant)
+    for name, kind in (("unet", UNetConfig), ("text_encoder", CLIPTextConfig)):
+        if not isinstance(read_config(root, name), kind):
+            raise LoaderError(
+                f"{root}: its {name} is DeepFloyd IF's, not Stable Diffusion's; "
+                "load it as the prior deepfloyd"
+            )
+    unet, vae, text = (
+        _load(root, name, variant, dtype, remat, sharding) for name in COMPONENTS
+    )
+    for what, found, expected in (
+        ("unet cross_attention_dim", unet.config.context, text.config.hidden),
+        ("unet in_channels", unet.config.in_channels, vae.config.latent_channels),
+        ("unet out_channels", unet.config.out_channels, vae.config.latent_channels),
+    ):
+        if found != expected:
+            raise LoaderError(
+                f"{root}: {what} = {found} does not fit its text encoder and VAE; "
+                f"expected {expected}"
+            )
+    tokenizer = Tokenizer.from_folder(root / "tokenizer", text.config.positions)
+    if tokenizer.vocab_size > text.config.vocab_size:
+        raise LoaderError(
+            f"{root}: the tokenizer has {tokenizer.vocab_size} tokens, the text "
+            f"encoder {text.config.vocab_size}"
+        )
+    schedule, prediction_type = read_schedule(root / "scheduler")
+    return StableDiffusion(unet, vae, text, tokenizer, schedule, prediction_type)
+
+
+def read_schedule(folder: Path) -> tuple[NoiseSchedule, str]:
+    """scheduler_config.json -> (schedule, "epsilon" or "v_prediction").
+
+    Only how the UNet was trained is read; the file's sampler settings are not.
+    """
+    path = Path(folder) / "scheduler_config.json"
+    config = read_json(path)
+
+    def refuse(key, expected):
+        raise LoaderError(f"{path}: {key} = {config.get(key)!r}; expected {expected}")
+
+    for key in ("trained_betas", "rescale_betas_zero_snr"):
+        if config.get(key) not in (None, False):
+            refuse(key, "none: it is not implemented")
+    prediction_type = config.get("prediction_type", "epsilon")
+    if prediction_type not in PREDICTION_TYPES:
+        refuse("prediction_type", " or ".join(PREDICTION_TYPES))
+    steps = config.get("num_train_timesteps", 1000)
+    if type(steps) is not int or steps < 1:
+        refuse("num_train_timesteps", "a positive integer")
+    # the defaults of the published scheduler classes
+    kind = config.get("beta_schedule", "linear")
+    if kind == "squaredcos_cap_v2":
+        return NoiseSchedule.squaredcos_cap_v2(steps), prediction_type
+    betas = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+    if not all(type(b) in (int, float) and 0 < b < 1 for b in betas):
+        refuse("beta_start", f"0 < beta_start, beta_end < 1; they are {betas}")
+    if kind == "linear":
+        return NoiseSchedule.linear(steps, *betas), prediction_type
+    if kind == "scaled_linear":
+        return NoiseSchedule.scaled_linear(steps, *betas), prediction_type
+    return refuse("beta_schedule", "scaled_linear, linear or squaredcos_cap_v2")
+
+
+def resolve(
+    folder_or_repo,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    folders: tuple[str, ...] = FOLDERS,
+) -> Path:
+    """A folder on disk for a path, a built-in name or a repository id.
+
+    Raises LoaderError; for a repository that is neither cached nor reachable it names
+    the command that fetches it. folders: the subfolders wanted; ("",) for a network
+    whose files stand at the top.
+    """
+    text = os.fspath(folder_or_repo)
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        if revision is not None:
+            raise LoaderError(f"{path}: a local folder has no revision {revision!r}")
+        return path
+    if path.is_file():
+        raise LoaderError(
+            f"{path}: a file; expected a folder with {', '.join(FOLDERS)}"
+        )
+    if text and Path(text).name == text and (BUILT_IN / text).is_dir():
+        return BUILT_IN / text
+    owner, slash, repo = text.partition("/")
+    looks_local = text.startswith((".", "~", os.sep)) or path.is_absolute()
+    if looks_local or not slash or "/" in repo or "\\" in text or not (owner and repo):
+        known = sorted(p.name for p in BUILT_IN.iterdir()) if BUILT_IN.is_dir() else []
+        raise LoaderError(
+            f"{text!r}: no such folder; expected a local folder, a repository id "
+            f"'owner/name', or one of the built-in {', '.join(known) or '(none here)'}"
+        )
+    return _snapshot(text, revision, variant, folders)
+
+
+def _snapshot(repo, revision, variant, folders) -> Path:
+    patterns = [f"{name}/{kind}".lstrip("/") for name in folders for kind in FILES]
+    # beside the weights wanted, folders hold other precisions and training leftovers
+    skipped = ["*non_ema*"] if variant else ["*non_ema*", "*.fp16*"]
+
+    def fetch(ignore):
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=ignore,
+            )
+        )
+
+    command = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
+    # subfolders only: the top of a repository holds whole-model checkpoints, many GB
+    within = "" if folders == ("",) else "*/"
+    command += " --include " + " ".join(f'"{within}{kind}"' for kind in FILES)
+    command += " --exclude " + " ".join(f'"{kind}"' for kind in skipped)
+    try:
+        root = fetch(skipped)
+        wanted = [root / name for name in folders if name in COMPONENTS]
+        if not variant and not all(any(f.glob("*.safetensors")) for f in wanted):
+            root = fetch(["*non_ema*"])
+        return root
+    except hub_errors.GatedRepoError:
+        raise LoaderError(
+            f"{repo}: gated; accept its licence on its page at the hub, log in with "
+            "'hf auth login' (or set HF_TOKEN), and run again"
+        ) from None
+    except hub_errors.RevisionNotFoundError:
+        raise LoaderError(f"{repo}: no revision {revision!r} at the hub") from None
+    except hub_errors.RepositoryNotFoundError:
+        raise LoaderError(
+            f"{repo}: neither a local folder nor a public repository at the hub; if it "
+            "is private, log in with 'hf auth login'"
+        ) from None
+    except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LoaderError(
+            f"{repo}: not in the local cache and not reachable; with network, fetch it "
+            f"once by: {command}  ({type(error).__name__}: {reason})"
+        ) from None

@@ -1,0 +1,194 @@
+"""safetensors files -> a Flax parameter tree, tensor by tensor and strictly.
+
+Notation: a table is a list of `mapping.Entry`; `target` is the tree of shapes that the
+network's own init gives. Source keys, table and target must agree exactly; anything
+else raises LoaderError with the file, the key, what was found and what was expected.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes  # noqa: F401  safetensors reads bfloat16 into numpy through it
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+
+from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.loading.mapping import Entry, to_flax, torch_shape
+
+DTYPES = ("F32", "F16", "BF16")
+# a file is reopened after so many bytes: pages of the closed mapping leave memory
+REOPEN_BYTES = 128 << 20
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack", ".h5", ".onnx")
+
+
+class Source(NamedTuple):
+    """Where the tensors of a component are: key -> file; `name` for messages."""
+
+    name: Path
+    files: dict[str, Path]
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object; LoaderError if the file is missing or something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LoaderError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise LoaderError(f"{path}: not readable as JSON ({_line(error)})") from None
+    if not isinstance(found, dict):
+        raise LoaderError(f"{path}: a JSON object was expected")
+    return found
+
+
+def find_weights(folder: Path, stem: str, variant: str | None = None) -> Source:
+    """The safetensors of a component folder: one file or an index of shards.
+
+    stem: "diffusion_pytorch_model" or "model". Without `variant`, files of the variant
+    fp16 are taken if there are no others. Raises LoaderError, and says so if the folder
+    holds nothing but pickles.
+    """
+    for infix in [f".{variant}"] if variant else ["", ".fp16"]:
+        single = folder / f"{stem}{infix}.safetensors"
+        if single.is_file():
+            return Source(single, dict.fromkeys(_keys(single), single))
+        index = folder / f"{stem}.safetensors.index{infix}.json"
+        if index.is_file():
+            return Source(index, _read_index(index))
+    wanted = f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
+    present = sorted(p.name for p in folder.iterdir())
+    pickles = [name for name in present if name.endswith(PICKLES)]
+    if pickles:
+        raise LoaderError(
+            f"{folder}: holds {pickles[0]} but no {wanted}; only safetensors are read "
+            "(a pickle can run any code): convert it, or name a folder that has them"
+        )
+    raise LoaderError(f"{folder}: no {wanted}; found {', '.join(present) or 'nothing'}")
+
+
+def _read_index(index: Path) -> dict[str, Path]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise LoaderError(f"{index}: no weight_map; expected key -> file name")
+    for key, name in weight_map.items():
+        plain = isinstance(name, str) and Path(name).name == name and "\\" not in name
+        if not plain or not name.endswith(".safetensors"):
+            raise LoaderError(
+                f"{index}: {key} -> {name!r}; expected the plain name of a "
+                ".safetensors file beside the index"
+            )
+    shards = {name: index.parent / name for name in sorted(set(weight_map.values()))}
+    for name, path in shards.items():
+        if not path.is_file():
+            raise LoaderError(f"{path}: missing; {index.name} names it")
+        listed = {key for key, where in weight_map.items() if where == name}
+        _same_keys(path, _keys(path), listed, f"listed in {index.name}")
+    return {key: shards[name] for key, name in weight_map.items()}
+
+
+def _keys(path: Path) -> list[str]:
+    with _open(path) as file:
+        return list(file.keys())
+
+
+def _open(path: Path):
+    try:
+        return safe_open(str(path), "np")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise LoaderError(
+            f"{path}: not a readable safetensors file ({_line(error)}); "
+            "it may be truncated: fetch it again"
+        ) from None
+
+
+def _line(error) -> str:
+    return " ".join(str(error).split())
+
+
+def _same_keys(path, found: Iterable[str], expected: Iterable[str], by: str):
+    found, expected = set(found), set(expected)
+    for keys, wrong in (
+        (expected - found, "missing"),
+        (found - expected, "unexpected"),
+    ):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise LoaderError(
+                f"{path}: {wrong} key {min(keys)}{more}; {len(expected)} keys are "
+                f"{by}, {len(found)} found"
+            )
+
+
+def check_table(table: list[Entry], target, name: str) -> dict:
+    """The target flattened, after checking that the table covers it, once each."""
+    flat = flatten_dict(target)
+    paths, keys = [e.path for e in table], [e.key for e in table]
+    if len(set(paths)) != len(paths) or len(set(keys)) != len(keys):
+        raise AssertionError(f"{name}: the table writes a parameter twice")
+    if set(paths) != set(flat):
+        odd = sorted(set(paths) ^ set(flat))[:3]
+        raise AssertionError(f"{name}: table and network disagree about {odd}")
+    return flat
+
+
+def load_params(
+    source: Source, table: list[Entry], target, dtype=jnp.float32, sharding=None
+):
+    """Read every tensor of `table` -> the parameter tree, in `dtype`, on the device.
+
+    Peak memory is one copy of the parameters, one tensor and REOPEN_BYTES of file.
+    Raises LoaderError for missing, unexpected, misshapen, non-finite tensors and for
+    types other than F32, F16, BF16.
+    """
+    shapes = check_table(table, target, str(source.name))
+    _same_keys(source.name, source.files, (e.key for e in table), "expected")
+    by_file: dict[Path, list[Entry]] = {}
+    for entry in table:
+        by_file.setdefault(source.files[entry.key], []).append(entry)
+    params = {}
+    for path, entries in by_file.items():
+        for chunk in _chunks(entries, shapes):
+            with _open(path) as file:
+                for entry in chunk:
+                    array = _read(file, path, entry, shapes[entry.path].shape, dtype)
+                    params[entry.path] = jax.device_put(array, sharding)
+                    del array
+    return unflatten_dict(params)
+
+
+def _chunks(entries, shapes):
+    chunk, size = [], 0
+    for entry in entries:
+        chunk.append(entry)
+        size += 4 * int(np.prod(shapes[entry.path].shape))
+        if size >= REOPEN_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    yield chunk
+
+
+def _read(file, path, entry: Entry, shape, dtype) -> np.ndarray:
+    view = file.get_slice(entry.key)
+    found, expected = tuple(view.get_shape()), torch_shape(entry.kind, shape)
+    if found != expected:
+        raise LoaderError(
+            f"{path}: {entry.key} has shape {list(found)}; expected {list(expected)}"
+        )
+    if view.get_dtype() not in DTYPES:
+        raise LoaderError(
+            f"{path}: {entry.key} has type {view.get_dtype()}; "
+            f"expected {', '.join(DTYPES)}"
+        )
+    tensor = file.get_tensor(entry.key)
+    array = np.asarray(to_flax(entry.kind, tensor), dtype=dtype, order="C")
+    if not np.isfinite(array).all():
+        raise LoaderError(
+            f"{path}: {entry.key} holds values that are not finite in "
+            f"{jnp.dtype(dtype).name}"
+        )
+    return array

@@ -1,0 +1,3 @@
+"""Networks that look at pictures: `dpt` (depth or normals from one image)
+and `clip_scorer` (how far an image is from a text).
+"""

@@ -1,0 +1,192 @@
+"""Distillation runs scored against the true object: few compilations, many runs.
+
+For experiments that compare settings on a prior of the toybox. What can be traced is
+an argument of the compiled step: `settings` (a pytree of numbers and arrays: a guidance
+scale, M, a table of timesteps), `rate` (a factor of every learning rate), the prior's
+parameters, prompt among them, and the key. A run is training/train_step's, in the last
+phase of its pieces; it draws what `sdsjax.training.train` draws from an equal seed.
+Scores: toybox/scoring/score, on its held-out views on white; SHOWN is only looked at.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sdsjax.diffusion.timesteps import Sampler
+from sdsjax.toybox.scoring import score as scoring
+from sdsjax.toybox.world.captions import parse_caption
+from sdsjax.toybox.world.views import CANONICAL_ORBITS, DISTANCE, heldout_orbits
+from sdsjax.training.train_step import INIT, init_state, make_train_step, step_keys
+from sdsjax.types import Array, Estimator, PyTree
+
+SHOWN = tuple((*orbit, DISTANCE) for orbit in CANONICAL_ORBITS[:4])  # front, left, ...
+FIGURES = ("iou", "psnr", "ssim", "chamfer", "janus_rate")
+
+
+class Outcome(NamedTuple):
+    """truth: FIGURES by name (None: undefined); finite: whether every gradient and
+    parameter was; strip: rgb [h 4 h 3] in [0, 1] of SHOWN, side by side; cpu_seconds:
+    of the process, without compiling."""
+
+    truth: dict[str, float | None]
+    finite: bool
+    strip: np.ndarray
+    cpu_seconds: float
+
+
+@cache
+def true_views(prompt: str) -> tuple[scoring.Views, scoring.Views, scoring.Views]:
+    """The truth at the held-out views, its front at each one's elevation, and SHOWN."""
+    spec, held = parse_caption(prompt)[0], heldout_orbits()
+    fronts = tuple((0.0, elevation, distance) for _, elevation, distance in held)
+    every = scoring.true_views(spec, held + fronts + SHOWN, size=scoring.SIZE)
+    n = len(held)
+    return part(every, 0, n), part(every, n, 2 * n), part(every, 2 * n)
+
+
+def part(views: scoring.Views, first: int, last: int | None = None) -> scoring.Views:
+    """Views first <= i < last."""
+    return scoring.Views(*(a[first:last] for a in views))
+
+
+def side_by_side(views: scoring.Views) -> np.ndarray:
+    """rgb [h n w 3] of n views."""
+    return np.concatenate([*views.rgb], 1)
+
+
+def drawn_times(sampler: Sampler, seed: int, steps: int, views: int) -> Array:
+    """t [steps views], int32: what a run of that seed draws from `sampler`."""
+    key = jax.random.key(seed)
+
+    def one(index):
+        return sampler(step_keys(key, index)["t"], index, steps, (views,))
+
+    return jax.jit(jax.vmap(one))(jnp.arange(steps))
+
+
+def from_table(times: Array) -> Sampler:
+    """The sampler that reads t [steps views], which may be traced."""
+    return lambda key, step, total, shape: jnp.broadcast_to(times[step], shape)
+
+
+class ToyboxRuns:
+    """Compiled steps and prompts' parameters, kept from run to run.
+
+    pieces: (prompt, steps) -> what `training.build.build` makes of a config of that
+    prompt and number of steps. Configs may differ in the prompt and in nothing else:
+    source, representation, cameras and sampler are those of the first one built.
+    """
+
+    def __init__(self, pieces: Callable[[str, int], Any]):
+        self.pieces = pieces
+        self.first: Any = None
+        self.prior_params: dict[str, PyTree] = {}
+        self.optimizers: dict[int, optax.GradientTransformation] = {}
+        self.steps_of: dict[tuple, tuple[Callable, Callable]] = {}
+        self.draw: Callable | None = None
+
+    def built(self, prompt: str) -> tuple[Any, PyTree]:
+        """The first pieces, and the prior's parameters of this prompt."""
+        if prompt not in self.prior_params:
+            found = self.pieces(prompt, 1)
+            self.first = self.first or found
+            self.prior_params[prompt] = found.source.params
+        return self.first, self.prior_params[prompt]
+
+    def compiled(
+        self, name: Hashable, make: Callable, sampler: Callable | None, steps: int
+    ) -> tuple[Callable, Callable]:
+        """(start, step) of `run`, jitted, once for each (name, steps)."""
+        if (name, steps) in self.steps_of:
+            return self.steps_of[name, steps]
+        first, prompt = self.first, next(iter(self.prior_params))
+        if steps not in self.optimizers:  # whose rates fall over so many steps
+            self.optimizers[steps] = self.pieces(prompt, steps).optimizer
+        adam, cameras = self.optimizers[steps], first.phases[-1].cameras
+
+        def made(settings, rate):
+            optimizer = optax.chain(adam, optax.scale(rate))
+            return make(first.schedule, settings), optimizer
+
+        def start(settings, rate, prior_params, key):
+            return init_state(
+                first.source, first.representation, *made(settings, rate), cameras,
+                prior_params, jax.random.fold_in(key, INIT),
+            )  # fmt: skip
+
+        def step(settings, rate, state, prior_params, key):
+            times = first.sampler if sampler is None else sampler(settings)
+            train_step = make_train_step(
+                first.source, first.representation, *made(settings, rate), times,
+                cameras, total=steps,
+            )  # fmt: skip
+            state, metrics = train_step(state, prior_params, key)
+            return state, metrics["finite"]
+
+        found = jax.jit(start), jax.jit(step, donate_argnums=2)
+        self.steps_of[name, steps] = found
+        return found
+
+    def views(self, params: PyTree, rep_state: PyTree) -> scoring.Views:
+        """The held-out views, then SHOWN, on white; what is not finite is 0."""
+        render = self.first.representation.render
+        cameras = scoring.orbit_cameras(heldout_orbits() + SHOWN, scoring.SIZE)
+        if self.draw is None:
+            self.draw = jax.jit(
+                lambda params, state: jax.lax.map(
+                    lambda camera: render(params, state, camera, None)[:4], cameras
+                )
+            )
+        drawn = jax.device_get(self.draw(params, rep_state))
+        return scoring.Views(*(np.nan_to_num(a, posinf=0, neginf=0) for a in drawn))
+
+    def run(
+        self,
+        name: Hashable,
+        make: Callable[..., Estimator],
+        settings: PyTree,
+        *,
+        prompt: str,
+        seed: int,
+        steps: int,
+        rate: float = 1.0,
+        sampler: Callable[[PyTree], Sampler] | None = None,
+    ) -> Outcome:
+        """One run from the seed's start, scored.
+
+        make: (schedule, settings) -> estimator; sampler: settings -> sampler, the
+        pieces' own without it. Both see traced settings, and are called once for each
+        (name, steps): what cannot be traced belongs into the closure and the name.
+        Raises captions.CaptionError for a prompt outside the toybox.
+        """
+        spec, _ = parse_caption(prompt)
+        _, prior_params = self.built(prompt)
+        begin, step = self.compiled(name, make, sampler, steps)
+        key, rate = jax.random.key(seed), jnp.float32(rate)
+        began, compiled = time.process_time(), 0.0
+        state, finite = begin(settings, rate, prior_params, key), True
+        for index in range(steps):
+            state, good = step(settings, rate, state, prior_params, key)
+            finite = finite & good
+            if index == 0:
+                jax.block_until_ready(state)
+                compiled = time.process_time() - began
+        finite = bool(finite)
+        seconds = time.process_time() - began - compiled
+        views, n = self.views(state.params, state.rep_state), len(heldout_orbits())
+        truth, fronts, _ = true_views(prompt)
+        found = scoring.compare(part(views, 0, n), truth, fronts, spec, scoring.SIZE)
+        return Outcome(
+            {figure: found[figure] for figure in FIGURES},
+            finite,
+            side_by_side(part(views, n)),
+            round(seconds * steps / max(steps - 1, 1), 2),
+        )

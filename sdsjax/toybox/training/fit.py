@@ -1,0 +1,234 @@
+"""Training of the small networks: checkpoints, averages, resumes exactly.
+
+A step is a pure function of (state, batch, key); the batch and the key are pure
+functions of (seed, step). So stopping and starting again gives the uninterrupted run,
+bit for bit on one machine. Checkpoints are one safetensors file, replaced atomically.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from sdsjax.files.atomic import replacing, write_text
+
+PyTree = Any
+SAVE_EVERY = 180.0  # seconds
+
+
+class FitState(NamedTuple):
+    """step [] int32; params; ema: their exponential moving average; opt_state."""
+
+    step: jax.Array
+    params: PyTree
+    ema: PyTree
+    opt_state: PyTree
+
+
+class Recipe(NamedTuple):
+    """What a fit needs beside its networks.
+
+    loss: (params, frozen, batch, key) -> (scalar, dict of scalars); batch_at: step ->
+    pytree of numpy arrays, pure; steps: how many in all; peak: the learning rate after
+    the warm-up; cooldown: the last fraction of the steps, over which it falls to zero.
+    """
+
+    loss: Callable[..., tuple[jax.Array, dict]]
+    batch_at: Callable[[int], PyTree]
+    steps: int
+    peak: float
+    cooldown: float = 0.2
+    warmup: int = 200
+    ema_decay: float = 0.999
+    weight_decay: float = 0.01
+    seed: int = 0
+
+
+def trapezoid(recipe: Recipe) -> optax.Schedule:
+    """Up over the warm-up, level, and linearly down to zero over the cool-down."""
+    down = max(1, int(recipe.cooldown * recipe.steps))
+    return optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, recipe.peak, recipe.warmup),
+            optax.constant_schedule(recipe.peak),
+            optax.linear_schedule(recipe.peak, 0.0, down),
+        ],
+        [recipe.warmup, recipe.steps - down],
+    )
+
+
+def _ema(recipe: Recipe, step, average, params):
+    # a short memory at first, so that the average forgets the initial weights
+    decay = jnp.minimum(recipe.ema_decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), average, params)
+
+
+def fit(
+    folder: Path,
+    recipe: Recipe,
+    params: PyTree,
+    frozen: PyTree = (),
+    *,
+    log: Callable[[str], None] = print,
+) -> FitState:
+    """Trains to `recipe.steps`, from the checkpoint in `folder` if there is one.
+
+    `params`: the initial weights (also the average's); `frozen`: weights that the loss
+    needs and that do not change. Appends the log to `folder/log.jsonl`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(trapezoid(recipe), b2=0.99, weight_decay=recipe.weight_decay),
+    )
+    zero = jnp.zeros((), jnp.int32)
+    params = jax.tree.map(jnp.array, params)  # a copy: the step donates its state
+    state = FitState(
+        zero, params, jax.tree.map(jnp.copy, params), optimizer.init(params)
+    )
+    path = folder / "checkpoint.safetensors"
+    if path.exists():
+        state = load_state(path, state)
+        _check_unchanged(folder, recipe, int(state.step))
+        log(f"{folder.name}: continues at step {int(state.step)}")
+    _remember(folder, recipe)
+    _forget(folder, int(state.step))
+
+    @partial(jax.jit, donate_argnums=0)
+    def train(state: FitState, frozen, batch):
+        key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+        value = jax.value_and_grad(recipe.loss, has_aux=True)
+        (loss, aux), grads = value(state.params, frozen, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = _ema(recipe, state.step, state.ema, params)
+        return FitState(state.step + 1, params, ema, opt_state), {"loss": loss} | aux
+
+    start = int(state.step)
+    recent, began, saved = [], time.monotonic(), time.monotonic()
+    with ThreadPoolExecutor(1) as ahead:
+        pending = ahead.submit(recipe.batch_at, start)
+        for step in range(start, recipe.steps):
+            batch = pending.result()
+            pending = ahead.submit(recipe.batch_at, step + 1)
+            state, aux = train(state, frozen, batch)
+            recent.append(aux)
+            if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
+                mean = _mean(recent)
+                seconds = (time.monotonic() - began) / len(recent)
+                _record(folder, step + 1, mean, seconds)
+                figures = "  ".join(f"{k} {v:.4f}" for k, v in mean.items())
+                at = f"{folder.name} {step + 1}/{recipe.steps}"
+                log(f"{at} {figures}  {seconds:.2f} s")
+                recent, began = [], time.monotonic()
+            if time.monotonic() - saved > SAVE_EVERY or step + 1 == recipe.steps:
+                save_state(path, state)
+                saved = time.monotonic()
+    return state
+
+
+def _mean(records: list[dict]) -> dict[str, float]:
+    return {
+        name: float(np.mean([np.asarray(r[name]) for r in records]))
+        for name in records[0]
+    }
+
+
+def _record(folder: Path, step: int, mean: dict[str, float], seconds: float) -> None:
+    line = json.dumps({"step": step, "seconds_per_step": seconds} | mean)
+    with open(folder / "log.jsonl", "a") as file:
+        file.write(line + "\n")
+
+
+def _figures(recipe: Recipe) -> dict[str, float]:
+    return {k: v for k, v in recipe._asdict().items() if not callable(v)}
+
+
+def _remember(folder: Path, recipe: Recipe) -> None:
+    write_text(folder / "recipe.json", json.dumps(_figures(recipe), indent=1) + "\n")
+
+
+def _check_unchanged(folder: Path, recipe: Recipe, step: int) -> None:
+    """Raises ValueError if the steps behind us would have been others by this recipe.
+
+    More or fewer steps in all are fine while the rate is level by both plans.
+    """
+    path = folder / "recipe.json"
+    if not path.exists():
+        return
+    now, then = _figures(recipe), json.loads(path.read_text())
+    level = [plan["steps"] * (1.0 - plan["cooldown"]) for plan in (now, then)]
+    free = ("steps", "cooldown") if step <= min(level) else ()
+    changed = [
+        f"{name} = {then.get(name)} (now {value})"
+        for name, value in now.items()
+        if name not in free and then.get(name) != value
+    ]
+    if changed:
+        raise ValueError(
+            f"{folder} was begun with {', '.join(changed)} and is at step {step}: "
+            "go on with the same recipe, or choose another folder"
+        )
+
+
+def _forget(folder: Path, step: int) -> None:
+    """Drops what the log says of steps after the checkpoint: they are done again."""
+    path = folder / "log.jsonl"
+    if path.exists():
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        write_text(path, "".join(line + "\n" for line in kept))
+
+
+def flat(tree: PyTree) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def save_state(path: Path, state: PyTree) -> None:
+    """Writes every leaf of a pytree of arrays to one file, atomically."""
+    with replacing(path) as scratch:
+        save_file({k: np.asarray(v) for k, v in flat(state).items()}, str(scratch))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array of a safetensors file by name; ValueError if it cannot be read."""
+    try:
+        with safe_open(str(path), "np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def load_state(path: Path, like: PyTree) -> PyTree:
+    """Reads what `save_state` wrote into the structure of `like`.
+
+    Raises ValueError, naming the entry, if names, shapes or types differ.
+    """
+    found = read_arrays(path)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    out = []
+    for key_path, leaf in leaves:
+        name = jax.tree_util.keystr(key_path)
+        value = found.pop(name, None)
+        if value is None or value.shape != leaf.shape or value.dtype != leaf.dtype:
+            raise ValueError(
+                f"{path}: entry {name} is missing or not {leaf.dtype}{leaf.shape}: "
+                "it was written by another recipe; remove it to start again"
+            )
+        out.append(jnp.asarray(value))
+    if found:
+        raise ValueError(f"{path}: unexpected entry {next(iter(found))}")
+    return jax.tree_util.tree_unflatten(structure, out)

@@ -1,0 +1,189 @@
+"""The recipe of `toybox-dpt` and `toybox-normals`: noisy renders -> disparity, normals.
+
+One training of one DPT with four outputs (disparity, then a normal mapped to [0, 1]),
+split into the two networks that the published layout has: they share every weight but
+the last layer's. Disparity `[b h w]` is exact in the pool's units, 0 at depth FAR and
+on the background, 1 at NEAR (pool.py); normals are in camera axes (x right, y down, z
+forward), turned to the camera.
+
+A third of each batch is early renders, a third x_t, a third D(z_t) of toybox-sd
+(degrade.py), each at all noise levels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdsjax.diffusion import NoiseSchedule
+from sdsjax.models.loading import hub
+from sdsjax.models.loading.save_vision import save_companion
+from sdsjax.models.vision.dpt import DPT, DPTConfig, unit
+from sdsjax.toybox.training import pool as pools
+from sdsjax.toybox.training.degrade import early_render, noised, strata, through_latents
+from sdsjax.toybox.training.fit import FitState, Recipe, fit
+
+NETWORK = DPTConfig(
+    hidden=96,
+    mlp=256,
+    layers=5,
+    heads=4,
+    image_size=64,
+    patch=8,
+    in_channels=3,
+    activation="gelu",
+    epsilon=1e-6,
+    qkv_bias=True,
+    taps=(1, 2, 3, 4),
+    # with a patch of 8 these, not 4 .. 1/2, lead back to the image's own pixels
+    factors=(2, 1, 0.5, 0.25),
+    necks=(32, 48, 64, 64),
+    fusion=32,
+)
+HEADS = {"depth": slice(0, 1), "normals": slice(1, 4)}  # of the last layer's outputs
+
+
+class DepthRecipe(NamedTuple):
+    """Sizes of the training; batch: a multiple of 3; prior: whose VAE draws D(z_t)."""
+
+    singles: int = 240
+    pairs: int = 40
+    steps: int = 2000
+    batch: int = 12
+    rate: float = 1.5e-3
+    pair_fraction: float = 0.35
+    seed: int = 0
+    prior: str = "toybox-sd"
+
+
+def frozen_vae(recipe: DepthRecipe):
+    """(apply, {"vae": parameters, "scaling_factor"}) of the prior's AutoencoderKL."""
+    vae = hub.load_component(recipe.prior, "vae")
+    scale = jnp.float32(vae.config.scaling_factor)
+    return vae.module.apply, {"vae": vae.params, "scaling_factor": scale}
+
+
+def raw_outputs(module: DPT, params, x):
+    """x `[b h w 3]` -> `[b h w 4]`: what the last layer gives before any clipping, so
+    that what is clipped away still has a gradient."""
+    _, seen = module.apply(
+        {"params": params},
+        x,
+        capture_intermediates=lambda layer, _: layer.name == "head_4",
+        mutable=["intermediates"],
+    )
+    return seen["intermediates"]["head_4"]["__call__"][0]
+
+
+def shape_loss(raw, surface):
+    """(total, parts) of outputs and surfaces `[b h w 4]`, over covered pixels but for
+    the background's disparity, which is 0.
+
+    disparity: mean |error|, and of its differences between neighbours, which is what
+    tells shapes; normals: 1 - cosine, and |error| before clipping.
+    """
+    mask = (surface[..., 1:].sum(-1) > 0).astype(jnp.float32)
+    area = jnp.maximum(mask.sum(), 1.0)
+    error = raw[..., 0] - surface[..., 0]
+    inside = jnp.sum(mask * jnp.abs(error)) / area
+    outside = jnp.mean((1.0 - mask) * jax.nn.relu(raw[..., 0]))
+    steps = sum(
+        jnp.sum(both * jnp.abs(slope))
+        for both, slope in (
+            (mask[:, 1:] * mask[:, :-1], error[:, 1:] - error[:, :-1]),
+            (mask[:, :, 1:] * mask[:, :, :-1], error[:, :, 1:] - error[:, :, :-1]),
+        )
+    ) / (2.0 * area)
+    true = 2.0 * surface[..., 1:] - 1.0
+    cosine = jnp.sum(unit(true) * unit(2.0 * raw[..., 1:] - 1.0), -1)
+    normal = jnp.sum(mask * (1.0 - cosine)) / area
+    near = jnp.sum(mask[..., None] * jnp.abs(raw[..., 1:] - surface[..., 1:])) / area
+    total = 4.0 * (inside + steps) + outside + normal + 0.3 * near
+    return total, {"disparity": inside, "slope": steps, "normal": normal}
+
+
+def _begin(module: DPT, seed: int, size: int):
+    x = jnp.zeros((1, size, size, 3))
+    params: Any = module.init(jax.random.key(seed), x)["params"]
+    # 0.3: inside both ranges, so that no pixel begins beyond a clip
+    bias = jnp.full_like(params["head_4"]["bias"], 0.3)
+    return params | {"head_4": params["head_4"] | {"bias": bias}}
+
+
+def train_shapes(
+    folder: Path, pool: pools.Pool, recipe: DepthRecipe, log=print
+) -> FitState:
+    """Trains the four-output network into `folder/shapes`, from what is there."""
+    surfaces = pools.surfaces_of(pool)
+    module = DPT(NETWORK._replace(outputs=4))
+    schedule, third = NoiseSchedule.scaled_linear(), recipe.batch // 3
+    apply, frozen = frozen_vae(recipe)
+
+    def batch_at(step: int):
+        rng = np.random.default_rng([recipe.seed, 9, step])
+        chosen = pools.draw(pool, rng, recipe.batch, pair_fraction=recipe.pair_fraction)
+        surface = surfaces[chosen.row].astype(np.float32) / 255.0
+        return pools.pictures(pool, chosen), chosen.background, surface
+
+    def loss(params, frozen, batch, key):
+        x, background, surface = batch
+        keys = jax.random.split(key, 5)
+        early, plain, latent = jnp.split(x, 3)
+        t, u = (strata(k, third, schedule.num_steps) for k in keys[:2])
+        seen = [
+            early_render(keys[2], early, background[:third]),
+            noised(keys[3], plain, t, schedule),
+            through_latents(keys[4], latent, u, schedule, apply, frozen),
+        ]
+        x = jax.lax.stop_gradient(jnp.concatenate(seen))
+        return shape_loss(raw_outputs(module, params, x), surface)
+
+    plan = Recipe(
+        loss, batch_at, recipe.steps, recipe.rate, 0.4, 100, 0.998, 0.01, recipe.seed
+    )
+    params = _begin(module, recipe.seed, NETWORK.image_size)
+    return fit(folder / "shapes", plan, params, frozen, log=log)
+
+
+def head_of(params, name: str):
+    """The parameters of `depth` or `normals` out of the four-output network's."""
+    chosen = HEADS[name]
+    last = {k: np.asarray(v)[..., chosen] for k, v in params["head_4"].items()}
+    return params | {"head_4": last}
+
+
+def write_shapes(folder: Path, params, name: str) -> None:
+    """Writes `depth` or `normals` as float16 in DPT's flat folder layout."""
+    outputs = HEADS[name].stop - HEADS[name].start
+    config = NETWORK._replace(outputs=outputs)
+    save_companion(folder, name, config, head_of(params, name))
+
+
+def train_depth(
+    work: Path,
+    out: Path,
+    recipe: DepthRecipe = DepthRecipe(),
+    *,
+    name: str = "depth",
+    log=print,
+) -> None:
+    """The whole recipe: continues whatever `work` holds, then writes `out`.
+
+    name: "depth" or "normals"; the second of the two finds the training done.
+    """
+    if recipe.batch % 3:
+        raise ValueError(f"batch = {recipe.batch} must be a multiple of 3")
+    pool = pools.build_pool(
+        work / "pool",
+        singles=recipe.singles,
+        pairs=recipe.pairs,
+        seed=recipe.seed,
+        surfaces=True,
+        log=log,
+    )
+    write_shapes(out, train_shapes(work, pool, recipe, log).ema, name)
+    log(f"wrote {out}")

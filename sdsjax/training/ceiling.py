@@ -1,0 +1,177 @@
+"""The ceiling: how well a representation can score when it is shown the truth.
+
+The same representation, optimiser groups and budget of views, fitted to true renders by
+plain regression instead of score distillation:
+
+    loss = mean |I - I*|^2 + opacity_weight mean (A - A*)^2,  white background
+
+over `batch` of `count` fixed views a step, drawn as training views are. What an
+estimator reaches is then reported as a share of what the representation allows.
+
+Where rays are dear, a step sees every `stride`-th pixel along and across, beginning at
+random: a view of its own, through a camera whose pixels are as far apart, so that rays
+go through the middle of true pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sdsjax.cameras import Camera
+from sdsjax.toybox.scoring import score as scoring
+from sdsjax.toybox.world.captions import parse_caption
+from sdsjax.toybox.world.views import draw_orbit
+from sdsjax.training.optimizers import exponential_decay, grouped_adam
+from sdsjax.training.pullback import floating, merge
+from sdsjax.types import Rendering, Representation
+
+Array = jax.Array
+
+LEARNING_RATES = {
+    "means": 0.01,
+    "log_scales": 0.02,
+    "quats": 0.02,
+    "opacity_logits": 0.05,
+    "sh": 0.02,
+    "tables": 0.02,
+    "density": 0.005,
+    "color": 0.005,
+    "proposal": 0.01,
+}
+# What `fit` is asked for, by the type of the parameters: what costs a minute or two.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "GaussianParams": {},
+    "NerfParams": {"stride": 4, "opacity_weight": 1.0},
+}
+
+
+def settings_for(params) -> dict[str, Any] | None:
+    """The keywords of `ceiling` for a representation with such parameters; None for one
+    whose ceiling means nothing (a picture in the plane is its own) or is unknown."""
+    return SETTINGS.get(type(params).__name__)
+
+
+def training_views(caption: str, count: int, *, size: int, seed: int = 0):
+    """(cameras [count], true Views) of orbits drawn as for training the prior."""
+    spec, _ = parse_caption(caption)
+    keys = jax.random.split(jax.random.key(seed), count)
+    orbits = np.stack([np.asarray(a) for a in jax.vmap(draw_orbit)(keys)], axis=1)
+    orbits = tuple(tuple(float(v) for v in row) for row in orbits)
+    cameras = scoring.orbit_cameras(orbits, size)
+    return cameras, scoring.true_views(spec, orbits, size=size, supersample=2)
+
+
+def every(camera: Camera, stride: int, offset: Array) -> Camera:
+    """The camera of every `stride`-th pixel from offset [2] (x, y) on, int32 each."""
+    # pixel i of it is pixel stride i + offset, whose middle is at + 1/2
+    middle = camera.principal - offset - 0.5
+    return dataclasses.replace(
+        camera,
+        focal=camera.focal / stride,
+        principal=middle / stride + 0.5,
+        width=camera.width // stride,
+        height=camera.height // stride,
+    )
+
+
+def _pixels(picture: Array, stride: int, offset: Array) -> Array:
+    # [h/s w/s ...] of a picture [h w ...], as `every` sees it
+    x, y = offset
+    h, w = picture.shape[:2]
+    shape = (h // stride, stride, w // stride, stride, *picture.shape[2:])
+    return picture.reshape(shape)[:, y, :, x]
+
+
+def fit(
+    caption: str,
+    representation: Representation,
+    *,
+    steps: int = 400,
+    batch: int = 4,
+    count: int = 64,
+    size: int = 64,
+    seed: int = 0,
+    learning_rates: Mapping[str, float] | None = None,
+    opacity_weight: float = 1.0,
+    stride: int = 1,
+):
+    """Fits a representation (of images, with a camera) to a caption's true renders.
+
+    learning_rates: one a parameter group, Adam, falling to a tenth; stride: a divisor
+    of size. A field's band and grid of empty cells follow, and its proposal learns;
+    other regularisers and density control are left out. Returns (params, state, losses
+    [steps]). Raises CaptionError for what is no caption, ValueError for the stride.
+    """
+    if size % stride:
+        raise ValueError(f"stride = {stride} must divide size = {size}")
+    cameras, truth = training_views(caption, count, size=size, seed=seed)
+    true_rgb, true_opacity = jnp.asarray(truth.rgb), jnp.asarray(truth.opacity)
+    params, state = representation.init(jax.random.key(seed))
+    rates = dict(learning_rates or LEARNING_RATES)
+    rates = {k: v for k, v in rates.items() if k in params._fields}
+    optimizer = grouped_adam(
+        {k: exponential_decay(v, 0.1, steps) for k, v in rates.items()},
+        fields=params._fields,
+    )
+    order = jax.random.permutation(
+        jax.random.key(seed + 1),
+        jnp.tile(jnp.arange(count), -(-steps * batch // count)),
+    )[: steps * batch].reshape(steps, batch)
+
+    draw: Callable[..., Rendering] = representation.render  # no key: white background
+    # A field's control moves no rows; that of splats would edit the moments too.
+    control = representation.control if representation.field else None
+
+    def loss(moving, params, state, step, chosen):
+        theta = merge(moving, params)
+        key = jax.random.fold_in(jax.random.key(seed + 2), step)
+        offset = jax.random.randint(key, (2,), 0, stride)
+
+        def one(index):
+            camera = jax.tree.map(lambda leaf: leaf[index], cameras)
+            drawn = draw(theta, state, every(camera, stride, offset), None)
+            rgb, opacity = (
+                _pixels(truth[index], stride, offset)
+                for truth in (true_rgb, true_opacity)
+            )
+            picture = jnp.mean((drawn.rgb - rgb) ** 2)
+            return drawn, picture, jnp.mean((drawn.opacity - opacity) ** 2)
+
+        drawn, picture, cover = jax.vmap(one)(chosen)
+        _, terms = representation.regularize(theta, state, drawn, step)
+        total = jnp.mean(picture) + opacity_weight * jnp.mean(cover)
+        return total + terms.get("interlevel", 0.0), drawn
+
+    def update(carry, now):
+        params, state, moments = carry
+        step, chosen = now
+        (value, drawn), grad = jax.value_and_grad(loss, has_aux=True)(
+            floating(params), params, state, step, chosen
+        )
+        grad = merge(grad, jax.tree.map(jnp.zeros_like, params))
+        change, moments = optimizer.update(grad, moments, params)
+        params = optax.apply_updates(params, change)
+        if control:
+            key = jax.random.fold_in(jax.random.key(seed + 3), step)
+            aux = {"grads": grad, "renderings": drawn}
+            params, state, _ = control(key, step, params, state, aux)
+        return (params, state, moments), value
+
+    run = jax.jit(lambda carry, order: jax.lax.scan(update, carry, order))
+    begun = params, state, optimizer.init(params)
+    (params, state, _), losses = run(begun, (jnp.arange(steps), order))
+    return params, state, losses
+
+
+def ceiling(caption: str, representation: Representation, **settings) -> dict:
+    """`score.score`'s dict for what `fit` (same keywords) makes."""
+    params, state, _ = fit(caption, representation, **settings)
+    draw: Callable[..., Rendering] = representation.render
+    return scoring.score(lambda camera: draw(params, state, camera, None), caption)

@@ -1,0 +1,138 @@
+"""The variance of a run's own gradient, measured while it trains.
+
+At the state of a step: that step's cameras are drawn as the step draws them, then
+(t, eps) `samples` times for all n views at once. With g_v the estimate of view v:
+    z      G = (g_1, ..., g_n) / sqrt(n): variance and signal are means over the views;
+    theta  G = sum_v J_v^T g_v / n, what the optimiser sees but for the regularisers.
+c*, r and what each reduction would leave are measured at the t of the step itself,
+view by view, and averaged. Error bars: see gradient_stats and noise_projection; only
+(t, eps) vary, the views are the step's.
+Keys are folded from the step's under a number that no step uses, so that a run draws
+the same with and without. One sample of all views is held at a time: the memory of a
+training step; the cost is `samples` estimates and pullbacks and 2 x `samples`
+predictions for every view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from sdsjax.diagnostics.gradient_stats import Measured, describe_groups
+from sdsjax.diagnostics.moments import Draw, observe
+from sdsjax.diagnostics.noise_projection import noise_projection
+from sdsjax.training.encoding import bind
+from sdsjax.training.particles import take
+from sdsjax.training.pullback import floating
+from sdsjax.training.train_step import make_forward, step_keys
+from sdsjax.types import PriorSource, View
+
+OWN = 2**31  # no step splits its key so often
+GROUPS = 8
+
+
+def whole_groups(samples: int) -> tuple[int, int]:
+    """(samples, groups): at most 8 groups, samples rounded up to a multiple of them.
+
+    Raises ValueError for fewer than 2 samples.
+    """
+    if samples < 2:
+        raise ValueError(f"variance of {samples} sample(s): draw at least 2")
+    groups = min(samples, GROUPS)
+    return -(-samples // groups) * groups, groups
+
+
+def over_views(measured: Measured) -> Measured:
+    """The mean over views [n], whose noises are independent."""
+    n = measured.value.shape[0]
+    error = jnp.sqrt(jnp.sum(measured.error**2)) / n
+    return Measured(jnp.mean(measured.value), error, measured.dof)
+
+
+def named(measured: dict[str, Measured]) -> dict[str, jax.Array]:
+    """variance/<name> and variance/<name>_error, scalars."""
+    row = {}
+    for name, (value, error, _) in measured.items():
+        row[f"variance/{name}"] = value
+        row[f"variance/{name}_error"] = error
+    return row
+
+
+def make_step_variance(
+    source: PriorSource,
+    representation,
+    estimator,
+    sampler,
+    cameras: Callable,
+    *,
+    total: int,
+    samples: int,
+    particles: int = 1,
+) -> Callable:
+    """measure(state, prior_params, base_key) -> scalars by name; jitted, reads only.
+
+    Arguments as `make_train_step`'s. Names: variance/{z, theta, signal_z,
+    signal_theta, snr_z, snr_theta, c_star, r_mean, r_min, r_max, left_none, left_sds,
+    left_adaptive, left_optimal}, each with its `_error`.
+    Raises ValueError for fewer than 2 samples.
+    """
+    samples, groups = whole_groups(samples)
+    sizes = {"samples": samples, "groups": groups, "chunk": 1}
+    draw = make_forward(source, representation)
+
+    def measure(states, prior_params, base_key):
+        state = take(states, states.step % particles, particles)
+        keys = step_keys(base_key, state.step)
+        own = jax.random.fold_in(jax.random.fold_in(base_key, state.step), OWN)
+        key_own, key_projection = jax.random.split(own)
+        views = cameras(keys["camera"])
+        n = views.focal.shape[0]
+        key_render = jax.random.split(keys["render"], n)
+        prior = bind(source, prior_params)
+
+        def forward(theta):
+            (z, x, _), (drawn, _) = draw(
+                theta, None, state, prior_params, views, key_render
+            )
+            return (z, x), drawn
+
+        (z, x), pull, drawn = jax.vjp(forward, floating(state.params), has_aux=True)
+        z, drawn = jax.lax.stop_gradient((z, drawn))
+        seen = View(views, drawn)
+
+        def sample(key):
+            key_t, key_estimate = jax.random.split(key)
+            t = sampler(key_t, state.step, total, (n,))
+            estimates = jax.vmap(
+                lambda k, z, t, view: estimator.estimate(
+                    prior, k, state.estimator_state, z, t, view
+                )
+            )(jax.random.split(key_estimate, n), z, t, seen)
+            g_z, g_x = estimates.grad.astype(z.dtype), None
+            if x is not None:
+                image = estimates.image_grad
+                g_x = jnp.zeros_like(x) if image is None else image.astype(x.dtype)
+            g_theta = pull(jax.tree.map(lambda g: g / n, (g_z, g_x)))[0]
+            return Draw({"z": g_z / jnp.sqrt(n), "theta": g_theta}, {})
+
+        found, _ = observe(sample, key_own, **sizes)
+        measured = {}
+        for space, moments in found.items():
+            stats = describe_groups(moments)
+            measured[space] = stats.variance
+            measured[f"signal_{space}"] = stats.signal
+            measured[f"snr_{space}"] = stats.snr
+
+        t = sampler(keys["t"], state.step, total, (n,))
+        projection = jax.vmap(
+            lambda k, z, t, view: noise_projection(prior, z, t, k, view=view, **sizes)
+        )(jax.random.split(key_projection, n), z, t, seen)
+        for name in ("c_star", "r_mean", "r_min", "r_max"):
+            measured[name] = over_views(getattr(projection, name))
+        for name, left in projection.left.items():
+            measured[f"left_{name}"] = over_views(left)
+        return named(measured)
+
+    return jax.jit(measure)

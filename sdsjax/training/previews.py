@@ -1,0 +1,139 @@
+"""Previews: the object from fixed views, and what the prior would make of it.
+
+The lower row is StableDreamer's debugging view (arXiv 2312.02189): noise is added to
+the latent of the first view, and the one-step denoised image xhat = decode(zhat),
+zhat = (z_t - sigma_t e_s) / alpha_t, is shown for several t with the render beside it.
+A healthy run has xhat sharpen the render; where xhat shows another object, or another
+side of it, one sees what the gradient pulls towards. rgb in [0, 1]; x in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from sdsjax.cameras import OrbitRange, orbit_camera
+from sdsjax.diffusion import add_noise, denoised, guide
+from sdsjax.files.atomic import replacing
+from sdsjax.training.encoding import bind, to_latent
+from sdsjax.types import PriorSource, View
+
+AZIMUTHS = (0.0, 90.0, 180.0, -90.0)
+ELEVATION = 15.0
+LEVELS = (200, 400, 600, 800)
+GUIDANCE = 7.5  # of xhat: what a sampler would use, whatever the estimator's is
+
+
+def _middle(interval) -> float:
+    return 0.5 * (interval[0] + interval[1])
+
+
+def fixed_views(orbit: OrbitRange, size: int):
+    """Cameras [4]: front, left, back, right, inside the run's range of views."""
+    build = partial(orbit_camera, width=size, height=size)
+    angles = jnp.asarray(AZIMUTHS)
+    elevation = min(max(ELEVATION, orbit.elevation[0]), orbit.elevation[1])
+    distance, fov = _middle(orbit.distance), _middle(orbit.fov)
+    return jax.vmap(lambda azimuth: build(azimuth, elevation, distance, fov=fov))(
+        angles
+    )
+
+
+def make_previews(
+    source: PriorSource, representation, orbit: OrbitRange, size: int
+) -> Callable:
+    """preview(params, rep_state, prior_params, key) -> (renders [v h w c], xhats
+    [len(LEVELS) h w c] or None); jitted. rgb in [0, 1].
+
+    xhats is None where the prior cannot decode to an image.
+    """
+
+    def xhats(prior, rendering, camera, key):
+        z, _ = to_latent(source, prior, representation.space, rendering.rgb)
+        eps = jax.random.normal(key, z.shape, z.dtype)
+        view = View(camera, rendering)
+
+        def at(t):
+            z_t = add_noise(prior.schedule, z, eps, t)
+            e = prior.noise(z_t, t, view)
+            zhat = denoised(prior.schedule, z_t, guide(e.cond, e.uncond, GUIDANCE), t)
+            return 0.5 * (prior.decode(zhat) + 1.0)
+
+        # One level at a time: a preview must not need more memory than a step.
+        return jax.lax.map(at, jnp.asarray(LEVELS, jnp.int32))
+
+    @jax.jit
+    def preview(params, rep_state, prior_params, key):
+        prior = bind(source, prior_params)
+        cameras = fixed_views(orbit, size)
+        renderings = jax.vmap(
+            lambda camera: representation.render(params, rep_state, camera, None)
+        )(cameras)
+        if prior.decode is None:
+            return renderings.rgb, None
+        rendering, camera = jax.tree.map(lambda leaf: leaf[0], (renderings, cameras))
+        seen = xhats(prior, rendering, camera, key)
+        renders = renderings.rgb
+        if representation.space == "latent":
+            renders = 0.5 * (jax.vmap(prior.decode)(renders) + 1.0)
+        return renders, seen if seen.ndim == 4 else None
+
+    return preview
+
+
+def picture(renders: np.ndarray, xhats: np.ndarray | None) -> np.ndarray:
+    """uint8 [h w 3]: the views in a row, below them the render and its xhats.
+
+    A 2D picture has no other side: its views are all alike, and the lower row begins
+    with it.
+    """
+    renders = np.asarray(renders)
+    alike = len(renders) > 1 and np.all(renders == renders[:1])
+    rows = [renders[:1] if alike else renders]
+    if xhats is not None:
+        xhats = np.asarray(xhats)
+        below = np.concatenate([_resized(renders[0], xhats.shape[1:3])[None], xhats])
+        rows = [below] if alike else [*rows, below]
+    height = max(row.shape[1] for row in rows)
+    strips = []
+    for row in rows:
+        tiles = [_resized(_color(tile), (height, height)) for tile in row]
+        strips.append(np.concatenate(tiles, axis=1))
+    width = max(strip.shape[1] for strip in strips)
+    padded = [
+        np.pad(
+            strip, ((0, 0), (0, width - strip.shape[1]), (0, 0)), constant_values=1.0
+        )
+        for strip in strips
+    ]
+    whole = np.clip(np.nan_to_num(np.concatenate(padded)), 0.0, 1.0)
+    return np.round(255 * whole).astype(np.uint8)
+
+
+def _color(tile: np.ndarray) -> np.ndarray:
+    """Three channels of any image: gray repeated, latents' first three."""
+    tile = tile[..., None] if tile.ndim == 2 else tile
+    return np.repeat(tile[..., :1], 3, -1) if tile.shape[-1] < 3 else tile[..., :3]
+
+
+def _resized(tile: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Nearest neighbour: a preview invents no detail."""
+    if tile.shape[:2] == tuple(size):
+        return tile
+    rows = (np.arange(size[0]) + 0.5) * tile.shape[0] / size[0]
+    columns = (np.arange(size[1]) + 0.5) * tile.shape[1] / size[1]
+    return tile[rows.astype(int)][:, columns.astype(int)]
+
+
+def write_preview(folder: Path, step: int, image: np.ndarray) -> Path:
+    """`<folder>/step-000123.png`, written whole or not at all."""
+    path = folder / f"step-{step:06d}.png"
+    with replacing(path) as partial:
+        Image.fromarray(image).save(partial)
+    return path

@@ -1,0 +1,221 @@
+"""One training step: pure, jitted once per phase, its state donated.
+
+Per view: (theta, camera) -> rendering -> x = 2 rgb - 1 -> z = encode(x) -> estimate;
+the descent direction in z (and in x, where an estimator gives one) is pulled back with
+jax.vjp and averaged over the views; the gradient of the regulariser, and of penalties
+where there are any (supervision.py), is added; optax moves theta. There is no surrogate
+loss: an estimate is a direction, not the gradient of one.
+
+Randomness: key = fold_in(base_key, step), split by name, so that a resumed run draws
+what the whole run drew. [n ...] is a batch of n views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sdsjax.distributed.sharding import map_views
+from sdsjax.math import norm, tree_norm
+from sdsjax.training.encoding import bind, to_latent
+from sdsjax.training.forward_pass import make_forward
+from sdsjax.training.optimizers import make_control
+from sdsjax.training.particles import put, take
+from sdsjax.training.pullback import all_finite, floating, linear_maps, merge
+from sdsjax.training.supervision import Penalty
+from sdsjax.types import Array, PriorSource, PyTree, View
+
+# Folded into the base key in a step's place: no step's number.
+INIT, PREVIEW = 2**32 - 1, 2**32 - 2
+KEY_NAMES = ("camera", "render", "t", "estimate", "learn", "control", "penalty")
+
+
+class TrainState(NamedTuple):
+    """All that the next step needs; nothing else is checkpointed.
+
+    step: int32 scalar, updates done; params: theta; rep_state: the representation's;
+    opt_state: optax's; estimator_state: the estimator's. Several particles have a
+    leading axis in the first three (sdsjax.training.particles).
+    """
+
+    step: Array
+    params: PyTree
+    rep_state: PyTree
+    opt_state: PyTree
+    estimator_state: PyTree
+
+
+def step_keys(base_key: Array, step: Array) -> dict[str, Array]:
+    """One key per name of KEY_NAMES, a function of (base_key, step) alone."""
+    keys = jax.random.split(jax.random.fold_in(base_key, step), len(KEY_NAMES))
+    return dict(zip(KEY_NAMES, keys))
+
+
+def init_state(
+    source,
+    representation,
+    estimator,
+    optimizer,
+    cameras,
+    prior_params,
+    key,
+    particles: int = 1,
+) -> TrainState:
+    """The state before the first step; traceable. cameras: key -> cameras [n];
+    particles: see sdsjax.training.particles."""
+    key_params, key_estimator = jax.random.split(key)
+    params, rep_state = representation.init(key_params)
+    prior = bind(source, prior_params)
+
+    def one_latent(params, rep_state):
+        camera = jax.tree.map(lambda leaf: leaf[0], cameras(key))
+        rgb = representation.render(params, rep_state, camera, key).rgb
+        return to_latent(source, prior, representation.space, rgb)[0]
+
+    z_spec = jax.eval_shape(one_latent, params, rep_state)
+    begun = params, rep_state, optimizer.init(params)
+    if particles > 1:
+
+        def begin(key):
+            params, rep_state = representation.init(key)
+            return params, rep_state, optimizer.init(params)
+
+        begun = jax.vmap(begin)(jax.random.split(key_params, particles))
+    return TrainState(
+        jnp.zeros((), jnp.int32),
+        *begun,
+        estimator_state=estimator.init(prior, key_estimator, z_spec),
+    )
+
+
+def summarise(aux: dict[str, Array]) -> dict[str, Array]:
+    """Means over views of an estimate's aux [n ...]; of arrays, of their L2 norm."""
+    sizes = {k: v if v.ndim == 1 else jax.vmap(norm)(v) for k, v in aux.items()}
+    return {f"estimate/{k}": jnp.mean(v.astype(jnp.float32)) for k, v in sizes.items()}
+
+
+def _make_gradient(source, draw, representation, estimator, sampler, total, mesh):
+    """(state, prior_params, views, keys) -> (grads, estimator_state, screen, metrics);
+    screen: what density control reads, the renderings [n ...] and the probe's gradient.
+    """
+
+    def estimate_one(shared, each):
+        prior_params, estimator_state = shared
+        key, z, t, view = each
+        prior = bind(source, prior_params)
+        return estimator.estimate(prior, key, estimator_state, z, t, view)
+
+    def gradient(state, prior_params, views, keys):
+        n = views.focal.shape[0]
+        key_render, key_estimate = (
+            jax.random.split(keys[name], n) for name in ("render", "estimate")
+        )
+        forward = partial(
+            draw, state=state, prior_params=prior_params, views=views, keys=key_render,
+            key=keys["penalty"],
+        )  # fmt: skip
+        theta = floating(state.params)
+        probe = representation.probe and representation.probe(state.params)
+        (z, x, penalty), pull_all, (drawn, terms) = jax.vjp(
+            forward, theta, probe, has_aux=True
+        )
+
+        z, drawn = jax.lax.stop_gradient((z, drawn))
+        t = sampler(keys["t"], state.step, total, (n,))
+        seen = View(views, drawn)
+        estimates = jax.lax.stop_gradient(
+            map_views(estimate_one, mesh)(
+                (prior_params, state.estimator_state), (key_estimate, z, t, seen)
+            )
+        )
+
+        g_z = estimates.grad.astype(z.dtype)
+        g_x = zero_x = None if x is None else jnp.zeros_like(x)
+        if estimates.image_grad is not None and x is not None:
+            g_x = estimates.image_grad.astype(x.dtype) / n
+        grads, watched = pull_all((g_z / n, g_x, jnp.ones_like(penalty)))
+        linear = linear_maps(
+            lambda theta: forward(theta, probe),
+            theta,
+            lambda cotangent: pull_all(cotangent)[:1],
+            (zero_x, jnp.zeros_like(penalty)),
+        )
+        estimator_state = estimator.learn(
+            bind(source, prior_params), keys["learn"], state.estimator_state,
+            z, t, seen, estimates, linear,
+        )  # fmt: skip
+        metrics = {
+            "grad_z": jnp.mean(jax.vmap(norm)(g_z)),
+            "t": jnp.mean(t.astype(jnp.float32)),
+            **summarise(estimates.aux),
+            "regularizer": penalty,
+            **{f"regularizer/{name}": value for name, value in terms.items()},
+        }
+        screen = {"renderings": drawn, "probe": watched}
+        return grads, estimator_state, screen, metrics
+
+    return gradient
+
+
+def make_train_step(
+    source: PriorSource,
+    representation,
+    estimator,
+    optimizer: optax.GradientTransformation,
+    sampler,
+    cameras: Callable[[Array], PyTree],
+    *,
+    total: int,
+    mesh=None,
+    particles: int = 1,
+    supervise: Penalty | None = None,
+) -> Callable:
+    """step(state, prior_params, base_key) -> (state, metrics); jitted, state donated.
+
+    cameras: key -> cameras [n] (n views a step); sampler: (key, step, total, shape) ->
+    t; total: the run's number of steps; mesh: see distributed/sharding; particles: see
+    particles.py; density control counts the steps of its own particle; supervise: see
+    supervision.py. metrics: scalars by name, left on the device.
+    """
+    draw = make_forward(source, representation, mesh, supervise)
+    gradient = _make_gradient(
+        source, draw, representation, estimator, sampler, total, mesh
+    )
+    control = make_control(representation)
+
+    def step(states: TrainState, prior_params, base_key):
+        turn = states.step % particles
+        state = take(states, turn, particles)
+        keys = step_keys(base_key, state.step)
+        views = cameras(keys["camera"])
+        grads, estimator_state, screen, metrics = gradient(
+            state, prior_params, views, keys
+        )
+
+        # optax meets every leaf: those that no gradient reaches get zeros.
+        grads = merge(grads, jax.tree.map(lambda p: jnp.zeros(p.shape), state.params))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics["finite"] = all_finite(grads, params)
+        for name in params._fields:
+            metrics[f"grad/{name}"] = tree_norm(getattr(grads, name))
+
+        aux = {"grads": grads, **screen}
+        params, rep_state, opt_state, report = control(
+            keys["control"],
+            state.step // particles,
+            params,
+            state.rep_state,
+            opt_state,
+            aux,
+        )
+        metrics |= {f"control/{name}": value for name, value in report.items()}
+        new = TrainState(state.step + 1, params, rep_state, opt_state, estimator_state)
+        return put(states, turn, new, particles), metrics
+
+    return jax.jit(step, donate_argnums=0)

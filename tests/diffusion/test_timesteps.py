@@ -1,0 +1,87 @@
+"""Timestep samplers: ranges, schedules, purity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdsjax.diffusion.timesteps import TIMESTEPS
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("name", TIMESTEPS)
+def test_contract(name):
+    sample = TIMESTEPS[name](t_min=20, t_max=980)
+    draw = jax.jit(lambda key, step: sample(key, step, 100, (64,)))
+    for step in (0, 50, 99, 100):
+        t = draw(KEY, step)
+        assert t.dtype == jnp.int32
+        assert t.shape == (64,)
+        assert t.min() >= 20
+        assert t.max() <= 980
+        np.testing.assert_array_equal(t, draw(KEY, step))
+
+
+def test_uniform_reaches_both_ends_evenly():
+    t = TIMESTEPS["uniform"](t_min=3, t_max=6)(KEY, 0, 10, (40000,))
+    share = np.bincount(np.asarray(t), minlength=8) / 40000
+    np.testing.assert_allclose(share[3:7], 0.25, atol=0.01)
+    assert share[3:7].sum() == 1
+
+
+def test_two_phase_switches_at_a_third():
+    sample = TIMESTEPS["two_phase"](t_min=20, t_max=980, t_end=500)
+    early, late = (sample(KEY, s, 15000, (5000,)) for s in (4999, 5000))
+    assert early.max() > 950
+    assert 480 < late.max() <= 500
+
+
+def test_annealed_window_falls_linearly():
+    sample = TIMESTEPS["annealed_window"](t_min=20, t_max=980, t_end=500)
+    highs = [int(sample(KEY, s, 100, (20000,)).max()) for s in (0, 50, 100)]
+    np.testing.assert_allclose(highs, [980, 740, 500], atol=1)
+
+
+def test_fixed_schedules_follow_their_formulas():
+    expected = {
+        "sqrt": lambda u: 980 - 960 * np.sqrt(u),
+        "linear": lambda u: 980 - 960 * u,
+        "cosine": lambda u: 20 + 960 * (1 + np.cos(np.pi * u)) / 2,
+    }
+    for name, formula in expected.items():
+        sample = TIMESTEPS[name](t_min=20, t_max=980)
+        for step in (0, 30, 77, 100):
+            t = sample(KEY, step, 100, ())
+            assert abs(int(t) - formula(step / 100)) <= 0.51, (name, step)
+
+
+def test_dreamtime_never_rises_and_spends_its_time_as_weighted():
+    """Steps at a t are proportional to W(t), 1 in m2..m1, Gaussian beyond."""
+    steps, total = jnp.arange(4001), 4000
+    sample = TIMESTEPS["dreamtime"](t_min=20, t_max=980)
+    ts = np.asarray(jax.vmap(lambda step: sample(KEY, step, total, ()))(steps))
+    assert (np.diff(ts) <= 0).all()
+    assert ts[0] == 980
+    assert ts[-1] <= 21  # W(20) is below what float32 resolves of the sum
+    times = np.arange(20, 981)
+    weight = np.where(times > 800, np.exp(-((times - 800) ** 2) / (2 * 300**2)), 1.0)
+    late = np.exp(-((times - 500) ** 2) / (2 * 100**2))
+    weight = np.where(times < 500, late, weight)
+    for low, high in [(20, 400), (400, 500), (500, 800), (800, 981)]:
+        chosen = (times >= low) & (times < high)
+        spent = ((ts >= low) & (ts < high)).mean()
+        assert abs(spent - weight[chosen].sum() / weight.sum()) < 0.003
+
+
+@pytest.mark.parametrize("bad", [{"m1": 400}, {"s2": 0}])
+def test_dreamtime_refuses_a_weight_that_is_none(bad):
+    with pytest.raises(ValueError, match="m2"):
+        TIMESTEPS["dreamtime"](**bad)
+
+
+@pytest.mark.parametrize("bad", [{"t_max": 1000}, {"t_min": -1}, {"t_min": 990}])
+def test_times_outside_the_schedule_are_refused(bad):
+    for make in TIMESTEPS.values():
+        with pytest.raises(ValueError, match="t_m"):
+            make(**bad)

@@ -1,0 +1,150 @@
+"""Which kernel is chosen, and that what is handed to the fused one is right anywhere.
+
+The kernel itself needs a GPU; XLA's implementation of the same function stands in."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdsjax.models import attention as kernels
+from sdsjax.models import layers
+
+HOPPER = ("cuda", (9, 0), "bfloat16", 64, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "kernel"),
+    [
+        ({}, "cudnn"),
+        ({1: (8, 0)}, "cudnn"),
+        ({2: "float16"}, "cudnn"),
+        ({2: jnp.bfloat16}, "cudnn"),
+        ({3: 40}, "cudnn"),  # SD 1.5: 8 heads on 320 channels
+        ({3: 128}, "cudnn"),
+        ({3: 160}, "xla"),  # SD 1.5: 8 heads on 1280 channels
+        ({3: 512}, "xla"),  # the VAE's
+        ({3: 60}, "xla"),
+        ({1: (7, 5)}, "xla"),
+        ({2: "float32"}, "xla"),
+        ({4: True}, "xla"),
+        ({0: "rocm", 1: (0, 0)}, "xla"),
+        ({0: "cpu", 1: (0, 0)}, "xla"),
+        ({0: "tpu", 1: (0, 0)}, "xla"),
+    ],
+)
+def test_the_choice(change, kernel):
+    facts = [change.get(i, fact) for i, fact in enumerate(HOPPER)]
+    assert kernels.attention_kernel(*facts) == kernel
+
+
+class Device:
+    platform, compute_capability = "gpu", "8.6"
+
+    class client:
+        platform_version = "cuda 12090"
+
+
+def test_the_facts_of_a_device(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [Device])
+    assert kernels.accelerator() == ("cuda", (8, 6))
+    monkeypatch.setattr(Device.client, "platform_version", "rocm 6")
+    assert kernels.accelerator() == ("gpu", (0, 0))
+    monkeypatch.setattr(Device.client, "platform_version", "cuda 12090")
+    monkeypatch.setenv("SDSJAX_ATTENTION", "xla")
+    assert kernels.accelerator() == ("gpu", (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("facts", "size"),
+    [
+        (("cpu", 4096, 4096, False), 512),
+        (("cpu", 1024, 1024, False), 512),
+        (("cpu", 1056, 1056, False), 352),
+        (("cpu", 1021, 2048, False), None),  # a prime: nothing to divide by
+        (("cpu", 4096, 77, False), None),  # a text's keys are few
+        (("cpu", 4096, 4096, True), None),
+        (("gpu", 4096, 4096, False), None),
+    ],
+)
+def test_large_layers_go_chunk_by_chunk_on_a_cpu(facts, size):
+    assert kernels.query_chunk(*facts) == size
+
+
+def test_chunks_give_what_the_whole_gives(monkeypatch):
+    def arrays(seed):
+        shape = (3, 2, 12, 2, 4)
+        return jax.random.normal(jax.random.key(seed), shape)
+
+    def total(q, k, v):
+        return jnp.sum(jnp.sin(jax.vmap(layers.attention, (0, 0, None))(q, k, v)))
+
+    given = (arrays(0), arrays(1), arrays(2)[0])
+    compute = jax.value_and_grad(total, argnums=(0, 1, 2))
+    whole = compute(*given)
+    monkeypatch.setattr(layers, "query_chunk", lambda *_: 4)
+    chunks = jax.jit(compute)(*given)
+    for a, b in zip(jax.tree.leaves(chunks), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_follows_the_choice(monkeypatch):
+    asked = []
+
+    def fused(q, k, v):
+        asked.append(q.shape)
+        return v[:, : q.shape[1]]
+
+    monkeypatch.setattr(layers, "fused_attention", fused)
+    monkeypatch.setattr(layers, "accelerator", lambda: ("cuda", (8, 0)))
+    half = jnp.ones((1, 4, 2, 8), jnp.bfloat16)
+    layers.attention(half, half, half)
+    layers.attention(half, half, half, jnp.ones((4, 4), bool))
+    layers.attention(*(a.astype(jnp.float32) for a in (half, half, half)))
+    assert asked == [(1, 4, 2, 8)]
+
+
+def normal(seed, *shape):
+    drawn = np.random.default_rng(seed).normal(size=shape)
+    return jnp.asarray(drawn, jnp.bfloat16)
+
+
+def test_the_fused_function_is_the_same_function():
+    """Text shared by the views: mapped over q alone, forward and back."""
+    q, k, v = normal(0, 3, 1, 6, 2, 8), normal(1, 1, 5, 2, 8), normal(2, 1, 5, 2, 8)
+
+    def total(attend, q, k, v):
+        y = jax.vmap(attend, (0, None, None))(q, k, v)
+        return jnp.sum(y.astype(jnp.float32) ** 2), y
+
+    fused = partial(kernels.fused_attention, implementation="xla")
+    for argument in (0, 1, 2):
+        step = [
+            jax.jit(jax.grad(partial(total, f), argument, has_aux=True))
+            for f in (fused, layers.attention)
+        ]
+        (ours, y), (plain, want) = (f(q, k, v) for f in step)
+        np.testing.assert_allclose(y, want, atol=0.03)
+        np.testing.assert_allclose(ours, plain, atol=0.15, rtol=0.05)
+
+
+def test_what_the_kernel_gets_is_mapped_alike():
+    seen = []
+
+    @jax.custom_batching.custom_vmap
+    def kernel(q, k, v):
+        return q
+
+    @kernel.def_vmap
+    def rule(size, mapped, q, k, v):
+        seen.extend(mapped)
+        return q, True
+
+    q, k = jnp.ones((3, 1, 4, 2, 8)), jnp.ones((1, 5, 2, 8))
+    jax.vmap(lambda q: kernel(*kernels.joined(q, k, k)))(q)
+    assert seen == [True, True, True]
+    joined = kernels.joined(q[0], 2.0 * k, 3.0 * k)
+    assert (joined[1] == 2.0).all()
+    assert (joined[2] == 3.0).all()

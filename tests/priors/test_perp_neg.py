@@ -1,0 +1,80 @@
+"""Perp-Neg: weights by view, and the combination of one sample, whatever the batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdsjax.diffusion import prompts
+from sdsjax.diffusion.prompts import perp_neg, perp_neg_view, perpendicular
+
+
+@pytest.mark.parametrize(
+    ("azimuth", "rows", "mix"),
+    [
+        (0.0, (prompts.FRONT, prompts.RIGHT), (1.0, 0.0)),
+        (45.0, (prompts.FRONT, prompts.LEFT), (0.5, 0.5)),
+        (-90.0, (prompts.FRONT, prompts.RIGHT), (0.0, 1.0)),
+        (270.0, (prompts.FRONT, prompts.RIGHT), (0.0, 1.0)),
+        (135.0, (prompts.LEFT, prompts.BACK), (0.5, 0.5)),
+        (180.0, (prompts.RIGHT, prompts.BACK), (0.0, 1.0)),
+    ],
+)
+def test_the_positive_prompt_is_interpolated_by_azimuth(azimuth, rows, mix):
+    view = perp_neg_view(azimuth, 0.0)
+    np.testing.assert_array_equal(view.rows, rows)
+    np.testing.assert_allclose(view.mix, mix, atol=1e-6)
+    assert view.negatives[0] == prompts.FRONT
+    assert view.negatives[1] in (prompts.LEFT, prompts.RIGHT)
+
+
+def test_weights_follow_the_published_curves():
+    front = perp_neg_view(0.0, 0.0).weights
+    np.testing.assert_allclose(front, [0.0, -(4.0 - 2.426)], atol=1e-3)
+    side = perp_neg_view(90.0, 0.0).weights
+    np.testing.assert_allclose(side, [-(4.0 - 2.426), 0.0], atol=1e-3)
+    back = perp_neg_view(180.0, 0.0).weights
+    np.testing.assert_allclose(back, [-1.967, -(1.0 - 0.606)], atol=1e-3)
+    azimuths = jnp.linspace(-180.0, 180.0, 73)
+    weights = jax.vmap(lambda a: perp_neg_view(a, 0.0).weights)(azimuths)
+    assert (weights <= 0).all()
+    np.testing.assert_allclose(weights, weights[::-1], atol=1e-5)  # left as right
+
+
+def test_from_above_there_is_one_prompt_and_no_negative():
+    view = perp_neg_view(30.0, 75.0)
+    np.testing.assert_array_equal(view.rows, [prompts.OVERHEAD] * 2)
+    np.testing.assert_array_equal(view.weights, 0.0)
+    np.testing.assert_allclose(view.mix.sum(), 1.0)
+
+
+def test_the_perpendicular_part_is_perpendicular():
+    a, b = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    part = perpendicular(a, b)
+    assert abs(float(jnp.sum(part * b))) < 1e-4
+    np.testing.assert_allclose(perpendicular(2.0 * b, b), 0.0, atol=1e-5)
+    np.testing.assert_array_equal(perpendicular(a, 0 * b), a)
+
+
+def test_a_negative_that_is_parallel_changes_nothing():
+    cond, uncond = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    negatives = uncond + 3.0 * (cond - uncond)[None]
+    out = perp_neg(cond, uncond, negatives, jnp.array([-1.5]))
+    np.testing.assert_allclose(out, cond, atol=1e-5)
+
+
+def test_any_batch_is_the_loop():
+    """threestudio issue 456: an inner product that runs over the batch."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    cond, uncond = (jax.random.normal(k, (3, 4, 4, 3)) for k in keys[:2])
+    negatives = jax.random.normal(keys[2], (3, 2, 4, 4, 3))
+    weights = -jax.random.uniform(keys[3], (3, 2))
+    together = jax.vmap(perp_neg)(cond, uncond, negatives, weights)
+    for i in range(3):
+        e = cond[i] - uncond[i]
+        wanted = uncond[i] + e
+        for j in range(2):
+            other = negatives[i, j] - uncond[i]
+            share = (other * e).sum() / (e * e).sum()
+            wanted += weights[i, j] * (other - share * e)
+        np.testing.assert_allclose(together[i], wanted, rtol=1e-4, atol=1e-5)

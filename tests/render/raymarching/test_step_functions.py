@@ -1,0 +1,88 @@
+"""Step functions on rays: closed forms, and a loop over bins in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdsjax.render.raymarching import step_functions as steps
+
+invert = jax.jit(steps.invert, static_argnames="floor")
+
+
+def looped(edges, weights, us, floor):
+    """The inverse of the cumulated weights, one ray, one u at a time."""
+    total = weights.sum()
+    share = (weights / total if total > 0 else 0 * weights) + floor
+    share = share / share.sum()
+    found = []
+    for u in us:
+        below = 0.0
+        for low, high, part in zip(edges[:-1], edges[1:], share):
+            if u < below + part or high == edges[-1]:
+                found.append(low + (high - low) * (u - below) / part)
+                break
+            below += part
+    return np.array(found)
+
+
+def test_samples_equal_a_loop():
+    rng = np.random.default_rng(0)
+    edges = np.sort(rng.random((5, 9)), axis=-1)
+    weights = rng.random((5, 8)) ** 4
+    weights[3] = 0
+    u = np.sort(rng.random((5, 12)), axis=-1)
+    got = invert(np.float32(edges), np.float32(weights), np.float32(u), floor=1e-3)
+    want = [looped(e, w, v, 1e-3) for e, w, v in zip(edges, weights, u)]
+    np.testing.assert_allclose(got, np.stack(want), atol=3e-6)
+    assert np.all(np.diff(got, axis=-1) >= 0)
+
+
+def test_samples_of_closed_forms():
+    """Even weights: a straight line; one bin: all in it; none: even."""
+    edges = jnp.linspace(2.0, 4.0, 5)[None]
+    u = steps.quantiles(8)[None]
+    even = 2 + 2 * u
+    np.testing.assert_allclose(invert(edges, jnp.ones((1, 4)), u), even, rtol=1e-5)
+    np.testing.assert_allclose(invert(edges, jnp.zeros((1, 4)), u), even, rtol=1e-5)
+    one = invert(edges, jnp.array([[0.0, 0.0, 1e-20, 0.0]]), u)
+    np.testing.assert_allclose(one, 3 + 0.5 * u, atol=1e-3)
+    got = invert(edges, jnp.array([[3.0, 1.0, 0.0, 0.0]]), jnp.array([[0.375, 0.875]]))
+    np.testing.assert_allclose(got, [[2.25, 2.75]], atol=1e-3)
+
+
+def test_stratified_quantiles_fill_each_stratum():
+    offset = jax.random.uniform(jax.random.key(0), (50, 1))
+    u = steps.quantiles(7, offset)
+    assert u.shape == (50, 7)
+    np.testing.assert_array_equal(
+        np.floor(7 * np.asarray(u)), np.tile(range(7), (50, 1))
+    )
+    np.testing.assert_allclose(steps.quantiles(4), [0.125, 0.375, 0.625, 0.875])
+
+
+def test_kernel_is_centred_and_its_ends_repeat():
+    weights = jnp.array([[6.0, 0.0, 3.0, 9.0]])
+    np.testing.assert_allclose(steps.smooth(weights), [[4, 3, 4, 7]], rtol=1e-6)
+    np.testing.assert_allclose(steps.smooth(weights, (1.0,)), weights)
+    bump = steps.smooth(jnp.eye(7)[3])
+    np.testing.assert_allclose(bump, np.array([0, 0, 1, 1, 1, 0, 0]) / 3, rtol=1e-6)
+    np.testing.assert_allclose(steps.smooth(jnp.ones(5), (1, 2, 3, 2, 1)), 1)
+    with pytest.raises(ValueError, match=r"2 entries.*odd"):
+        steps.smooth(weights, (1.0, 1.0))
+
+
+def test_merging_is_sorting_with_ties_too():
+    rng = np.random.default_rng(0)
+    first, second = (np.sort(rng.integers(0, 20, (30, n)), axis=-1) for n in (9, 7))
+    merged = jax.jit(steps.merge)(jnp.asarray(first), jnp.asarray(second))
+    want = np.sort(np.concatenate([first, second], axis=-1), axis=-1)
+    np.testing.assert_array_equal(merged, want)
+
+
+def test_points_are_merged_in_order_and_their_bins_cover_the_ray():
+    merged = steps.merge(jnp.array([[1.0, 3.0]]), jnp.array([[0.5, 2.0, 3.5]]))
+    np.testing.assert_array_equal(merged, [[0.5, 1.0, 2.0, 3.0, 3.5]])
+    edges = steps.edges_around(merged, jnp.array([0.0]), jnp.array([4.0]))
+    np.testing.assert_array_equal(edges, [[0, 0.75, 1.5, 2.5, 3.25, 4.0]])
+    np.testing.assert_array_equal(steps.midpoints(jnp.array([0.0, 1, 4])), [0.5, 2.5])

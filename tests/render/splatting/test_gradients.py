@@ -1,0 +1,157 @@
+"""The rasteriser's own gradient against autodiff and finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from precision import enable_x64
+from splat_scenes import (
+    BACKGROUND,
+    LEARNT,
+    cloud,
+    gradient,
+    learnt_fields,
+    projection,
+    relative_error,
+    small_camera,
+)
+
+from sdsjax.cameras import OrbitRange, random_orbits
+from sdsjax.render.splatting.rasterize import rasterize, rasterize_reference
+
+
+@pytest.fixture(scope="module")
+def scene():
+    gaussians, camera = cloud(60, k=4), small_camera()
+    return gaussians, camera, gradient(rasterize_reference, gaussians, camera)
+
+
+@pytest.mark.parametrize("capacity", [4096, 24])
+def test_gradient_equals_autodiff_of_the_reference(scene, capacity):
+    gaussians, camera, want = scene
+    got = gradient(rasterize, gaussians, camera, capacity=capacity)
+    for name in (*LEARNT, "background"):
+        assert float(jnp.linalg.norm(want[name])) > 1e-3
+        assert relative_error(got[name], want[name]) < 1e-5, name
+
+
+def test_gradient_where_the_clamp_and_the_stop_act():
+    gaussians, camera = cloud(60, opacity=6.0, scale=0.2), small_camera()
+    settings = {"max_alpha": 0.7, "antialias": True}
+    want = gradient(rasterize_reference, gaussians, camera, **settings)
+    got = gradient(rasterize, gaussians, camera, **settings)
+    for name in (*LEARNT, "background"):
+        assert relative_error(got[name], want[name]) < 1e-5, name
+
+
+def test_no_gradient_through_a_clamped_alpha():
+    """A splat whose every visible pixel is clamped has no say in its own opacity."""
+    one = cloud(60, opacity=6.0, scale=0.2)._replace(
+        means=jnp.zeros((60, 3)),
+        log_scales=jnp.full((60, 3), 3.0),
+        opacity_logits=jnp.full(60, 5.0),
+        alive=jnp.arange(60) == 7,
+    )
+    got = gradient(rasterize, one, small_camera(), max_alpha=0.7, antialias=True)
+    for name in ("log_scales", "opacity_logits"):
+        assert not jnp.any(got[name]), name
+    assert jnp.any(got["sh"][7])
+    assert not jnp.any(got["sh"][:7])
+
+
+def test_float64_gradient_equals_reference_and_finite_differences():
+    with enable_x64(True):
+        gaussians = cloud(25, k=4, dtype=jnp.float64)
+        camera = small_camera(width=16, height=16)
+        got = gradient(rasterize, gaussians, camera, capacity=40)
+        want = gradient(rasterize_reference, gaussians, camera)
+        for name in (*LEARNT, "background"):
+            assert relative_error(got[name], want[name]) < 1e-11, name
+        background = jnp.array(BACKGROUND)
+        value = jax.jit(projection(rasterize_reference))
+        learnt = learnt_fields(gaussians)
+        for i, name in enumerate(LEARNT):
+            step = jax.random.normal(jax.random.key(i), learnt[name].shape)
+            moved = [{**learnt, name: learnt[name] + h * step} for h in (1e-6, -1e-6)]
+            ahead, behind = (
+                value(m, background, gaussians.alive, camera) for m in moved
+            )
+            slope = float(jnp.vdot(want[name], step))
+            np.testing.assert_allclose((ahead - behind) / 2e-6, slope, rtol=2e-6)
+
+
+def test_forward_mode_is_the_transpose_of_reverse_mode():
+    gaussians, camera = cloud(40), small_camera()
+
+    def picture(means, differentiation):
+        return rasterize(
+            gaussians._replace(means=means),
+            camera,
+            background=jnp.array(BACKGROUND),
+            differentiation=differentiation,
+        ).rgb
+
+    direction = jax.random.normal(jax.random.key(0), gaussians.means.shape)
+    image, tangent = jax.jit(
+        lambda m, d: jax.jvp(lambda m: picture(m, "forward"), (m,), (d,))
+    )(gaussians.means, direction)
+    cotangent = jax.random.normal(jax.random.key(1), image.shape)
+
+    @jax.jit
+    def pull(means):
+        same, transpose = jax.vjp(lambda m: picture(m, "reverse"), means)
+        return same, transpose(cotangent)[0]
+
+    same, slope = pull(gaussians.means)
+    np.testing.assert_allclose(image, same, atol=1e-6)
+    np.testing.assert_allclose(
+        jnp.vdot(tangent, cotangent), jnp.vdot(slope, direction), rtol=1e-4
+    )
+
+
+def test_gradient_of_vmap_is_the_sum_of_gradients():
+    gaussians = cloud(40)
+    cameras = random_orbits(jax.random.key(5), 3, OrbitRange(), width=24, height=24)
+
+    def energy(means, camera):
+        drawn = rasterize(
+            gaussians._replace(means=means), camera, background=jnp.array(BACKGROUND)
+        )
+        return jnp.sum(drawn.rgb**2) + jnp.sum(drawn.depth * drawn.opacity)
+
+    @jax.jit
+    def together(means):
+        return jnp.sum(jax.vmap(energy, (None, 0))(means, cameras))
+
+    got = jax.grad(together)(gaussians.means)
+    each = jax.jit(jax.vmap(jax.grad(energy), (None, 0)))(gaussians.means, cameras)
+    alone = jax.jit(jax.grad(energy))
+    for i in range(3):
+        one = alone(gaussians.means, jax.tree.map(lambda a, i=i: a[i], cameras))
+        assert relative_error(each[i], one) < 1e-5
+    assert relative_error(got, each.sum(axis=0)) < 1e-5
+
+
+def test_screen_offset_has_the_gradient_of_the_reference():
+    gaussians, camera, zero = cloud(60, k=4), small_camera(), jnp.zeros((60, 2))
+
+    def total(offset, function):
+        drawn = function(
+            gaussians, camera, background=jnp.ones(3), screen_offset=offset
+        )
+        return jnp.sum(drawn.rgb * jnp.linspace(0, 1, 40)[:, None])
+
+    slope = jax.jit(jax.grad(total), static_argnums=1)
+    got, want = (slope(zero, f) for f in (rasterize, rasterize_reference))
+    assert float(jnp.linalg.norm(want)) > 0.1
+    assert relative_error(got, want) < 1e-5
+
+
+@pytest.mark.slow
+def test_gradient_at_scale():
+    """A thousand splats and hundreds of tiles, several lists a group."""
+    gaussians, camera = cloud(1000, k=4, scale=0.04), small_camera(width=96, height=72)
+    want = gradient(rasterize_reference, gaussians, camera)
+    got = gradient(rasterize, gaussians, camera)
+    for name in (*LEARNT, "background"):
+        assert relative_error(got[name], want[name]) < 1e-5, name

@@ -1,0 +1,116 @@
+"""Projection against matrices written out, and its limits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from splat_scenes import cloud, small_camera
+
+from sdsjax.cameras import camera_position
+from sdsjax.render.splatting import project as projection
+from sdsjax.render.splatting.project import LOW_PASS
+
+project = jax.jit(projection.project, static_argnames="antialias")
+normals = jax.jit(projection.normals)
+rotation_columns = jax.jit(projection.rotation_columns)
+
+
+def covariances(gaussians):
+    rotation = np.array(rotation_columns(gaussians.quats)).transpose(2, 0, 1)
+    scales = np.exp(gaussians.log_scales)
+    half = rotation * scales[:, None, :]
+    return half @ half.transpose(0, 2, 1)
+
+
+def test_conic_is_the_inverse_of_the_projected_covariance():
+    gaussians, camera = cloud(50), small_camera()
+    splats = project(gaussians, camera)
+    conic = np.asarray(splats.conic)
+    pose = np.asarray(camera.world_to_camera, np.float64)
+    point = np.asarray(gaussians.means) @ pose[:3, :3].T + pose[:3, 3]
+    focal = np.asarray(camera.focal, np.float64)
+    (fx, fy), covariance = focal, covariances(gaussians)
+    for i, (x, y, z) in enumerate(point):
+        jacobian = np.array([[fx / z, 0, -fx * x / z**2], [0, fy / z, -fy * y / z**2]])
+        half = jacobian @ pose[:3, :3]
+        inverse = np.linalg.inv(half @ covariance[i] @ half.T + LOW_PASS * np.eye(2))
+        want = [inverse[0, 0], inverse[0, 1], inverse[1, 1]]
+        np.testing.assert_allclose(conic[i], want, rtol=2e-4)
+    mean = focal * point[:, :2] / point[:, 2:] + np.asarray(camera.principal)
+    np.testing.assert_allclose(splats.mean, mean, atol=1e-4)
+    np.testing.assert_allclose(splats.depth, point[:, 2], rtol=1e-6)
+
+
+def test_rotations_are_rotations_and_a_zero_quaternion_is_none():
+    quats = jax.random.normal(jax.random.key(0), (6, 4)).at[0].set(0.0)
+    matrices = np.array(rotation_columns(quats)).transpose(2, 0, 1)
+    np.testing.assert_allclose(matrices[0], np.eye(3))
+    eye = np.broadcast_to(np.eye(3), (6, 3, 3))
+    np.testing.assert_allclose(matrices @ matrices.transpose(0, 2, 1), eye, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.det(matrices), 1, atol=1e-5)
+
+
+def test_jacobian_is_clamped_beyond_the_frustum():
+    """Far off screen the covariance stops growing: arXiv 2308.04079's code, gsplat."""
+    camera = small_camera(0.0, 0.0)
+    one = cloud(1)._replace(
+        log_scales=jnp.full((1, 3), jnp.log(0.1)), opacity_logits=jnp.full(1, 4.0)
+    )
+    far = [one._replace(means=jnp.array([[x, 0.0, 0.0]])) for x in (3.0, 30.0)]
+    widths = [project(g, camera).conic[0, 0] for g in far]
+    np.testing.assert_allclose(*widths, rtol=1e-4)
+    near = project(one._replace(means=jnp.zeros((1, 3))), camera).conic[0, 0]
+    assert near > 1.05 * widths[0]
+
+
+def test_hidden_splats_have_no_extent():
+    gaussians, camera = cloud(4), small_camera(0.0, 0.0)
+    behind = gaussians.means.at[0].set(jnp.array([0.0, 0.0, 5.0]))
+    gaussians = gaussians._replace(
+        means=behind,
+        opacity_logits=jnp.array([2.0, -9.0, 2.0, 2.0]),
+        alive=jnp.array([True, True, False, True]),
+    )
+    extent = project(gaussians, camera).extent
+    assert jnp.all(extent[:3] == -1)
+    assert jnp.all(extent[3] > 0)
+
+
+def test_extent_bounds_every_visible_pixel():
+    gaussians, camera = cloud(30, opacity=2.0), small_camera()
+    splats = project(gaussians, camera)
+    angle = np.linspace(0, 2 * np.pi, 64)
+    ray = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    for (a, b, c), log_opacity, extent in zip(
+        *(np.asarray(v) for v in (splats.conic, splats.log_opacity, splats.extent))
+    ):
+        form = a * ray[:, 0] ** 2 + 2 * b * ray[:, 0] * ray[:, 1] + c * ray[:, 1] ** 2
+        reach = np.sqrt(2 * max(log_opacity + np.log(255), 0) / form)
+        rim = np.max(np.abs(ray * reach[:, None]), axis=0)
+        assert np.all(extent >= rim)
+        assert np.all(extent <= 1.01 * rim + 0.01)
+
+
+def test_antialias_keeps_the_area_of_small_splats():
+    """Opacity times the root of the determinant is what it was before the blur."""
+    gaussians, camera = cloud(20, scale=0.01), small_camera()
+    plain, soft = (project(gaussians, camera, antialias=a) for a in (False, True))
+    a, b, c = np.asarray(soft.conic, np.float64).T
+    inverse = np.linalg.inv(np.stack([a, b, b, c], axis=-1).reshape(-1, 2, 2))
+    sharp = np.linalg.det(inverse - LOW_PASS * np.eye(2))
+    seen = np.asarray((plain.extent[:, 0] > 0) & (soft.extent[:, 0] > 0))
+    ratio = np.exp(soft.log_opacity - plain.log_opacity)
+    want = np.sqrt(sharp / np.linalg.det(inverse))
+    np.testing.assert_allclose(ratio[seen], want[seen], rtol=2e-2)
+    assert np.sum(seen) > 3
+
+
+def test_normals_are_short_axes_that_face_the_camera():
+    gaussians, camera = cloud(30), small_camera()
+    normal = np.asarray(normals(gaussians, camera))
+    np.testing.assert_allclose(np.linalg.norm(normal, axis=1), 1, atol=1e-5)
+    towards = np.asarray(camera_position(camera)) - np.asarray(gaussians.means)
+    assert np.all(np.sum(normal * towards, axis=1) >= 0)
+    spread = np.einsum("ni,nij,nj->n", normal, covariances(gaussians), normal)
+    np.testing.assert_allclose(
+        spread, np.exp(2 * np.min(gaussians.log_scales, axis=1)), rtol=1e-3
+    )

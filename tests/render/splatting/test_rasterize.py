@@ -1,0 +1,200 @@
+"""The tiled rasteriser against the dense reference and against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from precision import enable_x64
+from splat_scenes import (
+    BACKGROUND,
+    LEARNT,
+    PICTURES,
+    cloud,
+    draw,
+    gradient,
+    small_camera,
+)
+
+from sdsjax.cameras import OrbitRange, random_orbits
+from sdsjax.render.spherical_harmonics import coefficient_of_colour
+from sdsjax.render.splatting.project import LOW_PASS, Gaussians
+from sdsjax.render.splatting.rasterize import rasterize, rasterize_reference
+
+
+def as_summed(drawn, name):
+    """A picture before the opacity divides it: where little is met, that division lifts
+    rounding without bound."""
+    picture = getattr(drawn, name)
+    if name == "depth":
+        return picture * drawn.opacity
+    return picture * drawn.opacity[..., None] if name == "normal" else picture
+
+
+def assert_same_pictures(got, want, tolerance):
+    for name in PICTURES:
+        pair = (as_summed(drawn, name) for drawn in (got, want))
+        np.testing.assert_allclose(*pair, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [({}, {}), ({"antialias": True}, {"k": 9}), ({"max_alpha": 0.8}, {"opacity": 4.0})],
+)
+def test_pictures_equal_the_reference(settings, size):
+    gaussians, camera = cloud(60, **{"k": 4, **size}), small_camera()
+    want = draw(gaussians, camera, rasterize_reference, **settings)
+    assert float(want.opacity.max()) > 0.9
+    assert_same_pictures(draw(gaussians, camera, **settings), want, 1e-5)
+
+
+def test_pictures_equal_the_reference_in_float64():
+    with enable_x64(True):
+        gaussians, camera = cloud(60, k=16, dtype=jnp.float64), small_camera()
+        want = draw(gaussians, camera, rasterize_reference)
+        got = draw(gaussians, camera, capacity=70)
+        assert got.rgb.dtype == jnp.float64
+        assert_same_pictures(got, want, 1e-13)
+
+
+def test_opaque_stack_stops_where_the_reference_stops():
+    """Deep behind opaque splats nothing is added: T stays above 1e-4."""
+    gaussians = cloud(60, opacity=9.0, scale=0.3)
+    camera = small_camera()
+    got, want = (draw(gaussians, camera, f) for f in (rasterize, rasterize_reference))
+    assert_same_pictures(got, want, 1e-5)
+    assert float(got.opacity.max()) < 1 - 1e-4 + 1e-6
+
+
+def test_a_buffer_far_too_small_changes_nothing():
+    gaussians, camera = cloud(60), small_camera()
+    whole, cut = (draw(gaussians, camera, capacity=c) for c in (4096, 16))
+    assert int(whole.aux["n_slabs"]) == 1
+    assert int(cut.aux["n_slabs"]) >= 8
+    assert int(cut.aux["n_isects"]) == int(whole.aux["n_isects"])
+    assert_same_pictures(cut, whole, 2e-6)
+
+
+@pytest.mark.parametrize("tile_size", [4, 16])
+def test_tile_size_changes_nothing(tile_size):
+    gaussians, camera = cloud(60), small_camera()
+    got, want = (draw(gaussians, camera, tile_size=size) for size in (tile_size, 8))
+    assert_same_pictures(got, want, 2e-6)
+
+
+def test_one_isotropic_gaussian_is_the_formula():
+    scale, opacity, rgb = 0.2, 0.7, jnp.array([0.9, 0.3, 0.1])
+    camera = small_camera(0.0, 0.0, distance=3.0)
+    one = Gaussians(
+        means=jnp.zeros((1, 3)),
+        log_scales=jnp.full((1, 3), jnp.log(scale)),
+        quats=jnp.array([[0.3, -0.2, 0.9, 0.4]]),
+        opacity_logits=jnp.full(1, jnp.log(opacity / (1 - opacity))),
+        sh=coefficient_of_colour(rgb)[None, None],
+        alive=jnp.ones(1, bool),
+    )
+    got = draw(one, camera)
+    variance = (camera.focal[0] * scale / 3.0) ** 2 + LOW_PASS
+    x, y = np.meshgrid(np.arange(40) + 0.5 - 20, np.arange(24) + 0.5 - 12)
+    alpha = opacity * np.exp(-0.5 * (x**2 + y**2) / variance)
+    alpha = np.where(alpha >= 1 / 255, alpha, 0)[..., None]
+    want = alpha * np.asarray(rgb) + (1 - alpha) * np.array(BACKGROUND)
+    np.testing.assert_allclose(got.rgb, want, atol=2e-6)
+    np.testing.assert_allclose(got.opacity, alpha[..., 0], atol=2e-6)
+    np.testing.assert_allclose(
+        got.depth, np.where(alpha[..., 0] > 0, 3.0, 0), atol=1e-5
+    )
+
+
+def test_two_views_of_a_pair_hide_one_another():
+    """Front (+z) red, back (-z) green: azimuth 0 sees red, 180 green, 90 both."""
+    pair = cloud(2)._replace(
+        means=jnp.array([[0.0, 0.0, 0.5], [0.0, 0.0, -0.5]]),
+        log_scales=jnp.full((2, 3), jnp.log(0.15)),
+        opacity_logits=jnp.full(2, 9.0),
+        sh=coefficient_of_colour(jnp.array([[1.0, 0, 0], [0, 1.0, 0]]))[:, None],
+    )
+    front, back, side = (
+        np.asarray(draw(pair, small_camera(azimuth, 0.0)).rgb[12])
+        for azimuth in (0.0, 180.0, 90.0)
+    )
+    assert front[20, 0] > 0.9 > 0.1 > front[20, 1]
+    assert back[20, 1] > 0.9 > 0.1 > back[20, 0]
+    # From +x the object's front points to the left of the picture.
+    assert side[14, 0] > 0.9 > 0.1 > side[14, 1]
+    assert side[25, 1] > 0.9 > 0.1 > side[25, 0]
+
+
+def test_vmap_is_a_loop_and_views_share_a_pass():
+    gaussians = cloud(60)
+    cameras = random_orbits(jax.random.key(5), 3, OrbitRange(), width=40, height=24)
+    backgrounds = jax.random.uniform(jax.random.key(1), (3, 3))
+    together = jax.jit(
+        jax.vmap(lambda c, b: rasterize(gaussians, c, background=b, capacity=64))
+    )(cameras, backgrounds)
+    for i in range(3):
+        camera = jax.tree.map(lambda a, i=i: a[i], cameras)
+        one = draw(gaussians, camera, background=backgrounds[i], capacity=64)
+        assert_same_pictures(jax.tree.map(lambda a, i=i: a[i], together), one, 2e-6)
+        assert int(together.aux["n_slabs"][i]) == int(one.aux["n_slabs"])
+
+
+def test_one_trace_serves_every_camera():
+    traces = []
+
+    @jax.jit
+    def step(gaussians, camera):
+        traces.append(None)
+        return rasterize(gaussians, camera, background=jnp.ones(3)).rgb
+
+    pictures = [step(cloud(20, seed=s), small_camera(30.0 * s)) for s in range(3)]
+    assert len(traces) == 1
+    assert float(jnp.abs(pictures[0] - pictures[1]).max()) > 0.1
+
+
+DEGENERATE = {
+    "points": {"log_scales": jnp.full((5, 3), -200.0)},
+    "giants": {"log_scales": jnp.full((5, 3), 200.0)},
+    "needles": {"log_scales": jnp.array([[-30.0, -30.0, 3.0]] * 5)},
+    "behind": {"means": jnp.array([[0.0, 0.0, 9.0]] * 5)},
+    "at the eye": {"means": jnp.array([[0.0, 0.0, 3.1]] * 5)},
+    "opaque": {"opacity_logits": jnp.full(5, 1e30)},
+    "transparent": {"opacity_logits": jnp.full(5, -1e30)},
+    "no rotation": {"quats": jnp.zeros((5, 4))},
+    "none alive": {"alive": jnp.zeros(5, bool)},
+    "all at one place": {"means": jnp.zeros((5, 3))},
+}
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_degenerate_input_stays_finite(case):
+    # Strong dtypes, so that all cases share one compilation.
+    changes = {
+        name: value.astype(bool if name == "alive" else jnp.float32)
+        for name, value in DEGENERATE[case].items()
+    }
+    gaussians = cloud(5)._replace(**changes)
+    camera = small_camera(0.0, 0.0, width=16, height=16)
+    drawn, slopes = draw(gaussians, camera), gradient(rasterize, gaussians, camera)
+    for name in PICTURES:
+        assert jnp.all(jnp.isfinite(getattr(drawn, name))), name
+    for name in LEARNT:
+        assert jnp.all(jnp.isfinite(slopes[name])), name
+    if case in ("behind", "transparent", "none alive"):
+        np.testing.assert_allclose(drawn.rgb - jnp.array(BACKGROUND), 0, atol=1e-7)
+        assert float(drawn.opacity.max()) == 0
+        assert all(not jnp.any(slopes[name]) for name in LEARNT)
+
+
+def test_dead_rows_are_as_if_absent():
+    gaussians, camera = cloud(30), small_camera()
+    alive = jnp.arange(30) % 3 != 0
+    dead = draw(gaussians._replace(alive=alive), camera)
+    absent = draw(jax.tree.map(lambda a: a[alive], gaussians), camera)
+    assert_same_pictures(dead, absent, 1e-6)
+
+
+def test_unknown_differentiation_is_named():
+    with pytest.raises(ValueError, match=r"'reverse' .* 'forward'"):
+        rasterize(
+            cloud(2), small_camera(), background=jnp.ones(3), differentiation="both"
+        )

@@ -1,0 +1,64 @@
+"""Gaussians of a few rows, and a control rule's edit of them, for hand calculation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdsjax.representations.gaussians import GaussianParams
+from sdsjax.representations.gaussians.density_control import make
+from sdsjax.representations.gaussians.density_control.statistics import (
+    empty_tally,
+    no_counts,
+)
+from sdsjax.types import Rendering
+
+KEY = jax.random.key(0)
+NOW = jnp.int32(0)  # with every = 1 each step is due
+OFTEN = {"every": 1, "start": 0, "stop": None}
+
+
+def logit(opacity):
+    opacity = jnp.asarray(opacity, jnp.float32)
+    return jnp.log(opacity / (1 - opacity))
+
+
+def params_of(opacities, scales=0.05):
+    """Isotropic Gaussians at random places."""
+    n = len(opacities)
+    keys = jax.random.split(KEY, 3)
+    scales = jnp.broadcast_to(jnp.asarray(scales, jnp.float32), (n,))
+    return GaussianParams(
+        means=jax.random.normal(keys[0], (n, 3)),
+        log_scales=jnp.log(scales)[:, None] * jnp.ones((1, 3)),
+        quats=jax.random.normal(keys[1], (n, 4)),
+        opacity_logits=logit(opacities),
+        sh=jax.random.normal(keys[2], (n, 1, 3)),
+    )
+
+
+def seen(gradients, views=2, hidden=()):
+    """aux of a step whose views each gave these screen gradients [n]."""
+    gradients = jnp.asarray(gradients, jnp.float32)
+    radii = np.ones((views, len(gradients), 2), np.float32)
+    for view, row in hidden:
+        radii[view, row] = -1
+    empty = jnp.zeros((views, 1, 1))
+    drawn = Rendering(empty, empty, empty, empty, {"radii": jnp.asarray(radii)})
+    return {"probe": gradients, "renderings": drawn}
+
+
+def adapted(params, alive, gradients, rule="3dgs", step=NOW, hidden=(), **settings):
+    """One edit of a rule that densifies by screen gradients [n], seen by two views."""
+    settings = {**OFTEN, "reset_every": 0, "clone_scale": 0.1, **settings}
+    control = make(rule, settings)
+    alive = jnp.asarray(alive, bool)
+    return jax.jit(control.edit)(
+        KEY, step, params, alive, empty_tally(len(alive)), seen(gradients, 2, hidden)
+    )
+
+
+def relocated(params, alive, step=NOW, **settings):
+    """One edit of "mcmc", by default without noise or growth."""
+    control = make("mcmc", {**OFTEN, "noise": 0.0, "growth": 0.0, **settings})
+    alive = jnp.asarray(alive, bool)
+    return jax.jit(control.edit)(KEY, step, params, alive, no_counts(), {})

@@ -1,0 +1,129 @@
+"""Density control inside the training step: what it gathers, one trace, resuming."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from few_rows import KEY, OFTEN
+
+from sdsjax.cameras import OrbitRange, random_orbits
+from sdsjax.diffusion import NoiseSchedule
+from sdsjax.representations.gaussians import GaussianParams, gaussians
+from sdsjax.representations.gaussians.density_control.statistics import watch
+from sdsjax.training.optimizers import grouped_adam
+from sdsjax.training.train_step import init_state, make_train_step
+from sdsjax.types import Estimate, Estimator, NoisePrediction, Prior, PriorSource
+
+SCHEDULE = NoiseSchedule.scaled_linear()
+
+
+def test_the_probe_gathers_screen_gradients_of_all_views():
+    """Against one gradient a view, taken with respect to that view's own offset."""
+    from sdsjax.render.splatting.rasterize import rasterize
+    from sdsjax.representations.gaussians import as_gaussians
+
+    representation = gaussians(count=30, control="3dgs", background="white")
+    params, state = representation.init(jax.random.key(1))
+    cameras = random_orbits(jax.random.key(2), 3, OrbitRange(), width=24, height=16)
+    pull = jax.random.normal(jax.random.key(3), (3, 16, 24, 3))
+
+    def total(probe):
+        views = jax.vmap(lambda c: representation.render(params, state, c, KEY, probe))
+        return jnp.sum(views(cameras).rgb * pull)
+
+    got = jax.jit(jax.grad(total))(representation.probe(params))
+
+    def one(offset, camera, pull):
+        drawn = rasterize(
+            as_gaussians(params, state), camera, background=jnp.ones(3),
+            screen_offset=offset,
+        )  # fmt: skip
+        return jnp.sum(drawn.rgb * pull)
+
+    slopes = jax.jit(jax.vmap(jax.grad(one), (None, 0, 0)))(
+        jnp.zeros((30, 2)), cameras, pull
+    )
+    want = jnp.sum(jnp.linalg.norm(slopes * jnp.array([12.0, 8.0]), axis=-1), axis=0)
+    assert float(want.max()) > 0.1
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    assert not jnp.any(watch(jnp.ones(4), jnp.eye(4), (3.0, 2.0)))
+
+
+def assembled(rule, count=60, n=2, **settings):
+    """The training step, its state and the arguments it takes, towards red pictures."""
+    settings = {f"control_{k}": v for k, v in {**OFTEN, **settings}.items()}
+    representation = gaussians(count=count, init_count=40, control=rule, **settings)
+
+    def noise(z_t, t, view=None, branches=("cond", "uncond")):
+        return NoisePrediction(**dict.fromkeys(branches, z_t))
+
+    source = PriorSource(
+        jnp.zeros(()), lambda params: Prior(SCHEDULE, noise, encode=lambda x: x)
+    )
+
+    def estimate(prior, key, state, z, t, view):
+        return Estimate(z - jnp.array([1.0, -1.0, -1.0]), {})
+
+    estimator = Estimator(lambda *_: (), estimate)
+    fields = GaussianParams._fields
+    optimizer = grouped_adam(dict.fromkeys(fields, 0.02), fields=fields)
+    cameras = partial(random_orbits, count=n, orbit=OrbitRange(), width=16, height=16)
+    sampler = lambda key, step, total, shape: jnp.full(shape, 500)  # noqa: E731
+    parts = (source, representation, estimator, optimizer)
+    step = make_train_step(*parts, sampler, cameras, total=10)
+    state = init_state(*parts, cameras, source.params, jax.random.key(0))
+    return step, state, source.params
+
+
+RULES = {
+    "3dgs": {"every": 2, "threshold": 0.0, "reset_every": 3},
+    "stabledreamer": {"every": 2, "threshold": 0.0, "reset_every": 3},
+    "mcmc": {"every": 2, "noise": 0.1},
+}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [pytest.param(r, marks=() if r == "3dgs" else pytest.mark.slow) for r in RULES],
+)
+def test_training_goes_on_with_one_trace_and_resumes_bit_for_bit(rule):
+    step, state, prior_params = assembled(rule, **RULES[rule])
+    kept, rows = None, []
+    for i in range(6):
+        if i == 3:
+            kept = jax.tree.map(jnp.copy, state)
+        state, metrics = step(state, prior_params, KEY)
+        rows.append({k: float(v) for k, v in metrics.items()})
+        assert metrics["finite"]
+    assert step._cache_size() == 1
+    assert rows[0]["control/alive"] == 40
+    assert rows[1]["control/alive"] > 40
+    assert rows[-1]["control/cloned"] + rows[-1]["control/split"] >= 4
+    if rule == "3dgs":
+        assert rows[1]["control/alive"] == 60
+        assert rows[1]["control/shortfall"] == 20
+        assert rows[0]["control/gradient"] > 0
+    for _ in range(3, 6):
+        kept, _ = step(kept, prior_params, KEY)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(kept)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_dead_rows_get_no_gradient_and_do_not_move():
+    step, state, prior_params = assembled("3dgs", start=99)
+    before = jax.device_get(state.params)
+    after = step(state, prior_params, KEY)[0].params
+    for name in before._fields:
+        old, new = getattr(before, name), np.asarray(getattr(after, name))
+        np.testing.assert_array_equal(new[40:], old[40:], err_msg=name)
+        assert np.any(new[:40] != old[:40]), name
+
+
+def test_no_control_leaves_state_and_metrics_as_they_were():
+    representation = gaussians(count=8)
+    assert representation.control is None
+    assert representation.probe is None
+    _, state = representation.init(KEY)
+    assert len(jax.tree.leaves(state)) == 1

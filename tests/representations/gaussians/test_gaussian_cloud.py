@@ -1,0 +1,141 @@
+"""The Gaussians as a representation: contract, initial clouds, regularisers."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdsjax import losses
+from sdsjax.cameras import OrbitRange, orbit_camera, random_orbits
+from sdsjax.render.splatting.project import Gaussians
+from sdsjax.representations import REPRESENTATIONS
+from sdsjax.representations.gaussians import REGULARIZERS, as_gaussians, gaussians
+
+EVERY_LOSS = dict.fromkeys(REGULARIZERS, 0.5)
+
+
+@pytest.fixture(scope="module")
+def begun():
+    representation = gaussians(count=30, sh_degree=1, losses=EVERY_LOSS)
+    return representation, *representation.init(jax.random.key(0))
+
+
+def test_params_are_groups_of_learnt_arrays(begun):
+    _, params, state = begun
+    shapes = {name: a.shape for name, a in params._asdict().items()}
+    assert shapes == {
+        "means": (30, 3),
+        "log_scales": (30, 3),
+        "quats": (30, 4),
+        "opacity_logits": (30,),
+        "sh": (30, 4, 3),
+    }
+    assert all(a.dtype == jnp.float32 for a in params)
+    assert state.alive.dtype == bool
+    joined = as_gaussians(params, state)
+    assert isinstance(joined, Gaussians)
+    assert joined.alive is state.alive
+
+
+def test_one_jitted_step_over_a_batch_of_views(begun):
+    representation, params, state = begun
+    cameras = random_orbits(jax.random.key(1), 2, OrbitRange(), width=24, height=16)
+    keys = jax.random.split(jax.random.key(2), 2)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params):
+        views = jax.vmap(lambda c, k: representation.render(params, state, c, k))
+        drawn = views(cameras, keys)
+        assert drawn.rgb.shape == (2, 16, 24, 3)
+        assert drawn.opacity.shape == drawn.depth.shape == (2, 16, 24)
+        assert drawn.normal.shape == (2, 16, 24, 3)
+        assert drawn.rgb.dtype == params.means.dtype
+        total, terms = representation.regularize(params, state, drawn, 3)
+        assert set(terms) == set(REGULARIZERS)
+        assert total.shape == ()
+        return total + jnp.sum(drawn.rgb**2)
+
+    value, gradient = loss(params)
+    assert jnp.isfinite(value)
+    for name, slope in gradient._asdict().items():
+        assert jnp.all(jnp.isfinite(slope)), name
+        assert jnp.any(slope != 0), name
+
+
+def test_background_is_drawn_from_the_key_and_white_without(begun):
+    representation, params, state = begun
+    away = orbit_camera(0.0, 0.0, width=8, height=8, fov=10.0)
+    nothing = params._replace(opacity_logits=params.opacity_logits - 50)
+    render = jax.jit(lambda key: representation.render(nothing, state, away, key).rgb)
+    first, again, other = (render(jax.random.key(k)) for k in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert jnp.ptp(first, axis=(0, 1)).max() == 0
+    assert jnp.abs(first - other).max() > 0.05
+    plain = jax.jit(lambda: representation.render(nothing, state, away, None).rgb)()
+    np.testing.assert_array_equal(plain, jnp.ones_like(plain))
+
+
+@pytest.mark.parametrize("init", ["ball", "shell"])
+def test_clouds_fill_what_they_say(init):
+    params, _ = gaussians(count=4000, init=init, init_radius=0.5).init(
+        jax.random.key(3)
+    )
+    radius = np.linalg.norm(params.means, axis=1)
+    mean = 0.375 if init == "ball" else 0.5
+    np.testing.assert_allclose(radius.mean(), mean, atol=5e-3)
+    assert radius.max() <= 0.5 + 1e-6
+    np.testing.assert_allclose(params.means.mean(axis=0), 0, atol=0.02)
+
+
+def test_points_scales_and_opacity_are_taken_as_given():
+    points = jax.random.normal(jax.random.key(0), (7, 3))
+    settings = {"count": 7, "init": points, "init_scale": 0.03, "init_opacity": 0.25}
+    params, _ = gaussians(**settings).init(jax.random.key(1))
+    np.testing.assert_array_equal(params.means, points)
+    np.testing.assert_allclose(jnp.exp(params.log_scales), 0.03, rtol=1e-5)
+    np.testing.assert_allclose(jax.nn.sigmoid(params.opacity_logits), 0.25, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"init": "cube"}, "'cube'.*ball, shell"),
+        ({"init": np.zeros((2, 3))}, r"\(2, 3\).*\(5, 3\)"),
+        ({"losses": {"opacty": 1.0}}, "opacty.*opacity"),
+        ({"background": "blue"}, "'blue'.*'random'"),
+        ({"background": (1.0, 0.0)}, "three numbers"),
+        ({"init_opacity": 1.0}, "between 0 and 1"),
+        ({"sh_degree": 4}, "degree 0, 1, 2 or 3"),
+        ({"count": 0}, "at least one"),
+    ],
+)
+def test_bad_input_is_one_clear_line(settings, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        gaussians(**{"count": 5, **settings})
+    assert "\n" not in str(caught.value)
+
+
+def test_factories_take_keywords_only():
+    for factory in REPRESENTATIONS.values():
+        kinds = {p.kind for p in inspect.signature(factory).parameters.values()}
+        assert kinds == {inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_losses_by_hand():
+    scales = jnp.array([[0.1, 0.2, 0.3], [1.0, 0.1, 0.01], [9.0, 9.0, 9.0]])
+    mask = jnp.array([True, True, False])
+    np.testing.assert_allclose(losses.mean_scale(scales, mask), (0.2 + 0.37) / 2)
+    np.testing.assert_allclose(losses.anisotropy(scales, mask), 90 / 2, rtol=1e-5)
+    means = jnp.array([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0], [7.0, 7.0, 7.0]])
+    np.testing.assert_allclose(losses.mean_distance(means, mask), 2.5, rtol=1e-5)
+    np.testing.assert_allclose(losses.outside_ball(means, mask, 1.0), 8.0, rtol=1e-5)
+    half = jnp.full((2, 4, 4), 0.5)
+    np.testing.assert_allclose(losses.binary_entropy(half), np.log(2), rtol=1e-6)
+    assert losses.binary_entropy(jnp.round(half + 0.1)) < 0.01
+    ramp = jnp.broadcast_to(jnp.arange(4.0)[:, None, None], (4, 5, 3))
+    np.testing.assert_allclose(losses.total_variation(ramp), 1.0)
+    np.testing.assert_allclose(losses.sparsity(jnp.zeros((2, 2))), 0.1, rtol=1e-6)
+    assert losses.mean_opacity(jnp.ones(3), jnp.zeros(3, bool)) == 0

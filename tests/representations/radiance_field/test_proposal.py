@@ -1,0 +1,106 @@
+"""The proposal: its bound and loss by a loop, and whom the loss moves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from small_field import KEY, SMALL, blob, in_a_hurry
+
+from sdsjax.cameras import orbit_camera
+from sdsjax.render.raymarching import step_functions as steps
+from sdsjax.representations.radiance_field.representation import nerf
+
+
+def histograms(seed=0):
+    rng = np.random.default_rng(seed)
+    inner = np.sort(rng.random((4, 8)), axis=-1)
+    edges = np.sort(rng.random((4, 6)), axis=-1)
+    edges[:, 0], edges[:, -1] = 0, 1
+    return inner, rng.random((4, 7)), edges, 0.3 * rng.random((4, 5))
+
+
+def test_bound_and_loss_equal_their_definition():
+    inner, seen, edges, weights = histograms()
+    edges[2, 1] = inner[2, 3]  # bins that touch do not overlap
+    bound, loss = np.zeros((4, 7)), np.zeros(4)
+    for ray in range(4):
+        for i in range(7):
+            for j in range(5):
+                low = max(inner[ray, i], edges[ray, j])
+                if low < min(inner[ray, i + 1], edges[ray, j + 1]):
+                    bound[ray, i] += weights[ray, j]
+            excess = max(0.0, seen[ray, i] - bound[ray, i])
+            loss[ray] += excess**2 / (seen[ray, i] + 1e-7)
+    assert (loss > 0).all()
+    assert (bound > seen).any()
+    arguments = [np.float32(a) for a in (inner, seen, edges, weights)]
+    got = steps.outer_bound(arguments[0], *arguments[2:])
+    np.testing.assert_allclose(got, bound, rtol=1e-5)
+    np.testing.assert_allclose(steps.interlevel(*arguments), loss, rtol=1e-5)
+
+
+def test_what_bounds_itself_costs_nothing():
+    inner, seen, edges, weights = map(jnp.asarray, histograms())
+    np.testing.assert_array_equal(steps.interlevel(inner, seen, inner, seen), 0)
+    # a coarser histogram of the same weights is a bound too
+    coarser, pairs = inner[:, ::2][:, :4], seen[:, :6].reshape(4, 3, 2).sum(axis=-1)
+    covered = steps.interlevel(inner[:, :7], seen[:, :6], coarser, pairs)
+    np.testing.assert_allclose(covered, 0, atol=1e-12)
+    slope = jax.grad(lambda *a: steps.interlevel(*a).sum(), argnums=(0, 1, 2, 3))
+    slopes = slope(inner, seen, edges, weights)
+    assert [bool(a.any()) for a in slopes] == [False, False, False, True]
+    nothing = slope(inner, 0 * seen, edges, 0 * weights)
+    assert all(np.isfinite(a).all() for a in nothing)
+
+
+def test_each_loss_moves_its_own_parameters_and_the_proposal_learns():
+    representation = nerf(
+        **SMALL, proposal=1, losses={"interlevel": 1.0}, blob_scale=0.0, chunk=20
+    )
+    params, state = jax.jit(representation.init)(KEY)
+    # a field with walls, of which the proposal knows nothing
+    params = params._replace(tables=tuple(3e5 * t for t in params.tables))
+    camera = orbit_camera(30.0, 20.0, 3.0, width=6, height=6)
+
+    def losses(params):
+        drawn = representation.render(params, state, camera, KEY)
+        penalty, _ = representation.regularize(params, state, drawn, 0)
+        return jnp.stack([penalty, jnp.sum(drawn.rgb**2)])
+
+    def both(params):
+        values, pull = jax.vjp(losses, params)
+        return values, pull(jnp.array([1.0, 0.0]))[0], pull(jnp.array([0.0, 1.0]))[0]
+
+    step = in_a_hurry(jax.jit(both), params)
+    (first, _), of_penalty, of_picture = step(params)
+    assert first > 1e-3
+    for name, leaves in of_penalty._asdict().items():
+        moved = [bool(a.any()) for a in jax.tree.leaves(leaves)]
+        assert moved == [name == "proposal"] * len(moved), name
+    for name, leaves in of_picture._asdict().items():
+        moved = [bool(a.any()) for a in jax.tree.leaves(leaves)]
+        assert moved == [name != "proposal"] * len(moved), name
+    optimizer = optax.adam(0.02)
+    moments = optimizer.init(params.proposal)
+    for _ in range(20):
+        change, moments = optimizer.update(step(params)[1].proposal, moments)
+        proposal = optax.apply_updates(params.proposal, change)
+        params = params._replace(proposal=proposal)
+    assert step(params)[0][0] < 0.5 * first
+
+
+def test_points_of_a_proposal_see_no_more_haze_than_many_points_do():
+    """Their outermost bins do not reach to the ends of the way."""
+    camera = orbit_camera(30.0, 20.0, 3.0, width=6, height=6)
+    guided = {"proposal": 1, "losses": {"interlevel": 1.0}, "kernel": 1}
+    opacities = []
+    for settings in ({"coarse": 16, "fine": 64}, {"coarse": 16, "fine": 16, **guided}):
+        representation, params, state = blob(
+            blob_scale=4.0, blob_radius=0.6, **settings
+        )
+        draw = jax.jit(
+            lambda p, r=representation, s=state: r.render(p, s, camera, None)
+        )
+        opacities.append(in_a_hurry(draw, params)(params).opacity)
+    assert opacities[0].min() < 0.7
+    np.testing.assert_allclose(*opacities, atol=0.03)

@@ -1,0 +1,75 @@
+"""What the companions see: blur, fade and noise against their closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdsjax.diffusion import NoiseSchedule
+from sdsjax.toybox.training import degrade
+
+KEY = jax.random.key(0)
+
+
+def pictures(count=3, size=16):
+    return jax.random.uniform(KEY, (count, size, size, 3), minval=-1.0)
+
+
+def test_blur_keeps_means_and_spreads_a_point_by_its_deviation():
+    x = pictures()
+    np.testing.assert_allclose(degrade.blur(x, jnp.zeros(3)), x, atol=1e-6)
+    flat = jnp.ones((2, 8, 8, 3))
+    np.testing.assert_allclose(degrade.blur(flat, jnp.array([1.0, 9.0])), 1, atol=1e-6)
+    point = jnp.zeros((2, 41, 41, 1)).at[:, 20, 20].set(1.0)
+    spread = degrade.blur(point, jnp.array([1.5, 3.0]))[..., 0]
+    along = (jnp.arange(41) - 20.0) ** 2
+    for axis in (1, 2):
+        variance = (spread.sum(3 - axis) * along).sum(-1)
+        np.testing.assert_allclose(variance, [2.25, 9.0], rtol=1e-4)
+
+
+def test_an_early_render_without_strength_is_the_picture():
+    x, background = pictures(), jnp.zeros((3, 3))
+    same = degrade.early_render(KEY, x, background, 0.0)
+    np.testing.assert_allclose(same, x, atol=1e-6)
+    changed = degrade.early_render(KEY, x, background)
+    assert (jnp.abs(changed - x).mean((1, 2, 3)) > 1e-3).all()
+
+
+def test_a_faded_flat_picture_goes_to_its_background():
+    """No blur or fade moves what is the background's colour already: only blotches of
+    mean square level^2 at most are left."""
+    background = jnp.array([[0.2, 0.5, 0.9]] * 64)
+    x = jnp.broadcast_to(2 * background[:, None, None] - 1, (64, 16, 16, 3))
+    rough = degrade.early_render(KEY, x, background) - x
+    level = jnp.sqrt((rough**2).mean((1, 2, 3)))
+    assert level.max() <= degrade.BLOTCHES + 1e-5
+    assert level.max() > 0.5 * degrade.BLOTCHES
+
+
+def test_noise_has_the_schedules_mean_and_variance():
+    schedule = NoiseSchedule.scaled_linear()
+    x, t = jnp.full((4, 64, 64, 3), 0.5), jnp.array([0, 300, 600, 999])
+    seen = degrade.noised(KEY, x, t, schedule)
+    alpha, sigma = schedule.alphas[t], schedule.sigmas[t]
+    np.testing.assert_allclose(seen.mean((1, 2, 3)), 0.5 * alpha, atol=0.03)
+    np.testing.assert_allclose(seen.std((1, 2, 3)), sigma, rtol=0.03)
+
+
+def test_strata_hold_one_time_each():
+    t = degrade.strata(KEY, 10, 1000)
+    np.testing.assert_array_equal(t // 100, np.arange(10))
+
+
+def test_the_way_through_latents_scales_and_noises_them():
+    """With a VAE that only halves, D(z_t) is x_t of the latent: scaling cancels."""
+
+    def vae(variables, x, method):
+        assert set(variables["params"]) == {"w"}
+        return (0.5 * x, None) if method == "encode" else 2.0 * x
+
+    schedule = NoiseSchedule.scaled_linear()
+    params = {"vae": {"w": 0}, "scaling_factor": 4.0}
+    x, t = pictures(), jnp.array([0, 400, 900])
+    seen = degrade.through_latents(KEY, x, t, schedule, vae, params)
+    want = degrade.noised(KEY, 2.0 * x, t, schedule)  # z = 4 * x / 2
+    np.testing.assert_allclose(seen, 0.5 * want, rtol=1e-5, atol=1e-6)
