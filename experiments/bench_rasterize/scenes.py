@@ -34,8 +34,11 @@ class Scene(NamedTuple):
         return f"{self.count} Gaussians, {self.size}x{self.size}{views}"
 
 
+BINNED = Scene(5000, 256)  # the scene of binning and of batches
+
+
 def gaussians_of(scene: Scene) -> Gaussians:
-    """The object."""
+    """The Gaussians of a scene's object."""
     n = scene.count
     keys = jax.random.split(jax.random.key(n), 6)
     half = n // 2
