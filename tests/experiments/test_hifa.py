@@ -65,7 +65,7 @@ def test_the_table_compares_the_same_runs(tmp_path):
 def test_a_run_that_is_there_is_not_repeated(tmp_path, monkeypatch):
     plan = hifa.Plan(("a red mug",), (0,), 2)
     monkeypatch.setattr(hifa, "SMALL", plan)
-    monkeypatch.setattr(hifa, "VARIANTS", {"HiFA": hifa.Variant({})})
+    monkeypatch.setattr(hifa, "VARIANTS", {"HiFA": hifa.VARIANTS["HiFA"]})
     hifa.main(["--out", str(tmp_path), "--runs", str(tmp_path)])
     first = (tmp_path / "small.jsonl").read_text()
     assert 0 <= json.loads(first)["iou"] <= 1

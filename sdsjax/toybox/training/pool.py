@@ -94,6 +94,18 @@ def _bytes(values) -> np.ndarray:
     return np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)
 
 
+def _begin_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    return np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
+
+
+def _check_settings(folder: Path, found: dict, settings: dict) -> None:
+    if found != settings:
+        raise ValueError(
+            f"{folder} holds a pool made with {found}, this run asks for "
+            f"{settings}: choose another folder or the same settings"
+        )
+
+
 def build_pool(
     folder: Path,
     *,
@@ -116,25 +128,17 @@ def build_pool(
         settings["surfaces"] = True
     done = folder / "pool.json"
     if done.exists():
-        found = json.loads(done.read_text())
-        if found != settings:
-            raise ValueError(
-                f"{folder} holds a pool made with {found}, this run asks for "
-                f"{settings}: choose another folder or the same settings"
-            )
+        _check_settings(folder, json.loads(done.read_text()), settings)
         return _open(folder)
     plan = _plan(singles, pairs)
     scenes = [_scene(geometry) for geometry in geometries()]
     keys = jax.random.split(jax.random.key(seed), len(plan))
     azimuth, elevation, distance = jax.vmap(draw_orbit)(keys)
 
-    def begin(name: str, channels: int) -> np.ndarray:
-        shape = (len(plan), size, size, channels)
-        path = folder / f"{name}.npy"
-        return np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
-
-    layers = begin("layers", 6)
-    surface = begin("surface", 4) if surfaces else None
+    shape = (len(plan), size, size)
+    layers = _begin_array(folder / "layers.npy", (*shape, 6))
+    path = folder / "surface.npy"
+    surface = _begin_array(path, (*shape, 4)) if surfaces else None
 
     def render(start: int) -> None:
         rows = np.arange(start, start + CHUNK) % len(plan)
