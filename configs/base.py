@@ -152,8 +152,11 @@ def base_config() -> Config:
 
 
 def stable_diffusion_21(config: Config) -> Config:
-    """Stable Diffusion 2.1-base at SSD's settings (sec. 5): 15 000 steps, the first
-    5 000 at 64x64, 8 views, t in [20, 980], then 512x512, one view, [20, 500]."""
+    """Stable Diffusion 2.1-base at SSD's settings (sec. 5): 15 000 steps.
+
+    The first 5 000 at 64x64, 8 views, t in [20, 980], then 512x512, one view, [20,
+    500].
+    """
     config.prompt = "a DSLR photo of a hamburger"
     config.steps = 15_000
     config.batch_size = 1

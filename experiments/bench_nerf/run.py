@@ -31,8 +31,11 @@ WHOLE = 1 << 22  # rays: more than any picture has
 
 
 class Plan(NamedTuple):
-    """grids; points encoded at once; pictures (side, Gaussians against the field);
-    sides whose memory is asked; rounds; whether the torch peer is left out."""
+    """What is encoded, drawn and timed.
+
+    grids; points encoded at once; pictures (side, Gaussians against the field); sides
+    whose memory is asked; rounds; whether the torch peer is left out.
+    """
 
     grids: tuple[str, ...]
     points: int

@@ -28,8 +28,11 @@ JOBS = ("unet", "encoder")
 
 
 class Plan(NamedTuple):
-    """sizes of the networks; jobs; timed calls; the interpreter of the Flax peer, ""
-    for none; whether torch is left out."""
+    """What is timed, and against whom.
+
+    sizes of the networks; jobs; timed calls; the interpreter of the Flax peer, "" for
+    none; whether torch is left out.
+    """
 
     size: str
     jobs: tuple[str, ...] = JOBS

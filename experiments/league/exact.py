@@ -36,8 +36,11 @@ BLUR = 1.5  # pixels: the deviation of the blurred copies
 
 
 class Plan(NamedTuple):
-    """pixels a side, views a caption, evaluations of the prior a run, Adam's rates,
-    seeds, samples for variance and bias, estimators."""
+    """How long every run is, and how many there are.
+
+    pixels a side, views a caption, evaluations of the prior a run, Adam's rates, seeds,
+    samples for variance and bias, estimators.
+    """
 
     size: int
     views: int

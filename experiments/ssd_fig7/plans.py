@@ -8,8 +8,11 @@ from mixture import Case
 
 
 class Plan(NamedTuple):
-    """steps; learning rate, falling tenfold; seeds (a start each); thresholds M; cases
-    of the sweep."""
+    """How long the runs are, and what is swept.
+
+    steps; learning rate, falling tenfold; seeds (a start each); thresholds M; cases of
+    the sweep.
+    """
 
     steps: int
     rate: float

@@ -38,8 +38,10 @@ HERE = Path(__file__).resolve().parent
 
 
 def ends_of(plan: Plan, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The ends [seeds 2] of one of PATHS, means over the last tenth of the run, and the
-    whole path [steps + 1, 2] of the first seed."""
+    """The ends [seeds 2] of one of PATHS, and the first seed's path [steps + 1, 2].
+
+    Ends are means over the last tenth of the run.
+    """
     term, case, threshold, start, _ = PATHS[name]
     keys = jax.random.split(jax.random.key(7), plan.seeds)
     walk = partial(trajectory, term, case, plan, jnp.asarray(STARTS[start]))

@@ -36,8 +36,11 @@ PLAIN = {"guidance_scale": SCALE, "weighting": "sigma2"}
 
 
 class Plan(NamedTuple):
-    """pixels a side, views a caption, steps, Adam's rate, parts of the run at whose
-    ends is measured, samples there, VSD's learning rate."""
+    """How long the run is, and how much is measured along it.
+
+    pixels a side, views a caption, steps, Adam's rate, parts of the run at whose ends
+    is measured, samples there, VSD's learning rate.
+    """
 
     size: int
     views: int

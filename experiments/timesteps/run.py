@@ -73,8 +73,10 @@ def time_tables(steps: int, seeds: int) -> np.ndarray:
 
 
 def scores(plan: Plan, pictures, estimator: Estimator):
-    """PSNR [samplers rates captions seeds] to the nearest true picture, and the last z
-    of the first seed [samplers rates captions ...]."""
+    """The PSNR [samplers rates captions seeds] of every run to its nearest picture.
+
+    And the last z of the first seed [samplers rates captions ...].
+    """
     flat = jnp.asarray(pictures.reshape(-1, *pictures.shape[2:]))
     weights = jnp.full(len(flat), 1.0)
 

@@ -36,9 +36,12 @@ CHUNK = 64  # pictures a call: small enough to show progress, large enough to be
 
 
 class Pool(NamedTuple):
-    """layers [n, s, s, 6] uint8 (a memory map); geometry [n] index into `geometries()`;
+    """Rendered pictures before they are coloured.
+
+    layers [n, s, s, 6] uint8 (a memory map); geometry [n] index into `geometries()`;
     view [n] index into VIEW_WORDS; surface [n, s, s, 4] uint8: disparity and normal, 0
-    where nothing is covered, or None."""
+    where nothing is covered, or None.
+    """
 
     layers: np.ndarray
     geometry: np.ndarray
@@ -74,14 +77,19 @@ def _plan(singles: int, pairs: int) -> np.ndarray:
 
 
 def disparity_of(depth):
-    """Camera z, world units -> 0 at FAR .. 1 at NEAR; exact, so 1 / depth = (1 - d) /
-    FAR + d / NEAR gives the depth back."""
+    """The disparity of camera z in world units: 0 at FAR, 1 at NEAR.
+
+    Exact, so 1 / depth = (1 - d) / FAR + d / NEAR gives the depth back.
+    """
     return (1.0 / depth - 1.0 / FAR) / (1.0 / NEAR - 1.0 / FAR)
 
 
 def _surface(layers, cameras) -> np.ndarray:
-    """[b, s, s, 4] in [0, 1]: disparity, and (normal + 1) / 2 in camera axes (x right,
-    y down, z forward); all 0 where nothing is covered."""
+    """The surfaces of pictures, [b, s, s, 4] in [0, 1].
+
+    Disparity, and (normal + 1) / 2 in camera axes (x right, y down, z forward); all 0
+    where nothing is covered.
+    """
     depth, covered = np.asarray(layers.depth), np.asarray(layers.opacity) > 0
     disparity = np.where(covered, disparity_of(np.where(covered, depth, FAR)), 0.0)
     turn = np.asarray(cameras.world_to_camera)[:, :3, :3]
@@ -251,8 +259,10 @@ def captions(
     view_fraction: float,
     dropout: float,
 ) -> list[str]:
-    """A caption for every picture of the batch: random wording, view words for
-    `view_fraction` of them, and "" for `dropout` of them (for guidance)."""
+    """A caption for every picture of the batch, in random wording.
+
+    View words for `view_fraction` of them, and "" for `dropout` of them (for guidance).
+    """
     count = len(chosen.row)
     wording = rng.integers(0, 16, count)
     named, dropped = rng.random(count) < view_fraction, rng.random(count) < dropout
