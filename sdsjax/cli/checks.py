@@ -1,7 +1,8 @@
-"""Checks of a whole config, before anything is built: types are right by now
-(`overrides`), here come ranges, names, pairs and the prompt's words.
+"""Checks of a whole config, before anything is built.
 
-`resolve` is the front door: name and overrides in, a checked and frozen config out.
+Types are right by now (`overrides`); here come ranges, names, pairs and the prompt's
+words. `resolve` is the front door: name and overrides in, a checked and frozen config
+out.
 """
 
 from __future__ import annotations
@@ -343,11 +344,10 @@ def validate(config: Config) -> None:
 def resolve(
     source: Source | str | ConfigDict, overrides: Mapping[str, Any] | None = None
 ) -> Config:
-    """The checked config of a file (`"ssd:image"`, a path) or a config already read,
-    with overrides applied.
+    """The checked config of a file or of a config already read, with overrides applied.
 
-    overrides: {"estimator.threshold": 300} or nested; text is parsed by the key's type.
-    Raises ConfigError.
+    The file by name (`"ssd:image"`) or path. overrides: {"estimator.threshold": 300} or
+    nested; text is parsed by the key's type. Raises ConfigError.
     """
     config = source if isinstance(source, ConfigDict) else load(source)
     config = apply(

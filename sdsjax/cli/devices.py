@@ -44,7 +44,7 @@ def warnings(signs: dict[str, tuple[str, str]] = SIGNS) -> list[str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of the host or of a device."""
+    """Whether an error says that the host or a device ran out of memory."""
     text = str(error)
     named = "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
     return isinstance(error, MemoryError) or (named and isinstance(error, RuntimeError))
@@ -77,8 +77,10 @@ def memory_explained(config) -> Iterator[None]:
 
 
 def report(error: BaseException, *, show_traceback: bool = False) -> int:
-    """Say on stderr what went wrong, in one line unless it is a bug; returns the exit
-    status."""
+    """Says on stderr what went wrong and returns the exit status.
+
+    In one line unless it is a bug.
+    """
     if isinstance(error, BrokenPipeError):
         # `sdsjax --list | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -92,8 +94,11 @@ def report(error: BaseException, *, show_traceback: bool = False) -> int:
 
 
 def exit_status(error: BaseException) -> int | None:
-    """2 for a mistake of the user's or a file that cannot be used, what an error says
-    of itself (`exit_code`), 1 for memory or disk; None for what must be a bug."""
+    """The exit status of an error, None for what must be a bug.
+
+    2 for a mistake of the user's or a file that cannot be used, what an error says of
+    itself (`exit_code`), 1 for memory or disk.
+    """
     stated = getattr(error, "exit_code", None)
     if stated is not None:
         return int(stated)

@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+from sdsjax.files.reference_images import CAMERAS, Orbit
+from sdsjax.toybox.world.references import write_references
 from sdsjax.toybox.world.sheet import contact_sheet
 
 
@@ -22,6 +24,29 @@ def _add_sheet(commands):
     command.add_argument("--pairs", type=int, default=20, help="two-object scenes")
     command.add_argument("--zoom", type=int, default=2, help="enlargement of a cell")
     command.set_defaults(run=_sheet)
+
+
+def _references(arguments):
+    orbits = [
+        Orbit(azimuth, arguments.elevation, arguments.distance, arguments.fov)
+        for azimuth in arguments.azimuths
+    ]
+    write_references(arguments.out, arguments.prompt, orbits, arguments.size)
+    print(f"wrote {len(orbits)} picture(s) and {CAMERAS} to {arguments.out}")
+
+
+def _add_references(commands):
+    command = commands.add_parser(
+        "references", help="write true pictures of a prompt as references"
+    )
+    command.add_argument("prompt", help="a caption of the toybox")
+    command.add_argument("--out", type=Path, required=True, help="folder to write")
+    command.add_argument("--azimuths", type=float, nargs="+", default=[0.0])
+    command.add_argument("--elevation", type=float, default=15.0)
+    command.add_argument("--distance", type=float, default=Orbit().distance)
+    command.add_argument("--fov", type=float, default=Orbit().fov)
+    command.add_argument("--size", type=int, default=256, help="pixels a side")
+    command.set_defaults(run=_references)
 
 
 def _recipe_of(network: str):
@@ -165,7 +190,7 @@ def _add_judge(commands):
     command.set_defaults(run=_judge)
 
 
-COMMANDS = (_add_sheet, _add_train, _add_judge, _add_measure)
+COMMANDS = (_add_sheet, _add_references, _add_train, _add_judge, _add_measure)
 
 
 def main(argv=None) -> int:

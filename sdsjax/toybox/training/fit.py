@@ -75,6 +75,21 @@ def _ema(recipe: Recipe, step, average, params):
     return jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), average, params)
 
 
+def _train_step(recipe: Recipe, optimizer: optax.GradientTransformation) -> Callable:
+    # (state, frozen, batch) -> (state, figures), jitted; donates its state.
+    @partial(jax.jit, donate_argnums=0)
+    def train(state: FitState, frozen, batch):
+        key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+        value = jax.value_and_grad(recipe.loss, has_aux=True)
+        (loss, aux), grads = value(state.params, frozen, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = _ema(recipe, state.step, state.ema, params)
+        return FitState(state.step + 1, params, ema, opt_state), {"loss": loss} | aux
+
+    return train
+
+
 def fit(
     folder: Path,
     recipe: Recipe,
@@ -106,16 +121,7 @@ def fit(
     _remember(folder, recipe)
     _forget(folder, int(state.step))
 
-    @partial(jax.jit, donate_argnums=0)
-    def train(state: FitState, frozen, batch):
-        key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-        value = jax.value_and_grad(recipe.loss, has_aux=True)
-        (loss, aux), grads = value(state.params, frozen, batch, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = _ema(recipe, state.step, state.ema, params)
-        return FitState(state.step + 1, params, ema, opt_state), {"loss": loss} | aux
-
+    train = _train_step(recipe, optimizer)
     start = int(state.step)
     recent, began, saved = [], time.monotonic(), time.monotonic()
     with ThreadPoolExecutor(1) as ahead:

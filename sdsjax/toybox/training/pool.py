@@ -36,9 +36,12 @@ CHUNK = 64  # pictures a call: small enough to show progress, large enough to be
 
 
 class Pool(NamedTuple):
-    """layers [n, s, s, 6] uint8 (a memory map); geometry [n] index into `geometries()`;
+    """Rendered pictures before they are coloured.
+
+    layers [n, s, s, 6] uint8 (a memory map); geometry [n] index into `geometries()`;
     view [n] index into VIEW_WORDS; surface [n, s, s, 4] uint8: disparity and normal, 0
-    where nothing is covered, or None."""
+    where nothing is covered, or None.
+    """
 
     layers: np.ndarray
     geometry: np.ndarray
@@ -74,14 +77,19 @@ def _plan(singles: int, pairs: int) -> np.ndarray:
 
 
 def disparity_of(depth):
-    """Camera z, world units -> 0 at FAR .. 1 at NEAR; exact, so 1 / depth = (1 - d) /
-    FAR + d / NEAR gives the depth back."""
+    """The disparity of camera z in world units: 0 at FAR, 1 at NEAR.
+
+    Exact, so 1 / depth = (1 - d) / FAR + d / NEAR gives the depth back.
+    """
     return (1.0 / depth - 1.0 / FAR) / (1.0 / NEAR - 1.0 / FAR)
 
 
 def _surface(layers, cameras) -> np.ndarray:
-    """[b, s, s, 4] in [0, 1]: disparity, and (normal + 1) / 2 in camera axes (x right,
-    y down, z forward); all 0 where nothing is covered."""
+    """The surfaces of pictures, [b, s, s, 4] in [0, 1].
+
+    Disparity, and (normal + 1) / 2 in camera axes (x right, y down, z forward); all 0
+    where nothing is covered.
+    """
     depth, covered = np.asarray(layers.depth), np.asarray(layers.opacity) > 0
     disparity = np.where(covered, disparity_of(np.where(covered, depth, FAR)), 0.0)
     turn = np.asarray(cameras.world_to_camera)[:, :3, :3]
@@ -92,6 +100,18 @@ def _surface(layers, cameras) -> np.ndarray:
 
 def _bytes(values) -> np.ndarray:
     return np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)
+
+
+def _begin_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    return np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
+
+
+def _check_settings(folder: Path, found: dict, settings: dict) -> None:
+    if found != settings:
+        raise ValueError(
+            f"{folder} holds a pool made with {found}, this run asks for "
+            f"{settings}: choose another folder or the same settings"
+        )
 
 
 def build_pool(
@@ -116,25 +136,17 @@ def build_pool(
         settings["surfaces"] = True
     done = folder / "pool.json"
     if done.exists():
-        found = json.loads(done.read_text())
-        if found != settings:
-            raise ValueError(
-                f"{folder} holds a pool made with {found}, this run asks for "
-                f"{settings}: choose another folder or the same settings"
-            )
+        _check_settings(folder, json.loads(done.read_text()), settings)
         return _open(folder)
     plan = _plan(singles, pairs)
     scenes = [_scene(geometry) for geometry in geometries()]
     keys = jax.random.split(jax.random.key(seed), len(plan))
     azimuth, elevation, distance = jax.vmap(draw_orbit)(keys)
 
-    def begin(name: str, channels: int) -> np.ndarray:
-        shape = (len(plan), size, size, channels)
-        path = folder / f"{name}.npy"
-        return np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
-
-    layers = begin("layers", 6)
-    surface = begin("surface", 4) if surfaces else None
+    shape = (len(plan), size, size)
+    layers = _begin_array(folder / "layers.npy", (*shape, 6))
+    path = folder / "surface.npy"
+    surface = _begin_array(path, (*shape, 4)) if surfaces else None
 
     def render(start: int) -> None:
         rows = np.arange(start, start + CHUNK) % len(plan)
@@ -247,8 +259,10 @@ def captions(
     view_fraction: float,
     dropout: float,
 ) -> list[str]:
-    """A caption for every picture of the batch: random wording, view words for
-    `view_fraction` of them, and "" for `dropout` of them (for guidance)."""
+    """A caption for every picture of the batch, in random wording.
+
+    View words for `view_fraction` of them, and "" for `dropout` of them (for guidance).
+    """
     count = len(chosen.row)
     wording = rng.integers(0, 16, count)
     named, dropped = rng.random(count) < view_fraction, rng.random(count) < dropout

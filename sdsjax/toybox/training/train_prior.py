@@ -110,8 +110,10 @@ def train_vae(
     recipe: PriorRecipe,
     log,
 ) -> FitState:
-    """The AutoencoderKL: |x - D(z)| + (x - D(z))^2 and a slight pull of q(z|x) to
-    N(0, I), z drawn from q; from the weights of `start` if there are any."""
+    """Trains the AutoencoderKL, from the weights of `start` if there are any.
+
+    |x - D(z)| + (x - D(z))^2 and a slight pull of q(z|x) to N(0, I), z drawn from q.
+    """
     module: Any = AutoencoderKL(VAE)
     encode: Any = partial(module.apply, method="encode")
 
