@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import scenes
 
-from sdsjax.representations.radiance_field.representation import chunk_size
+from sdsjax.representations.radiance_field.ray_chunks import default_chunk_size
 
 HERE = Path(__file__).resolve().parent
 WHOLE = 1 << 22  # rays: more than any picture has
@@ -202,7 +202,7 @@ def figures(plan: dict, found: dict, memories: list[dict]) -> dict:
         "floor": [floor(plan, size, median) for size, _ in plan["views"]],
         "memory": memories,
         "against_gaussians": against,
-        "chunk": chunk_size(),
+        "chunk": default_chunk_size(),
     }
 
 
