@@ -39,7 +39,7 @@ SAMPLERS = {
 SIDE = 1024
 
 
-def grid_of(name: str) -> hash_grid.Grid:
+def grid_of(name: str) -> hash_grid.HashGrid:
     """A grid of GRIDS."""
     return hash_grid.make_grid(**GRIDS[name])
 

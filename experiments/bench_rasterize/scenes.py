@@ -44,11 +44,11 @@ def gaussians_of(scene: Scene) -> Gaussians:
     half = n // 2
     means = jnp.concatenate(
         [
-            initialization.cloud(keys[0], "shell", half, 0.6),
-            initialization.cloud(keys[1], "ball", n - half, 0.6),
+            initialization.random_cloud(keys[0], "shell", half, 0.6),
+            initialization.random_cloud(keys[1], "ball", n - half, 0.6),
         ]
     )
-    scale = 0.5 * initialization.spacing("ball", n, 0.6)
+    scale = 0.5 * initialization.mean_spacing("ball", n, 0.6)
     normal = jax.random.normal
     return Gaussians(
         means=means,
