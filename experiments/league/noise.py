@@ -34,7 +34,7 @@ from sdsjax.studies.run_rows import complete
 from sdsjax.toybox.scoring import score as scoring
 from sdsjax.toybox.world.captions import parse_caption
 from sdsjax.toybox.world.views import DISTANCE
-from sdsjax.training.build import Pieces, build
+from sdsjax.training.build import RunComponents, build
 from sdsjax.training.encoding import bind
 from sdsjax.types import Estimator, Rendering, View, keep_state
 
@@ -43,7 +43,7 @@ ORBITS = ((0.0, 15.0, DISTANCE), (60.0, 15.0, DISTANCE))  # as far apart as in r
 UNIFORM = TIMESTEPS["uniform"]()
 
 
-def place(pieces: Pieces, prompt: str = PROMPT) -> tuple[jax.Array, View]:
+def place(pieces: RunComponents, prompt: str = PROMPT) -> tuple[jax.Array, View]:
     """(z, the first true view)."""
     true = scoring.true_views(parse_caption(prompt)[0], ORBITS)
     camera = jax.tree.map(lambda v: v[0], scoring.orbit_cameras(ORBITS, scoring.SIZE))
@@ -53,7 +53,9 @@ def place(pieces: Pieces, prompt: str = PROMPT) -> tuple[jax.Array, View]:
     return 0.7 * zs[0] + 0.3 * zs[1], View(camera, first)
 
 
-def settled(estimator: Estimator, pieces: Pieces, z, view, steps: int, batch: int):
+def settled(
+    estimator: Estimator, pieces: RunComponents, z, view, steps: int, batch: int
+):
     """The estimator's state after `steps` steps of learning at this z and view."""
     prior_params, source = pieces.source.params, pieces.source
     state = estimator.init(
@@ -81,7 +83,7 @@ def settled(estimator: Estimator, pieces: Pieces, z, view, steps: int, batch: in
 
 
 def noise_of(
-    estimator: Estimator, pieces: Pieces, z, view, state, samples: int
+    estimator: Estimator, pieces: RunComponents, z, view, state, samples: int
 ) -> dict[str, tuple[float, float]]:
     """{"noise": tr Cov / |E G|^2, "cosine"}, each (value, error)."""
     reference = ESTIMATORS["mode_seeking_sds"](pieces.schedule)

@@ -40,7 +40,7 @@ from sdsjax.estimators.common import draw_noise
 from sdsjax.estimators.stein import SteinState
 from sdsjax.files.atomic import read_rows
 from sdsjax.runs.compile_cache import enable_compile_cache
-from sdsjax.training.build import Pieces, build
+from sdsjax.training.build import RunComponents, build
 from sdsjax.training.encoding import bind, to_latent
 from sdsjax.training.pullback import floating, merge
 from sdsjax.training.train_step import INIT, init_state, make_train_step
@@ -77,14 +77,14 @@ def steins(schedule, **settings) -> dict[str, Estimator]:
     return {name: make(baseline=name) for name in BASELINES}
 
 
-def pieces_of(plan: Plan, prompt: str) -> Pieces:
+def pieces_of(plan: Plan, prompt: str) -> RunComponents:
     """configs/vsd.py with both monocular networks."""
     given = {"prompt": prompt, "steps": plan.steps, "batch_size": plan.batch}
     given["prior"] = {"depth_folder": "toybox-dpt", "normals_folder": "toybox-normals"}
     return build(resolve("vsd", given))
 
 
-def stepper(pieces: Pieces, plan: Plan, estimator, optimizer) -> Callable:
+def stepper(pieces: RunComponents, plan: Plan, estimator, optimizer) -> Callable:
     return make_train_step(
         pieces.source, pieces.representation, estimator, optimizer, SAMPLER,
         pieces.phases[-1].cameras, total=plan.steps,
@@ -103,7 +103,7 @@ def advance(step, state, prior_params, key, steps: int):
     return state, (time.process_time() - began) / max(steps - 1, 1)
 
 
-def distil(pieces: Pieces, plan: Plan, estimator) -> tuple[list, float]:
+def distil(pieces: RunComponents, plan: Plan, estimator) -> tuple[list, float]:
     """(the TrainState at the start and after each part, CPU seconds a step)."""
     key, params = jax.random.key(0), pieces.source.params
     step = stepper(pieces, plan, estimator, pieces.optimizer)
@@ -169,7 +169,7 @@ def terms(schedule, vsd, prior, z, view, vsd_state, key) -> Terms:
 class Place:
     """What is done at a TrainState of the VSD run: its view on white, samples, R."""
 
-    def __init__(self, pieces: Pieces, plan: Plan):
+    def __init__(self, pieces: RunComponents, plan: Plan):
         self.pieces, self.plan = pieces, plan
         # A chunk a call: inside a loop of XLA's the gradients of convolutions take six
         # times as long on a CPU.
@@ -238,7 +238,7 @@ def learnt(state: SteinState) -> dict[str, np.ndarray]:
     return {"element": mu, "number": number}
 
 
-def costs(pieces: Pieces, plan: Plan, state) -> dict[str, float]:
+def costs(pieces: RunComponents, plan: Plan, state) -> dict[str, float]:
     """name -> CPU time of one step's estimates and of learning from them, over SDS's:
     the median over rounds, each of which times all of them."""
     schedule, batch = pieces.schedule, plan.batch
@@ -287,7 +287,7 @@ def costs(pieces: Pieces, plan: Plan, state) -> dict[str, float]:
     return {n: float(np.median(np.array(s) / base)) for n, s in seconds.items()}
 
 
-def onward(pieces: Pieces, plan: Plan, place: Place, state, reference) -> dict:
+def onward(pieces: RunComponents, plan: Plan, place: Place, state, reference) -> dict:
     """steps -> VSD's figures after so many more of psi, theta as it is."""
     frozen = optax.set_to_zero()
     step = stepper(pieces, plan, pieces.estimator, frozen)
@@ -303,7 +303,7 @@ def onward(pieces: Pieces, plan: Plan, place: Place, state, reference) -> dict:
     return rows
 
 
-def along(pieces: Pieces, plan: Plan, place: Place):
+def along(pieces: RunComponents, plan: Plan, place: Place):
     """(the run's points, measured; CPU seconds a step by estimator; VSD's last state;
     SDS's samples there)."""
     print("  vsd", flush=True)
