@@ -31,7 +31,7 @@ from sdsjax.studies.runner import Experiment, Option, Run
 from sdsjax.toybox.scoring import score as scoring
 from sdsjax.toybox.world.captions import parse_caption
 from sdsjax.toybox.world.views import DISTANCE
-from sdsjax.training.build import Pieces, build
+from sdsjax.training.build import RunComponents, build
 from sdsjax.training.encoding import bind
 from sdsjax.types import Estimator, Rendering, View, keep_state
 
@@ -40,7 +40,7 @@ ORBITS = ((0.0, 15.0, DISTANCE), (60.0, 15.0, DISTANCE))  # as far apart as in e
 UNIFORM = TIMESTEPS["uniform"]()
 
 
-def point_of(built: Pieces, prompt: str = PROMPT) -> tuple[jax.Array, View]:
+def point_of(built: RunComponents, prompt: str = PROMPT) -> tuple[jax.Array, View]:
     """The z at which all are measured, and the first true view."""
     true = scoring.true_views(parse_caption(prompt)[0], ORBITS)
     camera = jax.tree.map(lambda v: v[0], scoring.orbit_cameras(ORBITS, scoring.SIZE))
@@ -50,7 +50,9 @@ def point_of(built: Pieces, prompt: str = PROMPT) -> tuple[jax.Array, View]:
     return 0.7 * zs[0] + 0.3 * zs[1], View(camera, first)
 
 
-def settled(estimator: Estimator, built: Pieces, z, view, steps: int, batch: int):
+def settled(
+    estimator: Estimator, built: RunComponents, z, view, steps: int, batch: int
+):
     """The estimator's state after `steps` steps of learning at this z and view."""
     prior_params, source = built.source.params, built.source
     state = estimator.init(
@@ -78,7 +80,7 @@ def settled(estimator: Estimator, built: Pieces, z, view, steps: int, batch: int
 
 
 def noise_of(
-    estimator: Estimator, built: Pieces, z, view, state, samples: int
+    estimator: Estimator, built: RunComponents, z, view, state, samples: int
 ) -> dict[str, tuple[float, float]]:
     """The noise and the cosine of an estimator's gradient, each (value, error)."""
     reference = ESTIMATORS["mode_seeking_sds"](built.schedule)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from plans import Plan
 
 from sdsjax.diffusion import NoiseSchedule, add_noise, alpha_sigma
 from sdsjax.diffusion.timesteps import TIMESTEPS

@@ -22,7 +22,7 @@ from toybox_samples import BASELINES, Sampling, steins
 
 from sdsjax.runs.compile_cache import enable_compile_cache
 from sdsjax.studies.runner import Experiment, Option, Run
-from sdsjax.training.build import Pieces
+from sdsjax.training.build import RunComponents
 
 HERE = Path(__file__).resolve().parent
 
@@ -49,7 +49,7 @@ SMALL = Plan(("a red snowman",), 30, 4, 1, 32, (30,), 8, 2)
 FULL = Plan(("a red snowman",), 300, 4, 3, 768, (300,), 8, 4)
 
 
-def along(built: Pieces, plan: Plan, sampling: Sampling):
+def along(built: RunComponents, plan: Plan, sampling: Sampling):
     """Measures along the run.
 
     Returns its points, CPU seconds a step by estimator, VSD's last state, and SDS's

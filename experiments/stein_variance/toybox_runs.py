@@ -15,19 +15,19 @@ from toybox_samples import PLAIN, SAMPLER, Sampling, steins
 from sdsjax.cli.checks import resolve
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.estimators.stein import SteinState
-from sdsjax.training.build import Pieces, build
+from sdsjax.training.build import RunComponents, build
 from sdsjax.training.encoding import bind
 from sdsjax.training.train_step import INIT, init_state, make_train_step
 
 
-def build_vsd(plan, prompt: str) -> Pieces:
+def build_vsd(plan, prompt: str) -> RunComponents:
     """configs/vsd.py with both monocular networks."""
     given = {"prompt": prompt, "steps": plan.steps, "batch_size": plan.batch}
     given["prior"] = {"depth_folder": "toybox-dpt", "normals_folder": "toybox-normals"}
     return build(resolve("vsd", given))
 
 
-def stepper(built: Pieces, plan, estimator, optimizer) -> Callable:
+def stepper(built: RunComponents, plan, estimator, optimizer) -> Callable:
     """The train step of an estimator and an optimiser on the run's components."""
     return make_train_step(
         built.source, built.representation, estimator, optimizer, SAMPLER,
@@ -47,7 +47,7 @@ def advance(step, state, prior_params, key, steps: int):
     return state, (time.process_time() - began) / max(steps - 1, 1)
 
 
-def distil(built: Pieces, plan, estimator) -> tuple[list, float]:
+def distil(built: RunComponents, plan, estimator) -> tuple[list, float]:
     """Distils: the TrainState at the start and after each part, CPU seconds a step."""
     key, params = jax.random.key(0), built.source.params
     step = stepper(built, plan, estimator, built.optimizer)
@@ -72,7 +72,7 @@ def learnt(state: SteinState) -> dict[str, np.ndarray]:
     return {"element": mu, "number": number}
 
 
-def costs(built: Pieces, plan, state) -> dict[str, float]:
+def costs(built: RunComponents, plan, state) -> dict[str, float]:
     """CPU time of one step's estimates and learning, over SDS's, by estimator.
 
     The median over rounds, each of which times all of them.
@@ -123,7 +123,7 @@ def costs(built: Pieces, plan, state) -> dict[str, float]:
     return {n: float(np.median(np.array(s) / base)) for n, s in seconds.items()}
 
 
-def onward(built: Pieces, plan, sampling: Sampling, state, reference) -> dict:
+def onward(built: RunComponents, plan, sampling: Sampling, state, reference) -> dict:
     """VSD's figures after further steps of psi, theta as it is, by their number."""
     frozen = optax.set_to_zero()
     step = stepper(built, plan, built.estimator, frozen)

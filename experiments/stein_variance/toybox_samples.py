@@ -21,7 +21,7 @@ from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.estimators.common import draw_noise
 from sdsjax.estimators.stein import SteinState
-from sdsjax.training.build import Pieces
+from sdsjax.training.build import RunComponents
 from sdsjax.training.encoding import bind, to_latent
 from sdsjax.training.pullback import floating, merge
 from sdsjax.types import Estimator
@@ -92,7 +92,7 @@ def terms(schedule, vsd, prior, z, view, vsd_state, key) -> Terms:
 class Sampling:
     """What is drawn at a TrainState of the VSD run: its view on white, samples, R."""
 
-    def __init__(self, built: Pieces, count: int, chunk: int):
+    def __init__(self, built: RunComponents, count: int, chunk: int):
         self.built, self.count, self.chunk = built, count, chunk
         # A chunk a call: inside a loop of XLA's the gradients of convolutions take six
         # times as long on a CPU.

@@ -156,7 +156,7 @@ def test_directories_that_are_not_ours_stay_untouched(tmp_path, kind):
 
 def poisoned(monkeypatch, at: int):
     """A train step whose parameters become NaN at step `at`."""
-    make = train.make_train_step
+    make = session_module.make_train_step
 
     def make_poisoned(*args, **kwargs):
         step = make(*args, **kwargs)
@@ -171,7 +171,7 @@ def poisoned(monkeypatch, at: int):
 
         return wrapped
 
-    monkeypatch.setattr(train, "make_train_step", make_poisoned)
+    monkeypatch.setattr(session_module, "make_train_step", make_poisoned)
 
 
 def test_nan_aborts_and_never_becomes_a_checkpoint(tmp_path, monkeypatch):
@@ -304,7 +304,7 @@ def test_the_loop_fetches_only_what_is_due(tmp_path, monkeypatch):
 
 
 def test_every_diagnostic_is_attended_to():
-    source = inspect.getsource(train.attend)
+    source = inspect.getsource(train.write_what_is_due)
     for key in tiny_run.config().diagnostics:
         assert f"diagnostics.{key}" in source
 
