@@ -167,3 +167,48 @@ def pixel_rays(camera: Camera) -> tuple[jax.Array, jax.Array]:
     directions = directions / jnp.linalg.norm(directions, axis=-1, keepdims=True)
     origins = jnp.broadcast_to(camera_position(camera), directions.shape)
     return origins, directions
+
+
+def resize_camera(camera: Camera, width: int, height: int) -> Camera:
+    """The same view in so many pixels, width by height (a latent's, say)."""
+    scale = jnp.array(
+        [width / camera.width, height / camera.height], camera.focal.dtype
+    )
+    return dataclasses.replace(
+        camera,
+        focal=camera.focal * scale,
+        principal=camera.principal * scale,
+        width=width,
+        height=height,
+    )
+
+
+def camera_numbers(camera: Camera) -> jax.Array:
+    """The 16 numbers [16] by which MVDream (arXiv 2308.16512) knows a camera.
+
+    The camera-to-world matrix, row by row, of Blender's axes: world x right, y away
+    from who looks at the object's front, z up; camera x right, y up, looking along its
+    own -z. The translation is scaled to length 1. A world_to_camera of zeros (the null
+    camera) gives zeros.
+    """
+    # our (x, y, z) is Blender's (x, -z, y); OpenCV's camera y and z point the other way
+    to_blender = jnp.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    flip = jnp.array([[1.0, -1, -1]])
+    rotation = to_blender @ camera.world_to_camera[:3, :3].T * flip
+    place = to_blender @ camera_position(camera)
+    length = jnp.sqrt(jnp.sum(place**2))
+    place = place / jnp.where(length > 0, length, 1.0)
+    top = jnp.concatenate([rotation, place[:, None]], axis=1)
+    numbers = jnp.concatenate([top.reshape(-1), jnp.array([0.0, 0, 0, 1])])
+    return jnp.where(jnp.any(camera.world_to_camera != 0), numbers, 0.0)
+
+
+def plucker_rays(camera: Camera) -> jax.Array:
+    """Pluecker coordinates [h, w, 6] of the rays through the pixel centres (world).
+
+    Unit direction d and moment o x d, o any point of the ray; zeros for the null
+    camera (a world_to_camera of zeros).
+    """
+    origins, directions = pixel_rays(camera)
+    rays = jnp.concatenate([directions, jnp.cross(origins, directions)], axis=-1)
+    return jnp.where(jnp.any(camera.world_to_camera != 0), rays, 0.0)

@@ -53,9 +53,11 @@ def _recipe_of(network: str):
     """The default recipe of a network of `train`."""
     from sdsjax.toybox.training.train_clip import ClipRecipe
     from sdsjax.toybox.training.train_depth import DepthRecipe
+    from sdsjax.toybox.training.train_multiview import MultiViewRecipe
     from sdsjax.toybox.training.train_prior import PriorRecipe
 
     recipes = {"depth": DepthRecipe, "normals": DepthRecipe, "clip": ClipRecipe}
+    recipes["multiview"] = MultiViewRecipe
     return recipes.get(network, PriorRecipe)()
 
 
@@ -80,6 +82,10 @@ def _train(arguments):
         _train_judge(work, out, recipe, arguments.judge_steps)
     elif name == "prior":
         _train_prior(work, out, recipe)
+    elif name == "multiview":
+        from sdsjax.toybox.training.train_multiview import train_multiview
+
+        train_multiview(work, out, recipe)
     else:
         _train_companion(name, work, out, recipe)
     print(f"wrote {out}")
@@ -116,7 +122,7 @@ def _train_companion(name, work, out, recipe):
     card_companions.write_card(name, out, work, recipe)
 
 
-NETWORKS = ("prior", "judge", "depth", "normals", "clip")
+NETWORKS = ("prior", "multiview", "judge", "depth", "normals", "clip")
 
 
 def _add_train(commands):

@@ -26,6 +26,12 @@ from sdsjax.models.text_encoders.clip import CLIPTextConfig, CLIPTextEncoder
 from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
 from sdsjax.models.text_encoders.t5 import T5Config, T5Encoder
 from sdsjax.models.unets.deepfloyd import IFUNet, IFUNetConfig
+from sdsjax.models.unets.multiview import (
+    CAMERA_NUMBERS,
+    RAY_CHANNELS,
+    MultiViewConfig,
+    MultiViewUNet,
+)
 from sdsjax.models.unets.stable_diffusion import UNet2DCondition, UNetConfig
 from sdsjax.models.vae import AutoencoderKL
 
@@ -44,7 +50,10 @@ class Network(NamedTuple):
 
 
 class StableDiffusion(NamedTuple):
-    """The networks of one folder, its tokenizer, and how its UNet was trained."""
+    """The networks of one folder, its tokenizer, and how its UNet was trained.
+
+    unet: of `load_multiview` a MultiViewUNet, else a UNet2DCondition.
+    """
 
     unet: Network
     vae: Network
@@ -70,6 +79,7 @@ class Component(NamedTuple):
 MODULES = {
     UNetConfig: UNet2DCondition,
     IFUNetConfig: IFUNet,
+    MultiViewConfig: MultiViewUNet,
     CLIPTextConfig: CLIPTextEncoder,
     T5Config: T5Encoder,
 }
@@ -80,6 +90,15 @@ def _module(config, **options):
 
 
 def _unet_inputs(cfg):
+    if not isinstance(cfg, MultiViewConfig):
+        return _plain_inputs(cfg)
+    sample, t, text = _plain_inputs(cfg.unet)
+    camera = jnp.zeros((1, 1, CAMERA_NUMBERS))
+    rays = jnp.zeros((1, *sample.shape[:-1], RAY_CHANNELS)) if cfg.rays else None
+    return sample[None], t, text, camera, rays
+
+
+def _plain_inputs(cfg):
     side = 2 ** (len(cfg.channels) - 1)
     width = cfg.text_width if isinstance(cfg, IFUNetConfig) else cfg.context
     sample = jnp.zeros((1, side, side, cfg.in_channels))
@@ -205,19 +224,49 @@ def load_stable_diffusion(
     Raises LoaderError, also where the components do not belong together.
     """
     root = resolve(folder_or_repo, revision=revision, variant=variant)
-    for name, kind in (("unet", UNetConfig), ("text_encoder", CLIPTextConfig)):
-        if not isinstance(read_config(root, name), kind):
+    return _load_diffusion(root, UNetConfig, variant, dtype, remat, sharding)
+
+
+def load_multiview(
+    folder_or_repo,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype=jnp.float32,
+    remat: bool = False,
+    sharding=None,
+) -> StableDiffusion:
+    """Load all of a folder whose UNet is a multi-view one (toybox-mv); arguments as in
+    `load_component`, LoaderError as of `load_stable_diffusion`."""
+    root = resolve(folder_or_repo, revision=revision, variant=variant)
+    return _load_diffusion(root, MultiViewConfig, variant, dtype, remat, sharding)
+
+
+# whose a component is, and the prior that loads it, by the type of its config
+OWNERS = {
+    UNetConfig: ("Stable Diffusion's", "stable_diffusion"),
+    MultiViewConfig: ("a multi-view network's", "multiview"),
+    **dict.fromkeys((IFUNetConfig, T5Config), ("DeepFloyd IF's", "deepfloyd")),
+}
+
+
+def _load_diffusion(root, kind, variant, dtype, remat, sharding) -> StableDiffusion:
+    for name, expected in (("unet", kind), ("text_encoder", CLIPTextConfig)):
+        found = type(read_config(root, name))
+        if found is not expected:
+            owner, prior = OWNERS[found]
             raise LoaderError(
-                f"{root}: its {name} is DeepFloyd IF's, not Stable Diffusion's; "
-                "load it as the prior deepfloyd"
+                f"{root}: its {name} is {owner}, not {OWNERS[kind][0]}; load it as the "
+                f"prior {prior}"
             )
     unet, vae, text = (
         _load(root, name, variant, dtype, remat, sharding) for name in COMPONENTS
     )
+    config = unet.config.unet if kind is MultiViewConfig else unet.config
     for what, found, expected in (
-        ("unet cross_attention_dim", unet.config.context, text.config.hidden),
-        ("unet in_channels", unet.config.in_channels, vae.config.latent_channels),
-        ("unet out_channels", unet.config.out_channels, vae.config.latent_channels),
+        ("unet cross_attention_dim", config.context, text.config.hidden),
+        ("unet in_channels", config.in_channels, vae.config.latent_channels),
+        ("unet out_channels", config.out_channels, vae.config.latent_channels),
     ):
         if found != expected:
             raise LoaderError(

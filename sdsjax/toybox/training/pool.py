@@ -5,6 +5,9 @@ serves every colour and background. The pool holds, as uint8, the six layers fix
 (3), primary, secondary and opacity, `[n, size, size, 6]`; a batch is a pure function
 of (seed, step), so that training resumes exactly.
 
+For a prior that is shown several views at once a pool holds sets: each run of `views`
+rows shows one geometry from one elevation and distance, at azimuths spread evenly.
+
 For what reads shapes from pictures a pool also holds the surface: its disparity from 0
 at depth FAR (and where nothing is) to 1 at depth NEAR, and its normal in camera axes.
 """
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sdsjax.cameras import orbit_camera
@@ -26,7 +30,7 @@ from sdsjax.toybox.world.captions import caption, pair_split
 from sdsjax.toybox.world.objects import BASES, COLORS, KINDS
 from sdsjax.toybox.world.renderer import render_batch
 from sdsjax.toybox.world.scene import SceneSpec, build_scene, stack_scenes
-from sdsjax.toybox.world.views import FOV_DEG, draw_orbit, view_index
+from sdsjax.toybox.world.views import FOV_DEG, draw_orbit, spread_azimuths, view_index
 
 PALETTE = np.asarray(list(COLORS.values()), np.float32)
 COLOR_NAMES = tuple(COLORS)
@@ -40,13 +44,15 @@ class Pool(NamedTuple):
 
     layers [n, s, s, 6] uint8 (a memory map); geometry [n] index into `geometries()`;
     view [n] index into VIEW_WORDS; surface [n, s, s, 4] uint8: disparity and normal, 0
-    where nothing is covered, or None.
+    where nothing is covered, or None; orbit [n, 3] float32: azimuth and elevation in
+    degrees and distance, or None (pools of sets have it).
     """
 
     layers: np.ndarray
     geometry: np.ndarray
     view: np.ndarray
     surface: np.ndarray | None = None
+    orbit: np.ndarray | None = None
 
 
 class Draw(NamedTuple):
@@ -122,26 +128,51 @@ def build_pool(
     size: int = 64,
     seed: int = 0,
     surfaces: bool = False,
+    views: int = 1,
     log=print,
 ) -> Pool:
     """Renders the pool into `folder`, or opens the one that is there.
 
-    `singles`, `pairs`: views of each single object and of each pair; `surfaces`: also
-    disparity and normals. A pool that was begun and not finished is rendered anew; one
-    made with other settings is refused with a ValueError.
+    `singles`, `pairs`: views of each single object and of each pair, or sets of so
+    many `views`; `surfaces`: also disparity and normals. A pool that was begun and not
+    finished is rendered anew; one made with other settings is refused with a
+    ValueError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"singles": singles, "pairs": pairs, "size": size, "seed": seed}
     if surfaces:
         settings["surfaces"] = True
+    if views > 1:
+        settings["views"] = views
     done = folder / "pool.json"
     if done.exists():
         _check_settings(folder, json.loads(done.read_text()), settings)
         return _open(folder)
-    plan = _plan(singles, pairs)
-    scenes = [_scene(geometry) for geometry in geometries()]
-    keys = jax.random.split(jax.random.key(seed), len(plan))
+    plan = np.repeat(_plan(singles, pairs), views)
+    orbit = _orbits(seed, len(plan) // views, views)
+    _render_pool(folder, plan, orbit, size, surfaces, log)
+    np.save(folder / "geometry.npy", plan)
+    seen = view_index(jnp.asarray(orbit[:, 0]), jnp.asarray(orbit[:, 1]))
+    np.save(folder / "view.npy", np.asarray(seen))
+    if views > 1:
+        np.save(folder / "orbit.npy", orbit)
+    write_text(done, json.dumps(settings))
+    return _open(folder)
+
+
+def _orbits(seed: int, sets: int, views: int) -> np.ndarray:
+    """[sets * views, 3]: azimuth, elevation, distance; the views of a set in a run."""
+    keys = jax.random.split(jax.random.key(seed), sets)
     azimuth, elevation, distance = jax.vmap(draw_orbit)(keys)
+    if views > 1:
+        azimuth = spread_azimuths(azimuth, views).reshape(-1)
+    rest = (np.repeat(np.asarray(a), views) for a in (elevation, distance))
+    return np.stack([np.asarray(azimuth), *rest], axis=-1)
+
+
+def _render_pool(folder: Path, plan, orbit, size: int, surfaces: bool, log) -> None:
+    """Writes layers.npy, and surface.npy if asked, chunk by chunk on two threads."""
+    scenes = [_scene(geometry) for geometry in geometries()]
 
     shape = (len(plan), size, size)
     layers = _begin_array(folder / "layers.npy", (*shape, 6))
@@ -152,7 +183,7 @@ def build_pool(
         rows = np.arange(start, start + CHUNK) % len(plan)
         cameras = jax.vmap(
             lambda a, e, d: orbit_camera(a, e, d, fov=FOV_DEG, width=size, height=size)
-        )(azimuth[rows], elevation[rows], distance[rows])
+        )(*orbit[rows].T)
         batch = stack_scenes([scenes[plan[row]] for row in rows])
         out = render_batch(batch, cameras)
         stacked = [out.fixed, *(a[..., None] for a in out[1:4])]
@@ -169,19 +200,16 @@ def build_pool(
     layers.flush()
     if surface is not None:
         surface.flush()
-    np.save(folder / "geometry.npy", plan)
-    np.save(folder / "view.npy", np.asarray(view_index(azimuth, elevation)))
-    write_text(done, json.dumps(settings))
-    return _open(folder)
 
 
 def _open(folder: Path) -> Pool:
-    surface = folder / "surface.npy"
+    surface, orbit = folder / "surface.npy", folder / "orbit.npy"
     return Pool(
         np.load(folder / "layers.npy", mmap_mode="r"),
         np.load(folder / "geometry.npy"),
         np.load(folder / "view.npy"),
         np.load(surface, mmap_mode="r") if surface.exists() else None,
+        np.load(orbit) if orbit.exists() else None,
     )
 
 
@@ -190,6 +218,13 @@ def surfaces_of(pool: Pool) -> np.ndarray:
     if pool.surface is None:
         raise ValueError("the pool holds no surfaces: build it with surfaces=True")
     return pool.surface
+
+
+def orbits_of(pool: Pool) -> np.ndarray:
+    """`pool.orbit`; ValueError if the pool holds no view sets."""
+    if pool.orbit is None:
+        raise ValueError("the pool holds no view sets: build it with views=4")
+    return pool.orbit
 
 
 def draw(

@@ -165,10 +165,11 @@ def latent_scale(pool: pools.Pool, vae_params, recipe: PriorRecipe) -> float:
 
 def word_tokenizer() -> Tokenizer:
     """The toybox's tokenizer: every word of its vocabulary is one token ("3d" two)."""
-    return Tokenizer(*_vocab_and_merges(), POSITIONS)
+    return Tokenizer(*vocab_and_merges(), POSITIONS)
 
 
-def _vocab_and_merges():
+def vocab_and_merges():
+    """The toybox's tokenizer as `save_stable_diffusion` takes it."""
     return train_word_tokenizer([word for word in vocabulary() if word.isalpha()])
 
 
@@ -277,7 +278,7 @@ def write_prior(folder: Path, vae_params, scale: float, params) -> None:
         unet=(UNET, params["unet"]),
         vae=(VAE._replace(scaling_factor=scale), vae_params),
         text_encoder=(text_config(tokenizer), params["text_encoder"]),
-        tokenizer=_vocab_and_merges(),
+        tokenizer=vocab_and_merges(),
     )
 
 
