@@ -357,7 +357,8 @@ def test_picture_shows_every_kind_of_rendering():
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
 def test_compile_cache_is_private_and_optional(tmp_path, monkeypatch):
-    old = jax.config.jax_compilation_cache_dir
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    old = {name: getattr(jax.config, name) for name in names}
     assert enable_compile_cache() is None
     monkeypatch.delenv("SDSJAX_COMPILE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -368,4 +369,5 @@ def test_compile_cache_is_private_and_optional(tmp_path, monkeypatch):
         assert folder.is_relative_to(tmp_path / "sdsjax")
         assert folder.stat().st_mode & 0o777 == 0o700
     finally:
-        jax.config.update("jax_compilation_cache_dir", old)
+        for name, value in old.items():
+            jax.config.update(name, value)
