@@ -36,6 +36,10 @@ class Camera:
     height: int
 
 
+# Degrees of elevation above which a camera's up vector is the limit at the pole.
+NEAR_POLE = 89.0
+
+
 class OrbitRange(NamedTuple):
     """Where random views are drawn: (low, high) each, degrees and world units."""
 
@@ -76,6 +80,19 @@ def orbit_position(azimuth, elevation, distance) -> jax.Array:
     )
 
 
+def orbit_up(azimuth, elevation) -> jax.Array:
+    """The up vector [3] (world) of a camera on an orbit, for angles in degrees.
+
+    World y, except near the poles, where y is (almost) the direction looked in: there
+    the limit along the meridian, -/+ (sin azimuth, 0, cos azimuth), which spans the
+    same plane with the direction looked in, so that no picture jumps at a pole.
+    """
+    turn = jnp.deg2rad(azimuth)
+    outward = jnp.stack([jnp.sin(turn), jnp.zeros_like(turn), jnp.cos(turn)])
+    y = jnp.array([0.0, 1.0, 0.0], outward.dtype)
+    return jnp.where(jnp.abs(elevation) > NEAR_POLE, -jnp.sign(elevation) * outward, y)
+
+
 def orbit_camera(
     azimuth, elevation, distance=3.1, *, fov=40.0, width: int = 64, height: int = 64
 ) -> Camera:
@@ -88,7 +105,7 @@ def orbit_camera(
         jnp.asarray(v, dtype) for v in (azimuth, elevation, distance, fov)
     )
     eye = orbit_position(azimuth, elevation, distance)
-    pose = look_at(eye, jnp.zeros(3, dtype), jnp.array([0.0, 1.0, 0.0], dtype))
+    pose = look_at(eye, jnp.zeros(3, dtype), orbit_up(azimuth, elevation))
     focal = 0.5 * height / jnp.tan(0.5 * jnp.deg2rad(fov))
     return Camera(
         world_to_camera=pose,

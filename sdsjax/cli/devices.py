@@ -21,11 +21,36 @@ SIGNS = {
 }
 
 
+class NoSuchDevice(RuntimeError):
+    """JAX was told to use a device that is not there; the message is one line."""
+
+    exit_code = 2
+
+
+def backend() -> str:
+    """The platform JAX computes on: "cpu", "gpu" or "tpu".
+
+    Raises NoSuchDevice where the environment asks for one that cannot be used.
+    """
+    import jax
+
+    try:
+        return jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts for "cuda"
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        why = " ".join(str(error).split(" (set JAX_PLATFORMS")[0].split()).rstrip(".")
+        raise NoSuchDevice(
+            f"JAX_PLATFORMS={wanted} cannot be used here ({why or 'no such device'}): "
+            "unset it, or set JAX_PLATFORMS=cpu; for an NVIDIA GPU install the extra "
+            "cuda12 or cuda13, for a TPU the extra tpu"
+        ) from None
+
+
 def warnings(signs: dict[str, tuple[str, str]] = SIGNS) -> list[str]:
     """One line for each accelerator that sits unused."""
     import jax
 
-    if jax.default_backend() != "cpu":
+    if backend() != "cpu":
         return []
     found = []
     for name, (path, extra) in signs.items():

@@ -39,6 +39,15 @@ BUILT_IN = Path(__file__).resolve().parents[2] / "weights"
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+# Samplers of variance-preserving diffusion: whatever they do, the UNet was trained by
+# the betas in their file. Others (flow matching, consistency, EDM) mean other noise.
+SCHEDULERS = (
+    *("DDPM", "DDIM", "DDIMInverse", "DDIMParallel", "DDPMParallel", "PNDM"),
+    *("LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"),
+    *("KDPM2Discrete", "KDPM2AncestralDiscrete", "DEISMultistep", "UniPCMultistep"),
+    *("DPMSolverMultistep", "DPMSolverMultistepInverse", "DPMSolverSinglestep"),
+    *("DPMSolverSDE", "SASolver", "LCM", "TCD"),
+)
 
 
 class Network(NamedTuple):
@@ -294,7 +303,15 @@ def read_schedule(folder: Path) -> tuple[NoiseSchedule, str]:
     def refuse(key, expected):
         raise LoaderError(f"{path}: {key} = {config.get(key)!r}; expected {expected}")
 
-    for key in ("trained_betas", "rescale_betas_zero_snr"):
+    name = config.get("_class_name")
+    known = isinstance(name, str) and name.removesuffix("Scheduler") in SCHEDULERS
+    if not known and (name is not None or "beta_schedule" not in config):
+        refuse(
+            "_class_name",
+            "a scheduler of variance-preserving diffusion, such as DDIMScheduler or "
+            "EulerDiscreteScheduler (flow matching and others are not implemented)",
+        )
+    for key in ("trained_betas", "rescale_betas_zero_snr", "use_flow_sigmas"):
         if config.get(key) not in (None, False):
             refuse(key, "none: it is not implemented")
     prediction_type = config.get("prediction_type", "epsilon")
@@ -340,6 +357,8 @@ def resolve(
         raise LoaderError(
             f"{path}: a file; expected a folder with {', '.join(FOLDERS)}"
         )
+    if path.is_symlink():
+        raise LoaderError(f"{path}: a link to {path.readlink()}, which does not exist")
     if text and Path(text).name == text and (BUILT_IN / text).is_dir():
         return BUILT_IN / text
     owner, slash, repo = text.partition("/")
