@@ -45,6 +45,7 @@ RANGES = {
     "prior.views": (1, 1024),
     "prior.image_size": (8, 2048),
     "prior.lora_rank": (1, 256),
+    "prior.group": (1, 16),
     "estimator.guidance_scale": (-1000, 1000),
     "estimator.threshold": (0, 1000),
     "estimator.switch_time": (0, 1000),
