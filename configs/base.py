@@ -20,7 +20,7 @@ Variant = Callable[[], Config]
 def _prior() -> Config:
     """What predicts the noise: the network's files, its prompts, its companions."""
     prior = ConfigDict()
-    prior.name = "stable_diffusion"  # "deepfloyd", "empirical", "gaussian_mixture"
+    prior.name = "stable_diffusion"  # multiview, deepfloyd, empirical, gaussian_mixture
     prior.folder = "toybox-sd"  # or a Hugging Face folder, or a repository's id
     prior.revision = placeholder(str)  # of a repository; None: the newest one fetched
     prior.variant = placeholder(str)  # "fp16": files so named; None: the plain ones
