@@ -16,8 +16,11 @@ from sdsjax.types import NoisePrediction, Prior
 
 
 def squared_distances(z_t, images, alpha, chunk: int = 256) -> jax.Array:
-    """|z_t - alpha x_i|^2 [n], by differences (the expanded square loses all its
-    digits at small sigma), `chunk` images at a time so that memory stays bounded."""
+    """Returns |z_t - alpha x_i|^2 [n], by differences, `chunk` images at a time.
+
+    The expanded square would lose all its digits at small sigma; chunks bound the
+    memory.
+    """
     return jax.lax.map(
         lambda image: jnp.sum((z_t - alpha * image.astype(z_t.dtype)) ** 2),
         images,
@@ -26,10 +29,11 @@ def squared_distances(z_t, images, alpha, chunk: int = 256) -> jax.Array:
 
 
 def empirical(schedule: NoiseSchedule, images, conditional, *, negative=None) -> Prior:
-    """The optimal denoiser of `images` [n h w c] in [-1, 1]; encode and decode are the
-    identity. conditional, negative: boolean masks [n] (negative None: all).
+    """Makes the prior whose noise prediction is the optimal denoiser of some images.
 
-    Raises ValueError for masks that do not fit.
+    images [n h w c] in [-1, 1]; encode and decode are the identity. conditional,
+    negative: boolean masks [n] (negative None: all). Raises ValueError for masks that
+    do not fit.
     """
     images = jnp.asarray(images)
     count = images.shape[0]
