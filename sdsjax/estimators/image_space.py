@@ -52,6 +52,14 @@ def check_decoder(prior) -> None:
         )
 
 
+def _check_lambdas(lambda_rgb: float, lambda_latent: float) -> None:
+    if lambda_rgb < 0 or lambda_latent < 0 or lambda_rgb + lambda_latent == 0:
+        raise ValueError(
+            f"image_space: lambda_rgb = {lambda_rgb} and lambda_latent = "
+            f"{lambda_latent} must be >= 0 and not both 0"
+        )
+
+
 def image_space(base: Callable[..., Estimator]) -> Callable[..., Estimator]:
     """Makes a factory with base's keyword arguments, `lambda_rgb` and `lambda_latent`.
 
@@ -73,11 +81,7 @@ def image_space(base: Callable[..., Estimator]) -> Callable[..., Estimator]:
         lambda_latent: float = 1.0,
         **hyperparameters,
     ) -> Estimator:
-        if lambda_rgb < 0 or lambda_latent < 0 or lambda_rgb + lambda_latent == 0:
-            raise ValueError(
-                f"image_space: lambda_rgb = {lambda_rgb} and lambda_latent = "
-                f"{lambda_latent} must be >= 0 and not both 0"
-            )
+        _check_lambdas(lambda_rgb, lambda_latent)
         weight = weight_function(schedule, weighting)
         unweighted = base(schedule, weighting=noise_space, **hyperparameters)
         outer_weight = (
