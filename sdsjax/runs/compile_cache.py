@@ -69,10 +69,10 @@ def enable_compile_cache() -> Path | None:
 def light_compilation(level: int) -> dict[str, int] | None:
     """Returns XLA's options for less work on machine code on a CPU; None elsewhere.
 
-    level: LLVM's, 0 to 3, for `jax.jit(..., compiler_options=...)`. Networks spend their
-    time in library calls, which no level touches: at 1 a training step is as fast and as
-    exact as at XLA's own 3, and compiles in a seventh less; at 0 one pass of a network
-    takes a third less to compile and twice as long to run.
+    level: LLVM's, 0 to 3, for `jax.jit(..., compiler_options=...)`. Networks spend
+    their time in library calls, which no level touches: at 1 a training step is as fast
+    and as exact as at XLA's own 3, and compiles in a seventh less; at 0 one pass of a
+    network takes a third less to compile and twice as long to run.
     """
     if jax.default_backend() != "cpu":
         return None

@@ -228,8 +228,10 @@ def surface_distance(views: Views, truth: Views, orbits, *, size: int) -> float 
 
 
 def correlation(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
-    """Pearson's correlation of two pictures `[s s 3]` over a mask `[s s]`, each channel
-    centred by itself: blind to a gain and to a shift of the colours."""
+    """Pearson's correlation of two pictures `[s s 3]` over a mask `[s s]`.
+
+    Each channel is centred by itself: blind to a gain and to a shift of the colours.
+    """
     a, b = (np.asarray(x, np.float64)[mask] for x in (a, b))
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     return float((a * b).sum() / max(np.sqrt((a**2).sum() * (b**2).sum()), 1e-12))
