@@ -297,6 +297,9 @@ def load(
             f"prior.image_size = {size} must be a multiple of {factor}, the pixels a "
             f"latent of {folder}"
         )
+    if view_prompts:
+        endings = prompts.view_endings(view_words)
+        prompt = networks.tokenizer.shorten(prompt, endings)
     table = prompts.view_prompts(prompt, view_words)
     states = encode_prompts(
         networks.text_encoder, networks.tokenizer, table, negative_prompt

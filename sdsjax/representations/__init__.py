@@ -1,7 +1,9 @@
-"""Things that can be optimised and drawn: Gaussians (`gaussians/`) and
-radiance fields (`radiance_field/`) in space, pictures (`image`) in the plane.
-REPRESENTATIONS[name](**hyperparameters) -> sdsjax.types.Representation. They import
-render and the ground; training builds them by name.
+"""Representations: things that are optimised and rendered, by name.
+
+`gaussians/` and `radiance_field/` lie in space, pictures (`image`) in the plane;
+`backgrounds` and `regularizers` are shared. REPRESENTATIONS[name](**hyperparameters) is
+a sdsjax.types.Representation. They import render and the ground; training builds them
+by name.
 """
 
 from sdsjax.representations import gaussians, image, radiance_field

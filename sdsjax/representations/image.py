@@ -1,8 +1,8 @@
 """A picture as a `Representation`: pixels or latents, the same from every camera.
 
 Notation: pixels [h w c]; in space "image" c = 3 and rgb = pixels, in space "latent"
-rgb holds the latent z itself. The field's first debugging tool: no renderer between
-the estimator and what it moves.
+rgb holds the latent z itself. It is the first debugging tool: no renderer stands
+between the estimator and what it moves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from sdsjax import losses as loss
-from sdsjax.representations.common import check_losses
+from sdsjax.representations.regularizers import (
+    check_losses,
+    nonzero_weights,
+    sum_of_terms,
+)
 from sdsjax.types import Rendering, Representation
 
 Array = jax.Array
@@ -27,7 +31,7 @@ SPACES = ("image", "latent")
 
 
 class Image(NamedTuple):
-    """What is learnt: pixels [h w c]."""
+    """The parameters that an optimizer changes: pixels [h w c]."""
 
     pixels: Array
 
@@ -46,21 +50,21 @@ def image(
     init_std: float | None = None,
     losses: Mapping[str, float] | None = None,
 ) -> Representation:
-    """A picture of shape (h, w, c).
+    """Makes the representation of a picture of shape (h, w, c).
 
     space "image": c = 3; rgb is shown in [0, 1] with the gradient of the identity (a
     pixel at the rim can return). space "latent": any c, unbounded. init "noise":
     normal, of mean 0.5 and standard deviation 0.1 (image) or mean 0 and 1 (latent)
-    unless init_std is given; "gray": constant at that mean.
-    losses: weights of REGULARIZERS. Raises ValueError on anything else.
+    unless init_std is given; "gray": constant at that mean. losses: weights of
+    REGULARIZERS. Raises ValueError on anything else.
     """
     shape = tuple(int(side) for side in shape)
     _check(shape, space, init, losses)
-    weights = {name: w for name, w in dict(losses or {}).items() if w}
+    weights = nonzero_weights(losses)
     mean, std = (0.5, 0.1) if space == "image" else (0.0, 1.0)
     std = 0.0 if init == "gray" else std if init_std is None else init_std
 
-    def begin(key: Array) -> tuple[Image, tuple]:
+    def init_params(key: Array) -> tuple[Image, tuple]:
         return Image(pixels=mean + std * jax.random.normal(key, shape)), ()
 
     def render(params: Image, state, camera, key: Array | None) -> Rendering:
@@ -83,9 +87,11 @@ def image(
             name: weight * REGULARIZERS[name](params, renderings)
             for name, weight in weights.items()
         }
-        return sum(terms.values(), jnp.zeros((), params.pixels.dtype)), terms
+        return sum_of_terms(terms, params.pixels.dtype)
 
-    return Representation(init=begin, render=render, space=space, regularize=regularize)
+    return Representation(
+        init=init_params, render=render, space=space, regularize=regularize
+    )
 
 
 def _check(shape, space, init, losses) -> None:

@@ -26,6 +26,12 @@ from sdsjax.models.text_encoders.clip import CLIPTextConfig, CLIPTextEncoder
 from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
 from sdsjax.models.text_encoders.t5 import T5Config, T5Encoder
 from sdsjax.models.unets.deepfloyd import IFUNet, IFUNetConfig
+from sdsjax.models.unets.multiview import (
+    CAMERA_NUMBERS,
+    RAY_CHANNELS,
+    MultiViewConfig,
+    MultiViewUNet,
+)
 from sdsjax.models.unets.stable_diffusion import UNet2DCondition, UNetConfig
 from sdsjax.models.vae import AutoencoderKL
 
@@ -33,6 +39,15 @@ BUILT_IN = Path(__file__).resolve().parents[2] / "weights"
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+# Samplers of variance-preserving diffusion: whatever they do, the UNet was trained by
+# the betas in their file. Others (flow matching, consistency, EDM) mean other noise.
+SCHEDULERS = (
+    *("DDPM", "DDIM", "DDIMInverse", "DDIMParallel", "DDPMParallel", "PNDM"),
+    *("LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"),
+    *("KDPM2Discrete", "KDPM2AncestralDiscrete", "DEISMultistep", "UniPCMultistep"),
+    *("DPMSolverMultistep", "DPMSolverMultistepInverse", "DPMSolverSinglestep"),
+    *("DPMSolverSDE", "SASolver", "LCM", "TCD"),
+)
 
 
 class Network(NamedTuple):
@@ -44,7 +59,10 @@ class Network(NamedTuple):
 
 
 class StableDiffusion(NamedTuple):
-    """The networks of one folder, its tokenizer, and how its UNet was trained."""
+    """The networks of one folder, its tokenizer, and how its UNet was trained.
+
+    unet: of `load_multiview` a MultiViewUNet, else a UNet2DCondition.
+    """
 
     unet: Network
     vae: Network
@@ -70,6 +88,7 @@ class Component(NamedTuple):
 MODULES = {
     UNetConfig: UNet2DCondition,
     IFUNetConfig: IFUNet,
+    MultiViewConfig: MultiViewUNet,
     CLIPTextConfig: CLIPTextEncoder,
     T5Config: T5Encoder,
 }
@@ -80,6 +99,15 @@ def _module(config, **options):
 
 
 def _unet_inputs(cfg):
+    if not isinstance(cfg, MultiViewConfig):
+        return _plain_inputs(cfg)
+    sample, t, text = _plain_inputs(cfg.unet)
+    camera = jnp.zeros((1, 1, CAMERA_NUMBERS))
+    rays = jnp.zeros((1, *sample.shape[:-1], RAY_CHANNELS)) if cfg.rays else None
+    return sample[None], t, text, camera, rays
+
+
+def _plain_inputs(cfg):
     side = 2 ** (len(cfg.channels) - 1)
     width = cfg.text_width if isinstance(cfg, IFUNetConfig) else cfg.context
     sample = jnp.zeros((1, side, side, cfg.in_channels))
@@ -205,19 +233,49 @@ def load_stable_diffusion(
     Raises LoaderError, also where the components do not belong together.
     """
     root = resolve(folder_or_repo, revision=revision, variant=variant)
-    for name, kind in (("unet", UNetConfig), ("text_encoder", CLIPTextConfig)):
-        if not isinstance(read_config(root, name), kind):
+    return _load_diffusion(root, UNetConfig, variant, dtype, remat, sharding)
+
+
+def load_multiview(
+    folder_or_repo,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype=jnp.float32,
+    remat: bool = False,
+    sharding=None,
+) -> StableDiffusion:
+    """Load all of a folder whose UNet is a multi-view one (toybox-mv); arguments as in
+    `load_component`, LoaderError as of `load_stable_diffusion`."""
+    root = resolve(folder_or_repo, revision=revision, variant=variant)
+    return _load_diffusion(root, MultiViewConfig, variant, dtype, remat, sharding)
+
+
+# whose a component is, and the prior that loads it, by the type of its config
+OWNERS = {
+    UNetConfig: ("Stable Diffusion's", "stable_diffusion"),
+    MultiViewConfig: ("a multi-view network's", "multiview"),
+    **dict.fromkeys((IFUNetConfig, T5Config), ("DeepFloyd IF's", "deepfloyd")),
+}
+
+
+def _load_diffusion(root, kind, variant, dtype, remat, sharding) -> StableDiffusion:
+    for name, expected in (("unet", kind), ("text_encoder", CLIPTextConfig)):
+        found = type(read_config(root, name))
+        if found is not expected:
+            owner, prior = OWNERS[found]
             raise LoaderError(
-                f"{root}: its {name} is DeepFloyd IF's, not Stable Diffusion's; "
-                "load it as the prior deepfloyd"
+                f"{root}: its {name} is {owner}, not {OWNERS[kind][0]}; load it as the "
+                f"prior {prior}"
             )
     unet, vae, text = (
         _load(root, name, variant, dtype, remat, sharding) for name in COMPONENTS
     )
+    config = unet.config.unet if kind is MultiViewConfig else unet.config
     for what, found, expected in (
-        ("unet cross_attention_dim", unet.config.context, text.config.hidden),
-        ("unet in_channels", unet.config.in_channels, vae.config.latent_channels),
-        ("unet out_channels", unet.config.out_channels, vae.config.latent_channels),
+        ("unet cross_attention_dim", config.context, text.config.hidden),
+        ("unet in_channels", config.in_channels, vae.config.latent_channels),
+        ("unet out_channels", config.out_channels, vae.config.latent_channels),
     ):
         if found != expected:
             raise LoaderError(
@@ -245,7 +303,15 @@ def read_schedule(folder: Path) -> tuple[NoiseSchedule, str]:
     def refuse(key, expected):
         raise LoaderError(f"{path}: {key} = {config.get(key)!r}; expected {expected}")
 
-    for key in ("trained_betas", "rescale_betas_zero_snr"):
+    name = config.get("_class_name")
+    known = isinstance(name, str) and name.removesuffix("Scheduler") in SCHEDULERS
+    if not known and (name is not None or "beta_schedule" not in config):
+        refuse(
+            "_class_name",
+            "a scheduler of variance-preserving diffusion, such as DDIMScheduler or "
+            "EulerDiscreteScheduler (flow matching and others are not implemented)",
+        )
+    for key in ("trained_betas", "rescale_betas_zero_snr", "use_flow_sigmas"):
         if config.get(key) not in (None, False):
             refuse(key, "none: it is not implemented")
     prediction_type = config.get("prediction_type", "epsilon")
@@ -291,6 +357,8 @@ def resolve(
         raise LoaderError(
             f"{path}: a file; expected a folder with {', '.join(FOLDERS)}"
         )
+    if path.is_symlink():
+        raise LoaderError(f"{path}: a link to {path.readlink()}, which does not exist")
     if text and Path(text).name == text and (BUILT_IN / text).is_dir():
         return BUILT_IN / text
     owner, slash, repo = text.partition("/")

@@ -1,4 +1,5 @@
-"""Rays through space: `volume_rendering` (where a ray meets a box and
-what it sees along the way), `step_functions` (from coarse weights to where a ray is
-looked at closely).
+"""Arithmetic of rays through a volume, without a field or parameters.
+
+`volume_rendering` has where a ray meets a box and what is accumulated along it;
+`importance_sampling` turns weights of a first pass into the samples of a second one.
 """

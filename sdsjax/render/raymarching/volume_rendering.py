@@ -1,4 +1,4 @@
-"""Volume rendering along rays: where a ray meets a box, and what it sees there.
+"""Volume rendering along rays: their way through a box, their weights and their sums.
 
 Notation: a ray o + t d, d of unit length, t in world units; density sigma_i [... n] per
 world unit, constant in the bins of edges t_0 < ... < t_n; with tau_i = sigma_i (t_{i+1}
@@ -26,25 +26,33 @@ _TINY = 1e-9
 
 
 class Rays(NamedTuple):
-    """origins, directions (unit) [... 3], world frame; forward [...]: camera z gained
-    per unit of distance."""
+    """Rays [...] in the world frame.
+
+    origins, directions (unit) [... 3]; depth_per_distance [...]: camera z gained per
+    unit of distance along the ray.
+    """
 
     origins: Array
     directions: Array
-    forward: Array
+    depth_per_distance: Array
 
 
 def camera_rays(camera: Camera, dtype=None) -> Rays:
-    """The rays [h w] through the centres of a camera's pixels."""
+    """Returns the rays [h w] through the centres of a camera's pixels."""
     origins, directions = pixel_rays(camera)
-    forward = directions @ camera.world_to_camera[2, :3].astype(directions.dtype)
+    depth_per_distance = directions @ camera.world_to_camera[2, :3].astype(
+        directions.dtype
+    )
     dtype = directions.dtype if dtype is None else dtype
-    return Rays(*(a.astype(dtype) for a in (origins, directions, forward)))
+    return Rays(*(a.astype(dtype) for a in (origins, directions, depth_per_distance)))
 
 
-def meet_box(rays: Rays, bound: float, near: float = 0.01) -> tuple[Array, Array]:
-    """Distances (t_0, t_1) [...] between which rays are inside the cube [-bound,
-    bound]^3, from `near` on; both are equal for a ray that misses it (slab method)."""
+def intersect_box(rays: Rays, bound: float, near: float = 0.01) -> tuple[Array, Array]:
+    """Returns the distances (t_0, t_1) [...] between which rays are inside a cube.
+
+    The cube is [-bound, bound]^3, t_0 at least `near`; both are equal for a ray that
+    misses it (slab method).
+    """
     along = rays.directions
     safe = jnp.where(jnp.abs(along) < _TINY, jnp.where(along < 0, -_TINY, _TINY), along)
     first, second = (-bound - rays.origins) / safe, (bound - rays.origins) / safe
@@ -54,23 +62,27 @@ def meet_box(rays: Rays, bound: float, near: float = 0.01) -> tuple[Array, Array
     return enter, jnp.maximum(leave, enter)
 
 
-def spread(near: Array, far: Array, shares: Array, curve: float | None = None) -> Array:
-    """Distances [... n] of shares [... n] in [0, 1] of the way from near [...] to far
-    [...].
+def fraction_to_distance(
+    near: Array, far: Array, fractions: Array, inverse_offset: float | None = None
+) -> Array:
+    """Returns distances [... n] at fractions [... n] of the way from near to far.
 
-    curve: None for even shares of the way, or b > 0 for even shares of 1 / (t + b),
-    inverse distance (mip-NeRF 360, arXiv 2111.12077, eq. 11) as seen from b behind the
-    origin: nearer than b it is all but even.
+    inverse_offset: None for a distance linear in the fraction, or b > 0 for an inverse
+    distance 1 / (t + b) linear in it (mip-NeRF 360, arXiv 2111.12077, eq. 11), as seen
+    from b behind the origin: nearer than b it is all but even.
     """
     near, far = near[..., None], far[..., None]
-    if curve is None:
-        return near + (far - near) * shares
-    before, after = (1 - shares) * (far + curve), shares * (near + curve)
+    if inverse_offset is None:
+        return near + (far - near) * fractions
+    before, after = (
+        (1 - fractions) * (far + inverse_offset),
+        fractions * (near + inverse_offset),
+    )
     return (near * before + far * after) / (before + after)
 
 
 def ray_weights(density: Array, edges: Array) -> tuple[Array, Array]:
-    """(weights [... n], opacity [...]) of densities [... n] in the bins of edges."""
+    """Returns (weights [... n], opacity [...]) of densities [... n] and bin edges."""
     tau = density * jnp.diff(edges, axis=-1)
     reached = jnp.cumsum(tau, axis=-1)
     start = jnp.zeros_like(reached[..., :1])
@@ -79,21 +91,23 @@ def ray_weights(density: Array, edges: Array) -> tuple[Array, Array]:
     return before * -jnp.expm1(-tau), -jnp.expm1(-reached[..., -1])
 
 
-def along_ray(weights: Array, values: Array) -> Array:
-    """sum_i w_i v_i: [...] of values [... n], [... c] of values [... n c]."""
+def accumulate_along_ray(weights: Array, values: Array) -> Array:
+    """Sums w_i v_i along rays: [...] of values [... n], [... c] of values [... n c]."""
     if values.ndim == weights.ndim:
         return jnp.sum(weights * values, axis=-1)
     return jnp.sum(weights[..., None] * values, axis=-2)
 
 
-def per_opacity(total: Array, opacity: Array) -> Array:
-    """What was summed over a ray as an average over what it meets, 0 where it meets
-    nothing. total [...] or [... c], opacity [...]."""
+def normalize_by_opacity(total: Array, opacity: Array) -> Array:
+    """Turns a sum over a ray into an average over what it meets.
+
+    It is 0 where the ray meets nothing. total [...] or [... c], opacity [...].
+    """
     met = opacity > 0
     share = jnp.where(met, 1 / jnp.where(met, opacity, 1.0), 0.0)
     return total * (share if total.ndim == opacity.ndim else share[..., None])
 
 
-def over_background(rgb: Array, opacity: Array, background: Array) -> Array:
-    """rgb [... 3], already times its weights, over a background [3] or [... 3]."""
+def composite_over(rgb: Array, opacity: Array, background: Array) -> Array:
+    """Lays rgb [... 3], already times its weights, over a background [3] or [... 3]."""
     return rgb + (1 - opacity)[..., None] * background

@@ -1,6 +1,8 @@
-"""A cloud of anisotropic Gaussians: `representation` (parameters,
-drawing, regularisers), `initialization` (where they begin) and `density_control` (where
-they are born, split, moved and die).
+"""A cloud of anisotropic Gaussians as a representation.
+
+`representation` has the parameters, the rendering and the regularisers, made from the
+checked `settings`; `initialization` has the points that they begin at, and
+`density_control` the rules by which they are born, split, moved and die.
 """
 
 from sdsjax.representations.gaussians.representation import (

@@ -3,14 +3,15 @@
 Notation: params are the five learnable fields (GaussianParams); which rows are alive
 is state, so that no optimizer ever touches it; `as_gaussians` joins the two into what
 the rasteriser and the exports take. Scales, opacities and colours are learnt as
-log_scales, opacity_logits and SH coefficients (render/project.py). `count` is the
-number of rows; density control decides which of them live (density_control.py).
+log_scales, opacity_logits and SH coefficients (render/splatting/project.py). `count` is
+the number of rows; density control decides which of them live (density_control/).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,16 +19,20 @@ import jax.numpy as jnp
 
 from sdsjax import losses as loss
 from sdsjax.cameras import Camera
-from sdsjax.render.spherical_harmonics import coefficient_of_colour, degree_of
+from sdsjax.render.spherical_harmonics import coefficient_of_colour
 from sdsjax.render.splatting.project import Gaussians
-from sdsjax.render.splatting.rasterize import KERNELS, rasterize
-from sdsjax.representations.common import (
-    check_background,
-    check_losses,
-    draw_background,
+from sdsjax.render.splatting.rasterize import rasterize
+from sdsjax.representations.backgrounds import draw_background
+from sdsjax.representations.gaussians import initialization
+from sdsjax.representations.gaussians.density_control import (
+    DensityControl,
+    make_density_control,
 )
-from sdsjax.representations.gaussians import density_control, initialization
-from sdsjax.representations.gaussians.density_control.statistics import watch
+from sdsjax.representations.gaussians.density_control.statistics import (
+    probe_screen_gradient,
+)
+from sdsjax.representations.gaussians.settings import GaussianSettings, check_settings
+from sdsjax.representations.regularizers import nonzero_weights, sum_of_terms
 from sdsjax.types import Rendering, Representation
 
 Array = jax.Array
@@ -36,8 +41,11 @@ __all__ = ["GaussianParams", "GaussianState", "Gaussians", "as_gaussians", "gaus
 
 
 class GaussianParams(NamedTuple):
-    """What is learnt: means [n 3], log_scales [n 3], quats [n 4] (w x y z),
-    opacity_logits [n], sh [n k 3]."""
+    """The parameters that an optimizer changes, one row a Gaussian.
+
+    means [n 3], log_scales [n 3], quats [n 4] (w x y z), opacity_logits [n],
+    sh [n k 3].
+    """
 
     means: Array
     log_scales: Array
@@ -47,8 +55,10 @@ class GaussianParams(NamedTuple):
 
 
 class GaussianState(NamedTuple):
-    """What is not learnt: alive [n] bool, the rows that are drawn; tally: what density
-    control remembers."""
+    """The state that changes with the step but is not optimised.
+
+    alive [n] bool: the rows that are drawn; tally: the statistics of density control.
+    """
 
     alive: Array
     tally: Any = ()
@@ -68,7 +78,7 @@ REGULARIZERS = {
 
 
 def as_gaussians(params: GaussianParams, state: GaussianState) -> Gaussians:
-    """Joins what is learnt and what is not into what is drawn and exported."""
+    """Joins parameters and state into what is rasterised and exported."""
     return Gaussians(*params, alive=state.alive)
 
 
@@ -103,127 +113,107 @@ def gaussians(
     control_growth: float | None = None,
     control_noise: float | Callable[[Array], Array] | None = None,
 ) -> Representation:
-    """Gaussians in `count` rows that fill a ball, a shell or the given points.
+    """Makes the representation of Gaussians in `count` rows of fixed arrays.
 
-    init_count: rows that live from the beginning (None: all); init: "ball", "shell" or
-    those points [init_count 3], or points and rgb [init_count 6]; init_radius in world
-    units; init_scale: standard deviation (world units; None: half the cloud's spacing);
-    control: the rule of density control, "none", "3dgs", "stabledreamer" or "mcmc";
-    control_*: its settings (None: the rule's own; density_control.py); background:
-    "random" (a flat colour a view, drawn from the key; white without a key), "white",
-    or rgb. losses: weight of each regulariser (REGULARIZERS). capacity, tile_size,
-    max_alpha, antialias, kernel: see `rasterize`.
+    Each argument is a field of `GaussianSettings`, whose docstring says what it means.
     Raises ValueError on an unknown init, regulariser, background, shape or rule.
     """
-    settings = locals()
-    settings = {
-        name.removeprefix("control_"): value
-        for name, value in settings.items()
-        if name.startswith("control_")
-    }
-    rule = density_control.make(control, settings)
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel={kernel!r}: allowed are {', '.join(KERNELS)}")
-    begun = count if init_count is None else min(init_count, count)
-    _check(count, begun, sh_degree, init, init_opacity, background, losses)
-    weights = {name: w for name, w in dict(losses or {}).items() if w}
-
-    def begin(key: Array) -> tuple[GaussianParams, GaussianState]:
-        key_means, key_quats, key_colour = jax.random.split(key, 3)
-        rgb = jax.random.uniform(key_colour, (count, 3), minval=0.4, maxval=0.6)
-        means, rgb = _points(key_means, init, count, begun, init_radius, rgb)
-        kind = init if isinstance(init, str) else "ball"
-        half = 0.5 * initialization.spacing(kind, begun, init_radius)
-        scale = half if init_scale is None else init_scale
-        sh = jnp.zeros((count, (sh_degree + 1) ** 2, 3), means.dtype)
-        params = GaussianParams(
-            means=means,
-            log_scales=jnp.full((count, 3), math.log(scale), means.dtype),
-            quats=jax.random.normal(key_quats, (count, 4), means.dtype),
-            opacity_logits=jnp.full(
-                count, math.log(init_opacity / (1 - init_opacity)), means.dtype
-            ),
-            sh=sh.at[:, 0].set(coefficient_of_colour(rgb)),
-        )
-        tally = rule.begin(count) if rule else ()
-        return params, GaussianState(jnp.arange(count) < begun, tally)
-
-    def render(
-        params, state, camera: Camera, key: Array | None, probe: Array | None = None
-    ) -> Rendering:
-        half_size = (0.5 * camera.width, 0.5 * camera.height)
-        offset: Any = None
-        if probe is not None:
-            offset = watch(probe, camera.world_to_camera, half_size)
-        return rasterize(
-            as_gaussians(params, state),
-            camera,
-            background=draw_background(background, key, params.means.dtype),
-            max_alpha=max_alpha,
-            antialias=antialias,
-            screen_offset=offset,
-            capacity=capacity,
-            tile_size=tile_size,
-            kernel=kernel,
-        )
-
-    def regularize(params, state, renderings, step):
-        del step
-        terms = {
-            name: weight * REGULARIZERS[name](params, state.alive, renderings)
-            for name, weight in weights.items()
-        }
-        return sum(terms.values(), jnp.zeros((), params.means.dtype)), terms
-
-    def edit(key, step, params, state, aux):
-        assert rule is not None
-        params, alive, tally, moved = rule.edit(
-            key, step, params, state.alive, state.tally, aux
-        )
-        return params, GaussianState(alive, tally), moved
-
-    def probe_of(params):
-        return jnp.zeros_like(params.opacity_logits)
-
+    settings = GaussianSettings(**locals())
+    rule = make_density_control(control, settings.density_control)
+    check_settings(settings, REGULARIZERS)
+    probed = rule is not None and rule.needs_screen_gradients
     return Representation(
-        init=begin,
-        render=render,
+        init=partial(_init, settings, rule),
+        render=partial(_render, settings),
         space="image",
-        regularize=regularize,
-        control=edit if rule else None,
-        probe=probe_of if rule and rule.watches else None,
+        regularize=partial(_regularize, nonzero_weights(losses)),
+        control=partial(_edit, rule) if rule else None,
+        probe=_zero_probe if probed else None,
     )
 
 
-def _points(key, init, count: int, begun: int, radius: float, rgb: Array):
-    """Means [count 3] and colours [count 3]: a named cloud, or the points given."""
+def _init(
+    settings: GaussianSettings, rule: DensityControl | None, key: Array
+) -> tuple[GaussianParams, GaussianState]:
+    count, opacity = settings.count, settings.init_opacity
+    key_means, key_quats, key_colour = jax.random.split(key, 3)
+    rgb = jax.random.uniform(key_colour, (count, 3), minval=0.4, maxval=0.6)
+    means, rgb = _initial_points(settings, key_means, rgb)
+    sh = jnp.zeros((count, (settings.sh_degree + 1) ** 2, 3), means.dtype)
+    log_scale = math.log(_initial_scale(settings))
+    params = GaussianParams(
+        means=means,
+        log_scales=jnp.full((count, 3), log_scale, means.dtype),
+        quats=jax.random.normal(key_quats, (count, 4), means.dtype),
+        opacity_logits=jnp.full(count, math.log(opacity / (1 - opacity)), means.dtype),
+        sh=sh.at[:, 0].set(coefficient_of_colour(rgb)),
+    )
+    alive = jnp.arange(count) < settings.initial_count
+    return params, GaussianState(alive, rule.init(count) if rule else ())
+
+
+def _initial_points(settings: GaussianSettings, key: Array, rgb: Array):
+    # means [count 3] and colours [count 3]: a named cloud, or the points given
+    init, count = settings.init, settings.count
     if isinstance(init, str):
-        return initialization.cloud(key, init, count, radius), rgb
-    points = jnp.asarray(init, jnp.result_type(float))
-    means = jnp.zeros((count, 3), points.dtype).at[:begun].set(points[:, :3])
+        cloud = initialization.random_cloud(key, init, count, settings.init_radius)
+        return cloud, rgb
+    points, living = jnp.asarray(init, jnp.result_type(float)), settings.initial_count
+    means = jnp.zeros((count, 3), points.dtype).at[:living].set(points[:, :3])
     if points.shape[1] == 6:
-        rgb = rgb.at[:begun].set(points[:, 3:])
+        rgb = rgb.at[:living].set(points[:, 3:])
     return means, rgb
 
 
-def _check(count, begun, sh_degree, init, init_opacity, background, losses) -> None:
-    if count < 1:
-        raise ValueError(f"count={count}: at least one Gaussian is needed")
-    if begun < 1:
-        raise ValueError(f"init_count={begun}: at least one Gaussian must live")
-    degree_of((sh_degree + 1) ** 2)
-    if isinstance(init, str):
-        if init not in initialization.CLOUDS:
-            raise ValueError(
-                f"init={init!r}: allowed are {', '.join(initialization.CLOUDS)} or an "
-                "array of points (in a config, a .ply file of them)"
-            )
-    elif jnp.shape(init) not in ((begun, 3), (begun, 6)):
-        raise ValueError(
-            f"init has shape {jnp.shape(init)}: give ({begun}, 3), or ({begun}, 6) "
-            "with colours; init_count may be below count"
-        )
-    if not 0 < init_opacity < 1:
-        raise ValueError(f"init_opacity={init_opacity}: give a number between 0 and 1")
-    check_background(background)
-    check_losses(losses, REGULARIZERS)
+def _initial_scale(settings: GaussianSettings) -> float:
+    if settings.init_scale is not None:
+        return settings.init_scale
+    kind = settings.init if isinstance(settings.init, str) else "ball"
+    return 0.5 * initialization.mean_spacing(
+        kind, settings.initial_count, settings.init_radius
+    )
+
+
+def _render(
+    settings: GaussianSettings,
+    params: GaussianParams,
+    state: GaussianState,
+    camera: Camera,
+    key: Array | None,
+    probe: Array | None = None,
+) -> Rendering:
+    screen_offset: Any = None
+    if probe is not None:
+        half_size = (0.5 * camera.width, 0.5 * camera.height)
+        screen_offset = probe_screen_gradient(probe, camera.world_to_camera, half_size)
+    return rasterize(
+        as_gaussians(params, state),
+        camera,
+        background=draw_background(settings.background, key, params.means.dtype),
+        max_alpha=settings.max_alpha,
+        antialias=settings.antialias,
+        screen_offset=screen_offset,
+        capacity=settings.capacity,
+        tile_size=settings.tile_size,
+        kernel=settings.kernel,
+    )
+
+
+def _regularize(weights: dict[str, float], params, state, renderings, step):
+    del step
+    terms = {
+        name: weight * REGULARIZERS[name](params, state.alive, renderings)
+        for name, weight in weights.items()
+    }
+    return sum_of_terms(terms, params.means.dtype)
+
+
+def _edit(rule: DensityControl, key, step, params, state: GaussianState, aux):
+    params, alive, tally, row_edit = rule.edit(
+        key, step, params, state.alive, state.tally, aux
+    )
+    return params, GaussianState(alive, tally), row_edit
+
+
+def _zero_probe(params: GaussianParams) -> Array:
+    return jnp.zeros_like(params.opacity_logits)

@@ -1,58 +1,47 @@
 """Multi-resolution hash encoding of points, with tiny-cuda-nn's conventions.
 
 Notation: x [... 3] in the unit cube; level l = 0 .. L - 1 has scale s_l = N b^l - 1 (N:
-`base`, b: `growth`), position p = x s_l + 0.5, resolution r_l = ceil(s_l) + 1 and a
-table [T_l F] of features. The eight corners c of p's cell are looked up and blended
-trilinearly, or with weights 3 f^2 - 2 f^3 (`smooth`) of the fraction f of p. Index:
-
-    dense   c_x + c_y r + c_z r^2                        where r^3 <= T = 2^`log2_size`
-    hashed  c_x xor (c_y 2654435761) xor (c_z 805459861)    in uint32, otherwise
-
-modulo the size T_l: min(T, r^3 rounded up to a multiple of 8). Source: instant-ngp
-(arXiv 2201.05989), eqs. 2-4 and appendix A; the half-cell offset is tiny-cuda-nn's.
-Progressive band (Neuralangelo, arXiv 2306.03092; TP-SDS's and SSD's grids): a weight in
-[0, 1] a level.
+`base`, b: `growth`), resolution r_l = ceil(s_l) + 1 and a table [T_l F] of features,
+which is dense where r_l^3 <= 2^`log2_size` and hashed otherwise. T_l = min(2^log2_size,
+r_l^3 rounded up to a multiple of 8). How one level is looked up: hash_grid_level.py.
+Source: instant-ngp (arXiv 2201.05989), eqs. 2-4 and appendix A. Progressive band
+(Neuralangelo, arXiv 2306.03092; TP-SDS's and SSD's grids): a weight in [0, 1] a level.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from sdsjax.representations.radiance_field.hash_grid_level import (
+    GridLevel,
+    encode_level,
+    encode_level_with_jacobian,
+)
 
 Array = jax.Array
 
-PRIMES = (1, 2654435761, 805459861)
 # Uniform in +- this, instant-ngp's sec. 4.
 INIT_SPAN = 1e-4
-CORNERS = np.array(list(np.ndindex(2, 2, 2)), np.uint32)  # [8 3]
 
 
-class Level(NamedTuple):
-    """One level: scale s_l, resolution r_l, rows T_l of its table, hashed or dense."""
+class HashGrid(NamedTuple):
+    """The static shape of an encoding: its levels, and F features of each.
 
-    scale: float
-    resolution: int
-    rows: int
-    hashed: bool
+    smooth: whether cells are blended smoothly.
+    """
 
-
-class Grid(NamedTuple):
-    """The static shape of an encoding: its levels, F features each, and whether cells
-    are blended smoothly."""
-
-    levels: tuple[Level, ...]
+    levels: tuple[GridLevel, ...]
     features: int
     smooth: bool
 
     @property
     def width(self) -> int:
-        """L F, the length of an encoding."""
+        """The length L F of an encoding."""
         return len(self.levels) * self.features
 
 
@@ -64,11 +53,11 @@ def make_grid(
     base: int = 4,
     growth: float = 1.5,
     smooth: bool = False,
-) -> Grid:
-    """The grid of `levels` levels, the coarsest of `base` cells a side, each `growth`
-    times finer than the one before it.
+) -> HashGrid:
+    """Makes a grid whose levels are each `growth` times finer than the one before.
 
-    Raises ValueError where a number makes no grid.
+    The coarsest has `base` cells a side. Raises ValueError where a number makes no
+    grid.
     """
     for name, value, low, high in (
         ("levels", levels, 1, 32),
@@ -87,23 +76,23 @@ def make_grid(
             f"{2**20}: lower levels or growth"
         )
     rows = 2**log2_size
-    return Grid(
+    return HashGrid(
         tuple(_level(base * growth**level - 1, rows) for level in range(levels)),
         features,
         smooth,
     )
 
 
-def _level(scale: float, most: int) -> Level:
+def _level(scale: float, max_rows: int) -> GridLevel:
     # 1e-6: base * growth^l that is whole but for rounding gets no cell more
     resolution = math.ceil(scale - 1e-6) + 1
-    hashed = resolution**3 > most
-    rows = most if hashed else min(most, 8 * math.ceil(resolution**3 / 8))
-    return Level(scale, resolution, rows, hashed)
+    hashed = resolution**3 > max_rows
+    rows = max_rows if hashed else min(max_rows, 8 * math.ceil(resolution**3 / 8))
+    return GridLevel(scale, resolution, rows, hashed)
 
 
-def init_tables(key: Array, grid: Grid) -> tuple[Array, ...]:
-    """Tables [T_l F] of all levels, uniform in +-1e-4, float32."""
+def init_tables(key: Array, grid: HashGrid) -> tuple[Array, ...]:
+    """Draws the tables [T_l F] of all levels, uniform in +-1e-4, float32."""
     keys = jax.random.split(key, len(grid.levels))
     return tuple(
         jax.random.uniform(
@@ -117,164 +106,17 @@ def init_tables(key: Array, grid: Grid) -> tuple[Array, ...]:
     )
 
 
-def corner_index(corner: Sequence[Array], level: Level) -> Array:
-    """Rows of a level's table for corners (c_x, c_y, c_z), uint32 each, same shape."""
-    if level.hashed:
-        x, y, z = (c * np.uint32(p) for c, p in zip(corner, PRIMES))
-        index = x ^ y ^ z
-    else:
-        x, y, z = corner
-        r = np.uint32(level.resolution)
-        index = x + r * (y + r * z)
-    return (index % np.uint32(level.rows)).astype(jnp.int32)
-
-
-class _Place(NamedTuple):
-    # The lower corner [... 3] (uint32) of points' cells, their blending fractions
-    # [... 3] and how fast these change with the point.
-    corner: Array
-    fraction: Array
-    rate: Array
-
-
-def _place(x: Array, level: Level, smooth: bool) -> _Place:
-    scale = jnp.asarray(level.scale, x.dtype)
-    position = x * scale + 0.5
-    corner = jnp.floor(jax.lax.stop_gradient(position))
-    fraction, rate = position - corner, jnp.broadcast_to(scale, x.shape)
-    if smooth:
-        rate = scale * 6 * fraction * (1 - fraction)
-        fraction = fraction * fraction * (3 - 2 * fraction)
-    return _Place(corner.astype(jnp.uint32), fraction, rate)
-
-
-def _indices(place: _Place, level: Level) -> list[Array]:
-    # rows [...] of the eight corners
-    return [
-        corner_index([place.corner[..., i] + corner[i] for i in range(3)], level)
-        for corner in CORNERS
-    ]
-
-
-def _weights(place: _Place) -> list[Array]:
-    # [...] of the eight corners
-    shares = 1 - place.fraction, place.fraction
-    along = [[shares[corner[i]][..., i] for i in range(3)] for corner in CORNERS]
-    return [x * y * z for x, y, z in along]
-
-
-def _weight_slopes(place: _Place, axis: int) -> list[Array]:
-    # d weight / d x_axis [...] of the eight corners
-    shares = 1 - place.fraction, place.fraction
-    rate, (i, j) = place.rate[..., axis], [i for i in range(3) if i != axis]
-    return [
-        (rate if corner[axis] else -rate)
-        * shares[corner[i]][..., i]
-        * shares[corner[j]][..., j]
-        for corner in CORNERS
-    ]
-
-
-def _rows(table: Array, index: Array) -> Array:
-    # No index runs over its table: checking would cost a seventh of a gather.
-    return table.at[index].get(mode="promise_in_bounds")
-
-
-def _sum(weights: Sequence[Array], values: Sequence[Array] | Array) -> Array:
-    # sum_c w_c v_c [... F] of weights [...] and values [... F]
-    total = weights[0][..., None] * values[0]
-    for weight, value in zip(weights[1:], values[1:]):
-        total += weight[..., None] * value
-    return total
-
-
-def _scatter(level: Level, index: list[Array], updates: list[Array]) -> Array:
-    # The table [T F] that has updates [... F] added at rows [...]. One scatter of
-    # corners written out one after the other: as one array expression, broadcast over
-    # the corners, it takes three times as long on a CPU.
-    width = updates[0].shape[-1]
-    flat = [update.reshape(-1, width) for update in updates]
-    rows = jnp.concatenate([i.reshape(-1) for i in index])
-    zeros = jnp.zeros((level.rows, width), updates[0].dtype)
-    return zeros.at[rows].add(jnp.concatenate(flat), mode="promise_in_bounds")
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def encode_level(table: Array, x: Array, level: Level, smooth: bool) -> Array:
-    """Features [... F] of points x [... 3] in the unit cube, at one level. Reverse mode
-    only."""
-    place = _place(x, level, smooth)
-    rows = [_rows(table, i).astype(x.dtype) for i in _indices(place, level)]
-    return _sum(_weights(place), rows)
-
-
-def _encode_forward(table, x, level, smooth):
-    return encode_level(table, x, level, smooth), (table, x)
-
-
-def _encode_backward(level, smooth, kept, cotangent):
-    table, x = kept
-    place = _place(x, level, smooth)
-    updates = [w[..., None] * cotangent for w in _weights(place)]
-    # not computed where nobody asks for it: XLA drops what is not used
-    _, slopes = _slopes_of_level(table, x, level, smooth)
-    moved = [jnp.sum(slope * cotangent, axis=-1) for slope in slopes]
-    table_gradient = _scatter(level, _indices(place, level), updates)
-    return table_gradient.astype(table.dtype), jnp.stack(moved, axis=-1)
-
-
-encode_level.defvjp(_encode_forward, _encode_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def slopes_of_level(
-    table: Array, x: Array, level: Level, smooth: bool
-) -> tuple[Array, list[Array]]:
-    """(features [... F], their derivatives [... F] with respect to x_0, x_1 and x_2) of
-    points x [... 3] in the unit cube, at one level; both to be differentiated in
-    reverse mode."""
-    return _slopes_of_level(table, x, level, smooth)
-
-
-def _slopes_of_level(table, x, level, smooth):
-    place = _place(x, level, smooth)
-    # All rows first: they are read once and used four times.
-    index = jnp.stack(_indices(place, level))
-    rows = _rows(table, index).astype(x.dtype)
-
-    slopes = [_sum(_weight_slopes(place, i), rows) for i in range(3)]
-    return _sum(_weights(place), rows), slopes
-
-
-def _slopes_forward(table, x, level, smooth):
-    return slopes_of_level(table, x, level, smooth), (table, x)
-
-
-def _slopes_backward(level, smooth, kept, cotangents):
-    table, x = kept
-    place = _place(x, level, smooth)
-    weights = [_weights(place), *(_weight_slopes(place, i) for i in range(3))]
-    of_value, of_slopes = cotangents
-    updates = [_sum(corner, (of_value, *of_slopes)) for corner in zip(*weights)]
-    _, pull = jax.vjp(lambda x: _slopes_of_level(table, x, level, smooth), x)
-    table_gradient = _scatter(level, _indices(place, level), updates)
-    return table_gradient.astype(table.dtype), *pull(cotangents)
-
-
-slopes_of_level.defvjp(_slopes_forward, _slopes_backward)
-
-
 def encode(
     tables: Sequence[Array],
     x: Array,
-    grid: Grid,
+    grid: HashGrid,
     *,
     level_weights: Array | None = None,
     active: int | None = None,
 ) -> Array:
-    """Features [... L F] of points x [... 3], level by level, x clipped to the unit
-    cube. To be differentiated in reverse mode (forwards: `encode_with_slopes`).
+    """Returns the encodings [... L F] of points x [... 3], clipped to the unit cube.
 
+    To be differentiated in reverse mode (forwards: `encode_with_jacobian`).
     level_weights: [L], a factor a level (`band_weights`); active: how many levels are
     looked up at all, the rest being zeros (static: what it leaves out costs nothing).
     """
@@ -291,22 +133,22 @@ def encode(
     return jnp.concatenate(parts, axis=-1)
 
 
-def encode_with_slopes(
+def encode_with_jacobian(
     tables: Sequence[Array],
     x: Array,
-    grid: Grid,
+    grid: HashGrid,
     *,
     level_weights: Array | None = None,
 ) -> tuple[Array, Array]:
-    """(`encode`, its derivatives [3 ... L F] with respect to the components of x) at
-    points x [... 3]: one look-up for both, and one scatter for their gradient.
+    """Returns (`encode`, its derivatives [3 ... L F] by x) at points x [... 3].
 
-    The derivatives are those inside a cell, and 0 outside the unit cube.
+    One look-up serves both, and one scatter their gradient. The derivatives are those
+    inside a cell, and 0 outside the unit cube.
     """
     inside = ((x >= 0) & (x <= 1)).astype(x.dtype)
     x = jnp.clip(x, 0.0, 1.0)
     found: Any = [
-        slopes_of_level(table, x, level, grid.smooth)
+        encode_level_with_jacobian(table, x, level, grid.smooth)
         for table, level in zip(tables, grid.levels)
     ]
     values = _weighted([value for value, _ in found], level_weights)
@@ -328,8 +170,11 @@ def _weighted(parts: Sequence[Any], level_weights: Array | None) -> list[Array]:
 def band_weights(
     step: Array | int, levels: int, *, first: int, start: int, every: int
 ) -> Array:
-    """Weights [L] of a progressive band after `step` updates: `first` levels count from
-    the beginning, then one more each `every` steps from `start` on, fading in."""
+    """Returns the weights [L] of a progressive band after `step` updates.
+
+    `first` levels count from the beginning, then one more each `every` steps from
+    `start` on, fading in.
+    """
     opened = first + jnp.maximum(step - start, 0) / every
     # of a definite type: a weak one would have the training step traced twice
     order = jnp.arange(levels, dtype=jnp.result_type(float))

@@ -1,4 +1,4 @@
-"""Light for a field's colours, drawn anew for every view.
+"""Shading of a field's colours by a light that is drawn anew for every view.
 
 Notation: albedo rho [... 3] in [0, 1], normal n, a point light at l with diffuse and
 ambient shares (DreamFusion, arXiv 2209.14988, sec. 3.1, "Shading"):
@@ -25,7 +25,10 @@ MAX_ANGLE = math.pi / 3
 
 
 class Light(NamedTuple):
-    """position [3] (world); diffuse, ambient []; textured [], 1 or 0."""
+    """A point light and how it shades.
+
+    position [3] (world); diffuse, ambient []; textured []: 1, or 0 for white surfaces.
+    """
 
     position: Array
     diffuse: Array
@@ -34,7 +37,7 @@ class Light(NamedTuple):
 
 
 def light_position(key: Array, eye: Array) -> Array:
-    """A point [3] within 60 degrees of the eye [3], seen from the origin."""
+    """Draws a position [3] within 60 degrees of the eye [3], seen from the origin."""
     key_side, key_angle, key_distance = jax.random.split(key, 3)
     distance = jnp.linalg.norm(eye)
     towards = eye / distance
@@ -47,21 +50,23 @@ def light_position(key: Array, eye: Array) -> Array:
 
 
 def draw_light(key: Array, eye: Array, *, lambertian: float, textureless: float):
-    """The light of one view: with these probabilities shaded, or shaded without
-    texture; else plain."""
+    """Draws the light of one view.
+
+    With these probabilities the view is shaded, or shaded without texture; else plain.
+    """
     key_kind, key_position = jax.random.split(key)
-    draw = jax.random.uniform(key_kind, (), eye.dtype)
-    shaded = draw < lambertian + textureless
+    uniform = jax.random.uniform(key_kind, (), eye.dtype)
+    shaded = uniform < lambertian + textureless
     return Light(
         position=light_position(key_position, eye),
         diffuse=jnp.where(shaded, DIFFUSE, 0.0),
         ambient=jnp.where(shaded, AMBIENT, 1.0),
-        textured=jnp.where(draw < textureless, 0.0, 1.0),
+        textured=jnp.where(uniform < textureless, 0.0, 1.0),
     )
 
 
 def shade(light: Light, albedo: Array, normals: Array, points: Array) -> Array:
-    """rgb [... 3] of points [... 3] with normals [... 3]."""
+    """Returns the shaded rgb [... 3] of points, albedo and normals [... 3]."""
     offset = light.position - points
     # 1e-12: a point at the light itself is lit from nowhere
     length2 = jnp.sum(offset**2, axis=-1, keepdims=True)

@@ -31,7 +31,7 @@ def test_rays_meet_the_box_where_they_should():
     root = np.sqrt(0.5)
     origins = [[0, 0, 3], [0, 0, 3], [0, 0, 0], [3, 3, 0.5], [0, 0, 3], [0, 1.5, 3]]
     along = [[0, 0, -1], [0, 0, 1], [0, 0, 1], [-root, -root, 0], [1, 0, 0], [0, 0, -1]]
-    near, far = jax.jit(volume.meet_box, static_argnames="bound")(
+    near, far = jax.jit(volume.intersect_box, static_argnames="bound")(
         Rays(jnp.array(origins, float), jnp.array(along, float), jnp.ones(6)), bound=1.0
     )
     np.testing.assert_allclose(near[:1], 2, rtol=1e-6)
@@ -73,20 +73,29 @@ def test_depth_of_a_thin_slab_is_where_it_stands():
     for sigma in (1e-3, 3.0, 1e4):
         density = jnp.where((at > 2.5) & (at < 2.52), sigma, 0.0)
         weights, opacity = weigh(density, edges)
-        depth = volume.per_opacity(volume.along_ray(weights, at), opacity)
+        depth = volume.normalize_by_opacity(
+            volume.accumulate_along_ray(weights, at), opacity
+        )
         np.testing.assert_allclose(depth, 2.51, atol=6e-3)
     weights, opacity = weigh(0 * density, edges)
-    slope = jax.grad(lambda o: volume.per_opacity(jnp.float32(0), o))(opacity)
-    assert float(volume.per_opacity(volume.along_ray(weights, at), opacity)) == 0
+    slope = jax.grad(lambda o: volume.normalize_by_opacity(jnp.float32(0), o))(opacity)
+    assert (
+        float(
+            volume.normalize_by_opacity(
+                volume.accumulate_along_ray(weights, at), opacity
+            )
+        )
+        == 0
+    )
     assert float(slope) == 0
 
 
 def test_what_is_not_covered_shows_the_background():
     rgb, opacity = jnp.array([[0.1, 0.2, 0.3]]), jnp.array([0.25])
-    got = volume.over_background(rgb, opacity, jnp.array([1.0, 0.0, 0.4]))
+    got = volume.composite_over(rgb, opacity, jnp.array([1.0, 0.0, 0.4]))
     np.testing.assert_allclose(got, [[0.85, 0.2, 0.6]], rtol=1e-6)
     colours = jnp.array([[[1.0, 0, 0], [0, 1.0, 0]]])
-    mixed = volume.along_ray(jnp.array([[0.25, 0.5]]), colours)
+    mixed = volume.accumulate_along_ray(jnp.array([[0.25, 0.5]]), colours)
     np.testing.assert_allclose(mixed, [[0.25, 0.5, 0]])
 
 
@@ -101,9 +110,9 @@ def test_gradients_equal_finite_differences():
         @jax.jit
         def total(density):
             weights, opacity = volume.ray_weights(density, edges)
-            depth = volume.along_ray(weights, edges[1:])
-            seen = volume.along_ray(weights, jnp.asarray(values)).sum()
-            return seen + volume.per_opacity(depth, opacity) + opacity**2
+            depth = volume.accumulate_along_ray(weights, edges[1:])
+            seen = volume.accumulate_along_ray(weights, jnp.asarray(values)).sum()
+            return seen + volume.normalize_by_opacity(depth, opacity) + opacity**2
 
         slope = jax.grad(total)(jnp.asarray(start))
         for i in range(8):

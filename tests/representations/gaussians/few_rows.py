@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdsjax.representations.gaussians import GaussianParams
-from sdsjax.representations.gaussians.density_control import make
+from sdsjax.representations.gaussians.density_control import make_density_control
 from sdsjax.representations.gaussians.density_control.statistics import (
-    empty_tally,
-    no_counts,
+    zero_counts,
+    zero_statistics,
 )
 from sdsjax.types import Rendering
 
@@ -50,15 +50,22 @@ def seen(gradients, views=2, hidden=()):
 def adapted(params, alive, gradients, rule="3dgs", step=NOW, hidden=(), **settings):
     """One edit of a rule that densifies by screen gradients [n], seen by two views."""
     settings = {**OFTEN, "reset_every": 0, "clone_scale": 0.1, **settings}
-    control = make(rule, settings)
+    control = make_density_control(rule, settings)
     alive = jnp.asarray(alive, bool)
     return jax.jit(control.edit)(
-        KEY, step, params, alive, empty_tally(len(alive)), seen(gradients, 2, hidden)
+        KEY,
+        step,
+        params,
+        alive,
+        zero_statistics(len(alive)),
+        seen(gradients, 2, hidden),
     )
 
 
 def relocated(params, alive, step=NOW, **settings):
     """One edit of "mcmc", by default without noise or growth."""
-    control = make("mcmc", {**OFTEN, "noise": 0.0, "growth": 0.0, **settings})
+    control = make_density_control(
+        "mcmc", {**OFTEN, "noise": 0.0, "growth": 0.0, **settings}
+    )
     alive = jnp.asarray(alive, bool)
-    return jax.jit(control.edit)(KEY, step, params, alive, no_counts(), {})
+    return jax.jit(control.edit)(KEY, step, params, alive, zero_counts(), {})

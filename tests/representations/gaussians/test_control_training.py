@@ -11,7 +11,9 @@ from few_rows import KEY, OFTEN
 from sdsjax.cameras import OrbitRange, random_orbits
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.representations.gaussians import GaussianParams, gaussians
-from sdsjax.representations.gaussians.density_control.statistics import watch
+from sdsjax.representations.gaussians.density_control.statistics import (
+    probe_screen_gradient,
+)
 from sdsjax.training.optimizers import grouped_adam
 from sdsjax.training.train_step import init_state, make_train_step
 from sdsjax.types import Estimate, Estimator, NoisePrediction, Prior, PriorSource
@@ -48,7 +50,7 @@ def test_the_probe_gathers_screen_gradients_of_all_views():
     want = jnp.sum(jnp.linalg.norm(slopes * jnp.array([12.0, 8.0]), axis=-1), axis=0)
     assert float(want.max()) > 0.1
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-    assert not jnp.any(watch(jnp.ones(4), jnp.eye(4), (3.0, 2.0)))
+    assert not jnp.any(probe_screen_gradient(jnp.ones(4), jnp.eye(4), (3.0, 2.0)))
 
 
 def assembled(rule, count=60, n=2, **settings):

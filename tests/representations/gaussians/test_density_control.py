@@ -8,9 +8,12 @@ from few_rows import KEY, OFTEN, adapted, logit, params_of, relocated, seen
 
 from sdsjax.cameras import orbit_camera
 from sdsjax.representations.gaussians import gaussians
-from sdsjax.representations.gaussians.density_control import CONTROLS, make
+from sdsjax.representations.gaussians.density_control import (
+    CONTROLS,
+    make_density_control,
+)
 from sdsjax.representations.gaussians.density_control.statistics import (
-    empty_tally,
+    zero_statistics,
 )
 from sdsjax.training.optimizers import edit_moments, grouped_adam
 
@@ -96,9 +99,11 @@ def test_gradients_are_means_over_the_views_that_saw_the_gaussian():
 
 
 def test_views_add_up_until_an_edit_is_due():
-    control = make("3dgs", {**OFTEN, "every": 3, "start": 6, "reset_every": 0})
+    control = make_density_control(
+        "3dgs", {**OFTEN, "every": 3, "start": 6, "reset_every": 0}
+    )
     params, alive = params_of([0.5] * 3), jnp.ones(3, bool)
-    state = (params, alive, empty_tally(3))
+    state = (params, alive, zero_statistics(3))
     edit = jax.jit(control.edit)
     for step in range(6):
         *state, moved = edit(KEY, jnp.int32(step), *state, seen([1.0, 2.0, 0.0]))

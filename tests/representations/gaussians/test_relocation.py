@@ -27,14 +27,14 @@ def test_formula_against_loops_in_float64(opacity):
     logits = jnp.full(len(numbers), np.log(opacity / (1 - opacity)), jnp.float32)
     exact = 1 / (1 + np.exp(-np.float64(logits[0])))
     want = np.array([by_loops(exact, int(n)) for n in numbers])
-    shared, factor = jax.jit(relocation.share)(logits, jnp.asarray(numbers))
+    shared, factor = jax.jit(relocation.share_place)(logits, jnp.asarray(numbers))
     np.testing.assert_allclose(shared, want[:, 0], rtol=0, atol=1e-6)
     np.testing.assert_allclose(factor, want[:, 1], rtol=1e-5)
 
 
 def test_one_alone_keeps_what_it_has():
     logits = jnp.linspace(-8.0, 8.0, 33)
-    shared, factor = relocation.share(logits, jnp.ones(33, jnp.int32))
+    shared, factor = relocation.share_place(logits, jnp.ones(33, jnp.int32))
     np.testing.assert_allclose(shared, jax.nn.sigmoid(logits), rtol=2e-6)
     np.testing.assert_allclose(factor, 1.0, rtol=2e-6)
 
@@ -42,7 +42,7 @@ def test_one_alone_keeps_what_it_has():
 def test_stacked_copies_are_as_opaque_as_one_was():
     logits = jnp.array([-30.0, -3.0, 0.0, 5.0, 12.0])
     for n in (2, 51):
-        shared, factor = relocation.share(logits, jnp.full(5, n))
+        shared, factor = relocation.share_place(logits, jnp.full(5, n))
         assert np.all(np.isfinite(factor))
         together = -np.expm1(n * np.log1p(-np.float64(shared)))
         np.testing.assert_allclose(together, jax.nn.sigmoid(logits), rtol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from precision import enable_x64
 
-from sdsjax.representations.radiance_field import hash_grid
+from sdsjax.representations.radiance_field import hash_grid, hash_grid_level
 from sdsjax.representations.radiance_field.hash_grid import (
     band_weights,
     init_tables,
@@ -39,7 +39,7 @@ def reference(tables, x, *, levels, features, log2_size, base, growth, smooth=Fa
             if resolution**3 <= most:
                 index = at[0] + at[1] * resolution + at[2] * resolution**2
             else:
-                hashed = [(c * p) % 2**32 for c, p in zip(at, hash_grid.PRIMES)]
+                hashed = [(c * p) % 2**32 for c, p in zip(at, hash_grid_level.PRIMES)]
                 index = hashed[0] ^ hashed[1] ^ hashed[2]
             weight = math.prod(f if d else 1 - f for f, d in zip(part, corner))
             total += weight * np.asarray(tables[level], np.float64)[index % rows]
@@ -138,7 +138,7 @@ def test_slopes_are_differences_of_the_reference_and_have_their_own_gradient(smo
 
     with enable_x64(True):
         look_up = jax.jit(
-            lambda tables, x: hash_grid.encode_with_slopes(
+            lambda tables, x: hash_grid.encode_with_jacobian(
                 tables, x, grid, level_weights=jnp.asarray(band)
             )
         )
@@ -168,7 +168,7 @@ def test_slopes_are_differences_of_the_reference_and_have_their_own_gradient(smo
 
 def test_slopes_are_zero_outside_the_cube():
     grid = make_grid(levels=2, log2_size=8)
-    look_up = jax.jit(hash_grid.encode_with_slopes, static_argnums=2)
+    look_up = jax.jit(hash_grid.encode_with_jacobian, static_argnums=2)
     x = np.float32([[0.3, 1.2, 0.6], [-0.1, 0.4, 0.5]])
     _, slopes = look_up(large_tables(grid), x, grid)
     zero = np.abs(slopes).max(axis=-1) == 0

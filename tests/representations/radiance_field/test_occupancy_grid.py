@@ -35,15 +35,15 @@ def test_slots_are_taken_from_the_camera_on():
     values = rng.random((5, 6, 2)).astype(np.float32)
     order = [(r, i) for i in range(6) for r in range(5) if mask[r, i]]
     for room in (4, len(order), 29):
-        slots = jax.jit(active_points.take_slots, static_argnames="room")(
-            mask, room=room
+        slots = jax.jit(active_points.assign_slots, static_argnames="capacity")(
+            mask, capacity=room
         )
-        got = active_points.gather(slots, values)
+        got = active_points.gather_points(slots, values)
         want = np.zeros((5, 6, 2))
         for slot, (r, i) in enumerate(order[:room]):
             np.testing.assert_array_equal(got[slot], values[r, i])
             want[r, i] = values[r, i]
-        np.testing.assert_array_equal(active_points.put_back(slots, got), want)
+        np.testing.assert_array_equal(active_points.scatter_points(slots, got), want)
         assert int(slots.kept.sum()) == int(slots.used.sum()) == min(room, len(order))
 
         # put_back's gradient is that of the scatter it stands for
@@ -53,7 +53,7 @@ def test_slots_are_taken_from_the_camera_on():
             return jnp.where(kept, picked, 0).reshape(5, 6, 2)
 
         pull = jnp.asarray(rng.normal(size=(5, 6, 2)).astype(np.float32))
-        mine = jax.vjp(partial(active_points.put_back, slots), got)[1](pull)[0]
+        mine = jax.vjp(partial(active_points.scatter_points, slots), got)[1](pull)[0]
         np.testing.assert_allclose(mine, jax.vjp(scattered, got)[1](pull)[0], atol=1e-6)
 
 
@@ -64,7 +64,9 @@ def test_the_rule_of_the_grid():
 
     @jax.jit
     def update(step, values):
-        return occupancy_grid.update(lambda x: depth(x[..., 0]), KEY, step, values)
+        return occupancy_grid.update_occupancy(
+            lambda x: depth(x[..., 0]), KEY, step, values
+        )
 
     for step, share in ((0, 1), (240, 1), (7, 0), (255, 0), (257, 0)):
         want = 0.95 if share else 1.0
@@ -80,15 +82,17 @@ def test_the_rule_of_the_grid():
 
 def test_the_threshold_is_the_mean_or_a_hundredth():
     values = np.zeros((2, 2, 2), np.float32)
-    assert occupancy_grid.occupied(values).all()  # nothing is known: look everywhere
+    assert occupancy_grid.occupied_cells(
+        values
+    ).all()  # nothing is known: look everywhere
     values[0, 0, 0] = 0.008
     want = values > 0
-    np.testing.assert_array_equal(occupancy_grid.occupied(values), want)
+    np.testing.assert_array_equal(occupancy_grid.occupied_cells(values), want)
     values[1, 1, 1], values[1, 0, 0] = 5.0, 0.0099
     want = values == 5
-    np.testing.assert_array_equal(occupancy_grid.occupied(values), want)
+    np.testing.assert_array_equal(occupancy_grid.occupied_cells(values), want)
     place = jnp.array([[0.1, 0.1, 0.1], [0.9, 0.9, 0.9], [1.0, 1.0, 1.0], [-1, 2, 0.4]])
-    got = occupancy_grid.look_up(jnp.asarray(want), place)
+    got = occupancy_grid.cells_at(jnp.asarray(want), place)
     np.testing.assert_array_equal(got, [False, True, True, False])
 
 
@@ -109,7 +113,7 @@ def test_the_grid_of_a_ball_becomes_that_of_a_ball(scene):
     assert edit.source.size == edit.reset.size == 0
     assert edit.aux["samples"] == 1
     jax.tree.map(np.testing.assert_array_equal, same, params)
-    got = np.asarray(occupancy_grid.occupied(state.occupancy))
+    got = np.asarray(occupancy_grid.occupied_cells(state.occupancy))
     wide = 2 if scene == "contracted" else 1  # cells of the ball of radius 2
     inside = np.linalg.norm(wide * (2 * centres() - 1), axis=-1) < 0.45
     away = ~cells_near_ball(0.55 / wide)

@@ -7,7 +7,7 @@ import optax
 from small_field import KEY, SMALL, blob, in_a_hurry
 
 from sdsjax.cameras import orbit_camera
-from sdsjax.render.raymarching import step_functions as steps
+from sdsjax.render.raymarching import importance_sampling as steps
 from sdsjax.representations.radiance_field.representation import nerf
 
 
@@ -36,17 +36,17 @@ def test_bound_and_loss_equal_their_definition():
     arguments = [np.float32(a) for a in (inner, seen, edges, weights)]
     got = steps.outer_bound(arguments[0], *arguments[2:])
     np.testing.assert_allclose(got, bound, rtol=1e-5)
-    np.testing.assert_allclose(steps.interlevel(*arguments), loss, rtol=1e-5)
+    np.testing.assert_allclose(steps.interlevel_loss(*arguments), loss, rtol=1e-5)
 
 
 def test_what_bounds_itself_costs_nothing():
     inner, seen, edges, weights = map(jnp.asarray, histograms())
-    np.testing.assert_array_equal(steps.interlevel(inner, seen, inner, seen), 0)
+    np.testing.assert_array_equal(steps.interlevel_loss(inner, seen, inner, seen), 0)
     # a coarser histogram of the same weights is a bound too
     coarser, pairs = inner[:, ::2][:, :4], seen[:, :6].reshape(4, 3, 2).sum(axis=-1)
-    covered = steps.interlevel(inner[:, :7], seen[:, :6], coarser, pairs)
+    covered = steps.interlevel_loss(inner[:, :7], seen[:, :6], coarser, pairs)
     np.testing.assert_allclose(covered, 0, atol=1e-12)
-    slope = jax.grad(lambda *a: steps.interlevel(*a).sum(), argnums=(0, 1, 2, 3))
+    slope = jax.grad(lambda *a: steps.interlevel_loss(*a).sum(), argnums=(0, 1, 2, 3))
     slopes = slope(inner, seen, edges, weights)
     assert [bool(a.any()) for a in slopes] == [False, False, False, True]
     nothing = slope(inner, 0 * seen, edges, 0 * weights)

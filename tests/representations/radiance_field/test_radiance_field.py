@@ -11,15 +11,17 @@ from sdsjax.cameras import OrbitRange, orbit_camera, pixel_rays, random_orbits
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.representations.radiance_field import hash_grid, shading
 from sdsjax.representations.radiance_field.field import (
-    NORMALS,
-    Field,
-    density_of,
-    gradient_step,
+    FieldSettings,
+    activate_density,
     init_field,
     raw_density,
-    with_normals,
 )
-from sdsjax.representations.radiance_field.ray_sampling import in_chunks
+from sdsjax.representations.radiance_field.normals import (
+    NORMALS,
+    density_and_normals,
+    finite_difference_step,
+)
+from sdsjax.representations.radiance_field.ray_chunks import map_in_chunks
 from sdsjax.representations.radiance_field.representation import (
     GEOMETRIC,
     REGULARIZERS,
@@ -132,7 +134,7 @@ def test_chunks_change_nothing():
         return {"length": jnp.sum(part**2, axis=-1), "twice": 2 * part}
 
     for chunk in (1, 4, 14, 100):
-        got = jax.jit(lambda x, chunk=chunk: in_chunks(draw, x, chunk))(x)
+        got = jax.jit(lambda x, chunk=chunk: map_in_chunks(draw, x, chunk))(x)
         np.testing.assert_array_equal(got["length"], np.sum(x**2, axis=-1))
         np.testing.assert_array_equal(got["twice"], 2 * x)
 
@@ -141,7 +143,7 @@ def test_every_chunk_has_rays_of_the_whole_picture():
     """Also where there are as many chunks as columns, or twice as many."""
     mean = lambda part: jnp.broadcast_to(part.mean(), part.shape)  # noqa: E731
     for side, chunk in ((12, 24), (16, 16), (16, 8)):
-        means = jax.jit(lambda x, chunk=chunk: in_chunks(mean, x, chunk))
+        means = jax.jit(lambda x, chunk=chunk: map_in_chunks(mean, x, chunk))
         for place in np.meshgrid(np.arange(side), np.arange(side)):
             off = np.abs(means(place[..., None]) - (side - 1) / 2).max()
             # within the standard deviation of the mean of as many independent rays
@@ -151,29 +153,33 @@ def test_every_chunk_has_rays_of_the_whole_picture():
 @pytest.mark.parametrize("activation", ["softplus", "exp"])
 def test_density_is_that_of_the_blob(activation):
     grid = hash_grid.make_grid(levels=1, log2_size=9)
-    field = Field(grid, 1.0, 8, activation, 10.0, 0.5, 0, 0)
+    field = FieldSettings(grid, 1.0, 8, activation, 10.0, 0.5, 0, 0)
     shapes = jax.eval_shape(lambda key: init_field(key, field), KEY)
     params = as_ball(jax.tree.map(lambda a: jnp.ones(a.shape), shapes))
     x = np.float32([[0.1, -0.2, 0.2], [0.5, 0.0, 0.0], [0.6, 0.6, 0.5]])
     u = 10 * (1 - np.linalg.norm(x, axis=-1) / 0.5)
     want = np.log1p(np.exp(u)) if activation == "softplus" else np.exp(u)
-    density = jax.jit(lambda p, x: density_of(field, raw_density(field, p, x)[0]))
+    density = jax.jit(lambda p, x: activate_density(field, raw_density(field, p, x)[0]))
     got = in_a_hurry(density, params, x)(params, x)
     np.testing.assert_allclose(got, want, rtol=2e-5)
 
 
 def test_normals_are_those_of_differences():
     """A small one for derivatives, a cell wide where that is asked for; float64."""
-    field = Field(GRID, 1.5, 8, "softplus", 4.0, 0.5, 0, 0)
-    assert gradient_step(field, None) == 3 / 5
-    np.testing.assert_allclose(gradient_step(field, jnp.array([1.0, 0.0])), 3 / 3)
+    field = FieldSettings(GRID, 1.5, 8, "softplus", 4.0, 0.5, 0, 0)
+    assert finite_difference_step(field, None) == 3 / 5
+    np.testing.assert_allclose(
+        finite_difference_step(field, jnp.array([1.0, 0.0])), 3 / 3
+    )
     with enable_x64(True):
         rng = np.random.default_rng(0)
         x = rng.uniform(-0.8, 0.8, (5, 3))
         shapes = jax.eval_shape(lambda key: init_field(key, field), KEY)
         params = jax.tree.map(lambda a: rng.normal(0, 0.3, a.shape), shapes)
         by = {
-            how: jax.jit(lambda p, x, how=how: with_normals(field, p, x, None, how))
+            how: jax.jit(
+                lambda p, x, how=how: density_and_normals(field, p, x, None, how)
+            )
             for how in NORMALS
         }
         (u, encoded), normals = in_a_hurry(by["analytic"], params, x)(params, x)

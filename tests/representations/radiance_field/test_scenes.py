@@ -12,14 +12,16 @@ from sdsjax.exports.mesh import mesh_of_field
 from sdsjax.render.raymarching import volume_rendering as volume
 from sdsjax.representations.radiance_field import hash_grid
 from sdsjax.representations.radiance_field.field import (
-    Field,
-    contract,
-    expand,
-    from_cube,
-    in_cube,
+    FieldSettings,
     init_field,
     raw_density,
-    with_normals,
+    unit_cube_to_world,
+    world_to_unit_cube,
+)
+from sdsjax.representations.radiance_field.normals import density_and_normals
+from sdsjax.representations.radiance_field.scene_contraction import (
+    contract,
+    uncontract,
 )
 
 
@@ -29,11 +31,11 @@ def test_contraction_by_hand():
     want = np.array([0.0, 0.3, 1.0, 2 - 2 / 3, 1.5, 1.9, 2 - 1e-6])
     got = contract(np.float32(lengths[:, None] * along))
     np.testing.assert_allclose(got, want[:, None] * along, atol=3e-7)
-    back = expand(got)
+    back = uncontract(got)
     np.testing.assert_allclose(back[:-1], lengths[:-1, None] * along, rtol=2e-5)
     # what lies nearer to the border, or beyond it, is 1000 away
     np.testing.assert_allclose(np.linalg.norm(back[-1]), 1000, rtol=1e-3)
-    assert np.isfinite(expand(jnp.full(3, 2.0))).all()
+    assert np.isfinite(uncontract(jnp.full(3, 2.0))).all()
 
 
 def test_its_derivatives_are_those_of_differences():
@@ -59,12 +61,14 @@ def test_its_derivatives_are_those_of_differences():
 
 @pytest.mark.parametrize("scene", ["box", "contracted"])
 def test_the_cube_holds_the_scene(scene):
-    field = Field(hash_grid.make_grid(levels=1), 1.5, 8, "exp", 0.0, 1.0, 0, 0, scene)
+    field = FieldSettings(
+        hash_grid.make_grid(levels=1), 1.5, 8, "exp", 0.0, 1.0, 0, 0, scene
+    )
     x = 1.4 * np.random.default_rng(0).uniform(-1, 1, (20, 3)).astype(np.float32)
-    place = in_cube(field, x)
+    place = world_to_unit_cube(field, x)
     assert 0 < place.min() < place.max() < 1
-    np.testing.assert_allclose(from_cube(field, place), x, atol=2e-5)
-    far = in_cube(field, jnp.array([[-1500.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(unit_cube_to_world(field, place), x, atol=2e-5)
+    far = world_to_unit_cube(field, jnp.array([[-1500.0, 0.0, 0.0]]))
     outside = 0.001 / 4 if scene == "contracted" else -499.5
     np.testing.assert_allclose(far, [[outside, 0.5, 0.5]], rtol=1e-3)
 
@@ -72,12 +76,12 @@ def test_the_cube_holds_the_scene(scene):
 def test_shares_of_the_way_are_even_in_inverse_distance():
     shares = jnp.linspace(0.0, 1.0, 9)[None]
     near, far = jnp.array([0.01]), jnp.array([1000.0])
-    t = volume.spread(near, far, shares, 2.0)
+    t = volume.fraction_to_distance(near, far, shares, 2.0)
     np.testing.assert_array_equal(t[0, [0, -1]], [near[0], far[0]])
     assert np.all(np.diff(t) > 0)
     steps = np.diff(1 / (np.float64(t) + 2))
     np.testing.assert_allclose(steps, steps.mean(), rtol=1e-4)
-    even = volume.spread(near, far, shares)
+    even = volume.fraction_to_distance(near, far, shares)
     np.testing.assert_allclose(even, np.linspace(0.01, 1000, 9)[None], rtol=1e-6)
 
 
@@ -141,14 +145,16 @@ def test_an_empty_scene_shows_its_background_and_moves():
 def test_normals_outside_the_ball_are_those_of_the_world():
     """The analytic ones go through the contraction; float64, small differences."""
     grid = hash_grid.make_grid(levels=2, log2_size=9, smooth=True)
-    field = Field(grid, 1.0, 8, "softplus", 4.0, 0.5, 0, 0, "contracted")
+    field = FieldSettings(grid, 1.0, 8, "softplus", 4.0, 0.5, 0, 0, "contracted")
     with enable_x64(True):
         rng = np.random.default_rng(0)
         x = rng.normal(size=(4, 3)) * np.array([[0.3], [1.5], [4.0], [9.0]])
         shapes = jax.eval_shape(lambda key: init_field(key, field), KEY)
         params = jax.tree.map(lambda a: rng.normal(0, 0.3, a.shape), shapes)
         at = jax.jit(lambda params, x: raw_density(field, params, x)[0])
-        normals = jax.jit(lambda p, x: with_normals(field, p, x, None, "analytic"))
+        normals = jax.jit(
+            lambda p, x: density_and_normals(field, p, x, None, "analytic")
+        )
         _, got = normals(params, x)
         slope = [at(params, x + h) - at(params, x - h) for h in 1e-6 * np.eye(3)]
         slope = np.stack(slope, axis=-1)

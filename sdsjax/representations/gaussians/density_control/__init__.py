@@ -1,4 +1,4 @@
-"""Density control: where Gaussians are born, split, moved and die, in fixed shapes.
+"""Density control: rules by which Gaussians are born, split, moved and die.
 
 A rule is a factory in CONTROLS; the edit it makes is one branch of a lax.cond on the
 step, so that nothing is traced twice and no shape changes. Every rule reports what it
@@ -19,34 +19,36 @@ from collections.abc import Callable
 from typing import Any
 
 from sdsjax.representations.gaussians.density_control.clone_split_prune import (
-    adaptive,
+    adaptive_density_control,
     stabledreamer,
 )
+from sdsjax.representations.gaussians.density_control.edits import DensityControl
 from sdsjax.representations.gaussians.density_control.mcmc import mcmc
-from sdsjax.representations.gaussians.density_control.statistics import Control
 
-CONTROLS: dict[str, Callable[..., Control] | None] = {
+__all__ = ["CONTROLS", "DensityControl", "make_density_control"]
+
+CONTROLS: dict[str, Callable[..., DensityControl] | None] = {
     "none": None,
-    "3dgs": adaptive,
+    "3dgs": adaptive_density_control,
     "stabledreamer": stabledreamer,
     "mcmc": mcmc,
 }
 
 
-def make(name: str, settings: dict[str, Any]) -> Control | None:
-    """The rule of a name; settings that are None are left to it.
+def make_density_control(name: str, settings: dict[str, Any]) -> DensityControl | None:
+    """Makes the rule of a name; settings that are None are left to the rule.
 
     Raises ValueError for an unknown name, a setting that the rule does not take or one
     that is out of range.
     """
     if name not in CONTROLS:
         raise ValueError(f"control={name!r}: allowed are {', '.join(CONTROLS)}")
-    given = {k: v for k, v in settings.items() if v is not None}
+    given = {key: value for key, value in settings.items() if value is not None}
     factory = CONTROLS[name]
-    taken = inspect.signature(factory).parameters if factory else {}
+    parameters = inspect.signature(factory).parameters if factory else {}
     for key, value in given.items():
-        if key not in taken:
-            allowed = ", ".join(f"control_{k}" for k in taken) or "no settings"
+        if key not in parameters:
+            allowed = ", ".join(f"control_{k}" for k in parameters) or "no settings"
             raise ValueError(
                 f"control {name!r} does not take control_{key}: it takes {allowed}"
             )

@@ -9,33 +9,64 @@ large ones become two draws from themselves, 1.6 times smaller.
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from sdsjax.losses import masked_mean
-from sdsjax.representations.gaussians.density_control import relocation, slots
-from sdsjax.representations.gaussians.density_control.statistics import (
-    Control,
-    Tally,
-    add,
-    along_axes,
-    due,
-    empty_tally,
-    gather_views,
+from sdsjax.representations.gaussians.density_control import relocation, row_placement
+from sdsjax.representations.gaussians.density_control.edits import (
+    DensityControl,
+    is_due,
     logit,
+    no_edit,
+    rotate_to_world,
+)
+from sdsjax.representations.gaussians.density_control.statistics import (
+    DensityStatistics,
+    add_counts,
+    add_views,
+    count_true,
+    edit_report,
     mean_gradient,
-    number,
-    report,
-    unmoved,
+    zero_statistics,
 )
 from sdsjax.types import RowEdit
+
+Array = jax.Array
 
 SPLIT_SHRINK = 1.6
 
 
-def adaptive(
+class AdaptiveSettings(NamedTuple):
+    """The settings of adaptive density control.
+
+    every, start, stop: updates between two edits, before the first and after the last;
+    threshold: screen gradient above which a Gaussian grows; clone_scale (world units):
+    up to this largest scale it is cloned, above it split; prune: opacity below which it
+    dies; prune_scale: largest scale above which it dies (None: never); reset_every
+    (updates, 0: never) and reset_opacity: to what opacities are then lowered; decay:
+    factor on every opacity at an edit; shared: the two that were one are together as
+    opaque as it was.
+    """
+
+    every: int
+    start: int
+    stop: int | None
+    threshold: float
+    clone_scale: float
+    prune: float
+    prune_scale: float | None
+    reset_every: int
+    reset_opacity: float
+    decay: float
+    shared: bool
+
+
+def adaptive_density_control(
     *,
     every: int = 100,
     start: int = 500,
@@ -48,80 +79,12 @@ def adaptive(
     reset_opacity: float = 0.01,
     decay: float = 1.0,
     shared: bool = False,
-) -> Control:
-    """The rules of 3DGS (arXiv 2308.04079).
-
-    every, start, stop: updates between, before the first and after the last edit;
-    threshold: screen gradient above which a Gaussian grows; clone_scale (world units):
-    up to this largest scale it is cloned, above it split; prune: opacity below which it
-    dies; prune_scale: largest scale above which it dies (None: never); reset_every
-    (updates, 0: never) and reset_opacity: to what opacities are then lowered; decay:
-    factor on every opacity at an edit; shared: the two that were one are together as
-    opaque as it was.
-    """
-
-    def edit_rows(key, params, alive, tally):
-        n = alive.shape[0]
-        largest = jnp.exp(jnp.max(params.log_scales, axis=-1))
-        doomed = jax.nn.sigmoid(params.opacity_logits) < prune
-        if prune_scale is not None:
-            doomed |= largest > prune_scale
-        pruned = alive & doomed
-        alive = alive & ~pruned
-        score = mean_gradient(tally)
-        copies = slots.place_copies(alive, alive & (score > threshold), score)
-        params = slots.take(params, copies.source)
-        parted = copies.granted | copies.placed
-        split = parted & (largest[copies.source] > clone_scale)
-        local = jax.random.normal(key, (n, 3), params.means.dtype)
-        local = along_axes(params, local * jnp.exp(params.log_scales))
-        logits = params.opacity_logits
-        if shared:
-            half = relocation.shared_opacity(-jax.nn.softplus(logits), 2.0)
-            logits = jnp.where(parted, logit(half), logits)
-        if decay != 1:
-            logits = logit(decay * jax.nn.sigmoid(logits))
-        params = params._replace(
-            means=params.means + jnp.where(split[:, None], local, 0),
-            log_scales=params.log_scales
-            - jnp.where(split[:, None], math.log(SPLIT_SHRINK), 0),
-            opacity_logits=logits,
-        )
-        counts = add(
-            tally.counts,
-            cloned=number(copies.placed & ~split),
-            split=number(copies.placed & split),
-            pruned=number(pruned),
-            shortfall=copies.short,
-        )
-        tally = Tally(
-            jnp.zeros_like(tally.gradient), jnp.zeros_like(tally.seen), counts
-        )
-        edit = RowEdit(copies.source, pruned | copies.placed | split)
-        return params, alive | copies.placed, tally, edit
-
-    def edit(key, step, params, alive, tally, aux):
-        tally = gather_views(tally, aux)
-        gradient = masked_mean(mean_gradient(tally), alive)
-        operand = (params, alive, tally)
-        params, alive, tally, moved = lax.cond(
-            due(step, every, start, stop),
-            lambda operand: edit_rows(key, *operand),
-            lambda operand: (*operand, unmoved(alive.shape[0])),
-            operand,
-        )
-        if reset_every:
-            ceiling = logit(jnp.asarray(reset_opacity))
-            lowered = due(step, reset_every, 0, stop) & (
-                params.opacity_logits > ceiling
-            )
-            logits = jnp.where(lowered, ceiling, params.opacity_logits)
-            params = params._replace(opacity_logits=logits)
-            moved = moved._replace(reset=moved.reset | lowered)
-        aux = report(alive, tally.counts, gradient=gradient)
-        return params, alive, tally, moved._replace(aux=aux)
-
-    return Control(empty_tally, edit, watches=True)
+) -> DensityControl:
+    """Makes the rule of 3DGS (arXiv 2308.04079); arguments: see `AdaptiveSettings`."""
+    settings = AdaptiveSettings(**locals())
+    return DensityControl(
+        zero_statistics, partial(_edit, settings), needs_screen_gradients=True
+    )
 
 
 def stabledreamer(
@@ -137,11 +100,91 @@ def stabledreamer(
     reset_opacity: float = 0.1,
     decay: float = 0.9,
     shared: bool = True,
-) -> Control:
-    """`adaptive` for distillation: opacities decay at every edit, so that what no view
-    asks for dies, and are lowered now and then, but not to where all would die.
+) -> DensityControl:
+    """Makes the rule of StableDreamer: adaptive control for distillation.
 
-    The rules are those of arXiv 2312.02189; the figures those of its neighbours
-    (DreamGaussian, threestudio's 3DGS).
+    Opacities decay at every edit, so that what no view asks for dies, and are lowered
+    now and then, but not to where all would die. The rule is that of arXiv 2312.02189;
+    the figures are those of its neighbours (DreamGaussian, threestudio's 3DGS).
+    Arguments: see `AdaptiveSettings`.
     """
-    return adaptive(**locals())
+    return adaptive_density_control(**locals())
+
+
+def _edit(
+    settings: AdaptiveSettings, key, step, params, alive, statistics, aux
+) -> tuple:
+    s = settings
+    statistics = add_views(statistics, aux)
+    gradient = masked_mean(mean_gradient(statistics), alive)
+    operand = (params, alive, statistics)
+    params, alive, statistics, edit = lax.cond(
+        is_due(step, s.every, s.start, s.stop),
+        lambda operand: _edit_rows(s, key, *operand),
+        lambda operand: (*operand, no_edit(alive.shape[0])),
+        operand,
+    )
+    if s.reset_every:
+        ceiling = logit(jnp.asarray(s.reset_opacity))
+        lowered = is_due(step, s.reset_every, 0, s.stop) & (
+            params.opacity_logits > ceiling
+        )
+        logits = jnp.where(lowered, ceiling, params.opacity_logits)
+        params = params._replace(opacity_logits=logits)
+        edit = edit._replace(reset=edit.reset | lowered)
+    report = edit_report(alive, statistics.counts, gradient=gradient)
+    return params, alive, statistics, edit._replace(aux=report)
+
+
+def _edit_rows(
+    settings: AdaptiveSettings, key, params, alive, statistics: DensityStatistics
+) -> tuple:
+    largest = jnp.exp(jnp.max(params.log_scales, axis=-1))
+    pruned = alive & _doomed(settings, params, largest)
+    alive = alive & ~pruned
+    score = mean_gradient(statistics)
+    wanted = alive & (score > settings.threshold)
+    copies = row_placement.place_copies(alive, wanted, score)
+    params = row_placement.gather_rows(params, copies.source)
+    grown = copies.granted | copies.placed
+    split = grown & (largest[copies.source] > settings.clone_scale)
+    params = _grow(settings, key, params, grown, split)
+    counts = add_counts(
+        statistics.counts,
+        cloned=count_true(copies.placed & ~split),
+        split=count_true(copies.placed & split),
+        pruned=count_true(pruned),
+        shortfall=copies.short,
+    )
+    statistics = DensityStatistics(
+        jnp.zeros_like(statistics.gradient), jnp.zeros_like(statistics.seen), counts
+    )
+    edit = RowEdit(copies.source, pruned | copies.placed | split)
+    return params, alive | copies.placed, statistics, edit
+
+
+def _doomed(settings: AdaptiveSettings, params, largest: Array) -> Array:
+    # rows [n] too faint, or too large, to live
+    doomed = jax.nn.sigmoid(params.opacity_logits) < settings.prune
+    if settings.prune_scale is not None:
+        doomed |= largest > settings.prune_scale
+    return doomed
+
+
+def _grow(settings: AdaptiveSettings, key, params, grown: Array, split: Array):
+    # Both rows of a pair: two draws, smaller, where they are split; opacities shared
+    # and decayed where that is asked for.
+    noise = jax.random.normal(key, params.means.shape, params.means.dtype)
+    offset = rotate_to_world(params, noise * jnp.exp(params.log_scales))
+    logits = params.opacity_logits
+    if settings.shared:
+        half = relocation.shared_opacity(-jax.nn.softplus(logits), 2.0)
+        logits = jnp.where(grown, logit(half), logits)
+    if settings.decay != 1:
+        logits = logit(settings.decay * jax.nn.sigmoid(logits))
+    shrink = jnp.where(split[:, None], math.log(SPLIT_SHRINK), 0)
+    return params._replace(
+        means=params.means + jnp.where(split[:, None], offset, 0),
+        log_scales=params.log_scales - shrink,
+        opacity_logits=logits,
+    )

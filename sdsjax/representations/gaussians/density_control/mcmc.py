@@ -7,27 +7,51 @@ diag(s^2) R^T. A row that lies on another shares its place as relocation.py says
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sdsjax.representations.gaussians.density_control import relocation, slots
-from sdsjax.representations.gaussians.density_control.statistics import (
-    Control,
-    add,
-    along_axes,
-    due,
+from sdsjax.representations.gaussians.density_control import relocation, row_placement
+from sdsjax.representations.gaussians.density_control.edits import (
+    DensityControl,
+    is_due,
     logit,
-    no_counts,
-    number,
-    report,
-    unmoved,
+    no_edit,
+    rotate_to_world,
+)
+from sdsjax.representations.gaussians.density_control.statistics import (
+    Counts,
+    add_counts,
+    count_true,
+    edit_report,
+    zero_counts,
 )
 from sdsjax.types import RowEdit
 
 Array = jax.Array
+
 MAX_SHARERS = 51
+
+
+class McmcSettings(NamedTuple):
+    """The settings of 3DGS-MCMC.
+
+    every, start, stop: updates between two edits, before the first and after the last;
+    prune: opacity up to which a Gaussian is dead and moves; growth: share of the living
+    that free rows are filled with at an edit; noise (1 / world units), a number or a
+    function of the step: means move by noise sigmoid(-100 (o - prune)) Sigma eps; the
+    paper has 5e5 times their learning rate.
+    """
+
+    every: int
+    start: int
+    stop: int | None
+    prune: float
+    growth: float
+    noise: float | Callable[[Array], Array]
 
 
 def mcmc(
@@ -38,64 +62,76 @@ def mcmc(
     prune: float = 0.005,
     growth: float = 0.05,
     noise: float | Callable[[Array], Array] = 80.0,
-) -> Control:
-    """3DGS-MCMC (arXiv 2404.09591).
+) -> DensityControl:
+    """Makes the rule of 3DGS-MCMC (arXiv 2404.09591); arguments: see `McmcSettings`.
 
-    prune: opacity up to which a Gaussian is dead and moves; growth: share of the living
-    that free rows are filled with at an edit; noise (1 / world units), a number or a
-    function of the step: means move by noise sigmoid(-100 (o - prune)) Sigma eps; the
-    paper has 5e5 times their learning rate. Its regularisers are the losses `opacity`
-    and `scale`, 0.01 each.
+    Its regularisers are the losses `opacity` and `scale`, 0.01 each.
     """
-    rate = noise if callable(noise) else lambda step: noise
+    settings = McmcSettings(**locals())
+    return DensityControl(
+        lambda n: zero_counts(), partial(_edit, settings), needs_screen_gradients=False
+    )
 
-    def edit_rows(key, params, alive, counts):
-        n = alive.shape[0]
-        index = jnp.arange(n, dtype=jnp.int32)
-        opacity = jax.nn.sigmoid(params.opacity_logits)
-        living = alive & (opacity > prune)
-        dead = alive & ~living
-        more = jnp.floor(growth * number(alive).astype(opacity.dtype))
-        target = (dead | slots.first_free(alive, more)) & jnp.any(living)
-        drawn = slots.draw_rows(key, jnp.where(living, opacity, 0))
-        hits = jnp.zeros(n, jnp.int32).at[drawn].add(target.astype(jnp.int32))
-        split, factor = relocation.share(
-            params.opacity_logits, jnp.minimum(hits + 1, MAX_SHARERS)
-        )
-        hit = hits > 0
-        params = params._replace(
-            opacity_logits=jnp.where(
-                hit, logit(jnp.maximum(split, prune)), params.opacity_logits
-            ),
-            log_scales=params.log_scales
-            + jnp.where(hit, jnp.log(factor), 0.0)[:, None],
-        )
-        source = jnp.where(target, drawn, index)
-        counts = add(
-            counts,
-            relocated=number(target & dead),
-            cloned=number(target & ~dead),
-            shortfall=number(dead & ~target),
-        )
-        edit = RowEdit(source, target | hit)
-        return slots.take(params, source), alive | target, counts, edit
 
-    def edit(key, step, params, alive, counts, aux):
-        del aux
-        key_rows, key_noise = jax.random.split(key)
-        operand = (params, alive, counts)
-        params, alive, counts, moved = lax.cond(
-            due(step, every, start, stop),
-            lambda operand: edit_rows(key_rows, *operand),
-            lambda operand: (*operand, unmoved(alive.shape[0])),
-            operand,
-        )
-        faint = jax.nn.sigmoid(-100.0 * (jax.nn.sigmoid(params.opacity_logits) - prune))
-        # R diag(s^2) R^T eps: a rotated eps has eps's law, so R^T is left out.
-        local = jax.random.normal(key_noise, params.means.shape, params.means.dtype)
-        shift = along_axes(params, local * jnp.exp(2 * params.log_scales))
-        size = jnp.where(alive, rate(step) * faint, 0)[:, None]
-        params = params._replace(means=params.means + size * shift)
-        return params, alive, counts, moved._replace(aux=report(alive, counts))
+def _edit(settings: McmcSettings, key, step, params, alive, counts, aux) -> tuple:
+    del aux
+    s = settings
+    key_rows, key_noise = jax.random.split(key)
+    operand = (params, alive, counts)
+    params, alive, counts, edit = lax.cond(
+        is_due(step, s.every, s.start, s.stop),
+        lambda operand: _relocate(s, key_rows, *operand),
+        lambda operand: (*operand, no_edit(alive.shape[0])),
+        operand,
+    )
+    scale = s.noise(step) if callable(s.noise) else s.noise
+    params = _wander(key_noise, params, alive, scale, s.prune)
+    return params, alive, counts, edit._replace(aux=edit_report(alive, counts))
 
-    return Control(lambda n: no_counts(), edit, watches=False)
+
+def _relocate(settings: McmcSettings, key, params, alive, counts: Counts) -> tuple:
+    # Dead rows, and free ones for the growth, become copies of rows drawn by opacity.
+    n, prune = alive.shape[0], settings.prune
+    index = jnp.arange(n, dtype=jnp.int32)
+    opacity = jax.nn.sigmoid(params.opacity_logits)
+    living = alive & (opacity > prune)
+    dead = alive & ~living
+    growth = jnp.floor(settings.growth * count_true(alive).astype(opacity.dtype))
+    target = (dead | row_placement.first_free(alive, growth)) & jnp.any(living)
+    drawn = row_placement.draw_rows(key, jnp.where(living, opacity, 0))
+    copies = jnp.zeros(n, jnp.int32).at[drawn].add(target.astype(jnp.int32))
+    params = _share(params, copies, prune)
+    source = jnp.where(target, drawn, index)
+    counts = add_counts(
+        counts,
+        relocated=count_true(target & dead),
+        cloned=count_true(target & ~dead),
+        shortfall=count_true(dead & ~target),
+    )
+    edit = RowEdit(source, target | (copies > 0))
+    params = row_placement.gather_rows(params, source)
+    return params, alive | target, counts, edit
+
+
+def _share(params, copies: Array, prune: float):
+    # Rows that get copies [n] become fainter and smaller, so that the picture stays.
+    opacity, factor = relocation.share_place(
+        params.opacity_logits, jnp.minimum(copies + 1, MAX_SHARERS)
+    )
+    copied = copies > 0
+    return params._replace(
+        opacity_logits=jnp.where(
+            copied, logit(jnp.maximum(opacity, prune)), params.opacity_logits
+        ),
+        log_scales=params.log_scales + jnp.where(copied, jnp.log(factor), 0.0)[:, None],
+    )
+
+
+def _wander(key, params, alive, scale, prune: float):
+    # Faint Gaussians move at random, the more the fainter they are.
+    faint = jax.nn.sigmoid(-100.0 * (jax.nn.sigmoid(params.opacity_logits) - prune))
+    # R diag(s^2) R^T eps: a rotated eps has eps's law, so R^T is left out.
+    noise = jax.random.normal(key, params.means.shape, params.means.dtype)
+    shift = rotate_to_world(params, noise * jnp.exp(2 * params.log_scales))
+    size = jnp.where(alive, scale * faint, 0)[:, None]
+    return params._replace(means=params.means + size * shift)

@@ -1,4 +1,4 @@
-"""n Gaussians in the place of one, so that the picture stays as it was.
+"""Puts n Gaussians in the place of one, so that the picture stays as it was.
 
 Notation: o the opacity of one Gaussian, s its scales; n the number that shares its
 place; o', s' what each of them gets (3DGS-MCMC, arXiv 2404.09591, eq. 9):
@@ -30,12 +30,15 @@ _NODES = np.arange(34) * 0.15
 
 
 def shared_opacity(log_transparency: Array, n: Array | float) -> Array:
-    """o' [...] of n [...] Gaussians, from log(1 - o) [...]: exact near 0 and 1."""
+    """Returns the opacity o' [...] of each of n [...] Gaussians, from log(1 - o) [...].
+
+    It is exact near 0 and 1.
+    """
     return -jnp.expm1(log_transparency / n)
 
 
-def covered(opacity: Array, n: Array) -> Array:
-    """D [...] of n [...] Gaussians of opacity o' [...] each."""
+def line_coverage(opacity: Array, n: Array) -> Array:
+    """Returns D [...] of n [...] Gaussians of opacity o' [...] each."""
     falloff = jnp.asarray(np.exp(-(_NODES**2)), opacity.dtype)
     weights = np.full(_NODES.shape, 2 / math.sqrt(math.pi) * 0.15)
     weights[0] /= 2
@@ -44,9 +47,9 @@ def covered(opacity: Array, n: Array) -> Array:
     return jnp.sum(depth * jnp.asarray(weights, opacity.dtype), axis=-1)
 
 
-def share(logits: Array, n: Array) -> tuple[Array, Array]:
-    """(o', s' / s) [...] for opacity logits [...] and numbers n [...] >= 1."""
+def share_place(logits: Array, n: Array) -> tuple[Array, Array]:
+    """Returns (o', s' / s) [...] for opacity logits [...] and numbers n [...] >= 1."""
     log_transparency = -jax.nn.softplus(logits)
     n = n.astype(logits.dtype)
     opacity = shared_opacity(log_transparency, n)
-    return opacity, jax.nn.sigmoid(logits) / covered(opacity, n)
+    return opacity, jax.nn.sigmoid(logits) / line_coverage(opacity, n)

@@ -1,8 +1,8 @@
-"""What several representations share: flat backgrounds, and checks of settings."""
+"""Flat backgrounds behind a view: drawn from a key, white or of a given colour."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,11 @@ Background = str | Sequence[float]
 
 
 def draw_background(background: Background, key: Array | None, dtype) -> Array:
-    """rgb [3] of one view: white without a key, as scores and exports compare on it;
-    "random": drawn from the key."""
+    """Returns the background's rgb [3] of one view.
+
+    "random" is drawn from the key. Without a key every background is white, as scores
+    and exports compare views on it.
+    """
     if key is None or background == "white":
         return jnp.ones(3, dtype)
     if not isinstance(background, str):
@@ -31,13 +34,3 @@ def check_background(background: Background) -> None:
             )
     elif len(background) != 3:
         raise ValueError(f"background={background}: give three numbers (r, g, b)")
-
-
-def check_losses(losses: Mapping[str, float] | None, known: Collection[str]) -> None:
-    """Raises ValueError for a regulariser that is not among the known ones."""
-    unknown = sorted(set(losses or {}) - set(known))
-    if unknown:
-        raise ValueError(
-            f"losses: unknown {', '.join(unknown)}; allowed are "
-            f"{', '.join(sorted(known))}"
-        )

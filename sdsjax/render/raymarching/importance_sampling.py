@@ -1,10 +1,10 @@
-"""Step functions along rays: from coarse weights to where the ray is looked at closely.
+"""Samples along rays where a first pass found weights, and the losses of proposals.
 
-Notation: edges [... n+1], increasing distances along a ray; weights [... n] >= 0, one a
-bin, constant inside it; u in [0, 1) a quantile of the weights taken as a density. All
-shapes are static. Sources: hierarchical sampling, NeRF (arXiv 2003.08934), sec. 5.2;
-kernel smoothing, HiFA (arXiv 2305.18766), sec. 4.2, its K = [1, 1, 1]; proposals,
-mip-NeRF 360 (arXiv 2111.12077), sec. 3.
+Notation: edges [... n+1], increasing positions along a ray (distances, or fractions of
+the way); weights [... n] >= 0, one a bin, constant inside it; u in [0, 1) a quantile of
+the weights taken as a density. All shapes are static. Sources: hierarchical sampling,
+NeRF (arXiv 2003.08934), sec. 5.2; kernel smoothing, HiFA (arXiv 2305.18766), sec. 4.2,
+its K = [1, 1, 1]; proposals, mip-NeRF 360 (arXiv 2111.12077), sec. 3.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Array = jax.Array
 
 
 def midpoints(edges: Array) -> Array:
-    """Centres [... n] of the bins of edges [... n+1]."""
+    """Returns the centres [... n] of the bins of edges [... n+1]."""
     return 0.5 * (edges[..., 1:] + edges[..., :-1])
 
 
-def smooth(weights: Array, kernel: Sequence[float] = (1.0, 1.0, 1.0)) -> Array:
-    """Weights [... n] averaged with their neighbours by a kernel of odd length, centred
-    and normalised; beyond the ends the outermost weights repeat.
+def smooth_weights(weights: Array, kernel: Sequence[float] = (1.0, 1.0, 1.0)) -> Array:
+    """Averages weights [... n] with their neighbours by a kernel of odd length.
 
+    The kernel is centred and normalised; beyond the ends the outermost weights repeat.
     As printed (HiFA, sec. 4.2) the sum starts at the bin itself, which shifts the
     weights by one bin. Raises ValueError for an even kernel.
     """
@@ -41,18 +41,20 @@ def smooth(weights: Array, kernel: Sequence[float] = (1.0, 1.0, 1.0)) -> Array:
     return total
 
 
-def quantiles(count: int, offset: Array | float = 0.5) -> Array:
-    """u = (i + offset) / count, [... count]: stratified for offsets [... 1] uniform in
-    [0, 1), the strata's centres for 0.5."""
+def stratified_quantiles(count: int, offset: Array | float = 0.5) -> Array:
+    """Returns the quantiles u = (i + offset) / count, [... count].
+
+    They are stratified for offsets [... 1] uniform in [0, 1), and the strata's centres
+    for 0.5.
+    """
     return (jnp.arange(count) + jnp.asarray(offset)) / count
 
 
-def invert(edges: Array, weights: Array, u: Array, floor: float = 1e-5) -> Array:
-    """Distances [... m], increasing as u [... m] does, below which a share u of the
-    weights lies.
+def sample_pdf(edges: Array, weights: Array, u: Array, floor: float = 1e-5) -> Array:
+    """Returns the positions [... m] below which a share u [... m] of the weights lies.
 
-    floor: added to each bin's share of the weights, so that no bin is never looked at
-    and a ray without weights is sampled evenly.
+    They increase as u does. floor: added to each bin's share of the weights, so that no
+    bin is never sampled and a ray without weights is sampled evenly.
     """
     n = weights.shape[-1]
     total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -73,8 +75,8 @@ def invert(edges: Array, weights: Array, u: Array, floor: float = 1e-5) -> Array
     return low + inside * width
 
 
-def merge(first: Array, second: Array) -> Array:
-    """Both rays' distances [... a] and [... b], each increasing, in order: [... a+b].
+def merge_sorted(first: Array, second: Array) -> Array:
+    """Merges positions [... a] and [... b], each increasing, into one order [... a+b].
 
     By counting how many of the others come before: a fifteenth of a sort's time on a
     CPU.
@@ -89,26 +91,32 @@ def merge(first: Array, second: Array) -> Array:
 
 
 def edges_around(points: Array, near: Array, far: Array) -> Array:
-    """Edges [... n+1] of the bins that points [... n] stand for: halfway to their
-    neighbours, and near [...] and far [...] at the ends."""
+    """Returns the edges [... n+1] of the bins that points [... n] stand for.
+
+    They lie halfway between neighbours, and at near [...] and far [...] at the ends.
+    """
     return jnp.concatenate(
         [near[..., None], midpoints(points), far[..., None]], axis=-1
     )
 
 
 def outer_bound(inner: Array, edges: Array, weights: Array) -> Array:
-    """The most that proposed weights [... m] in the bins of edges [... m+1] allow in
-    each bin of inner [... n+1]: the sum of those bins that it overlaps, [... n]
-    (mip-NeRF 360, eq. 12)."""
+    """Bounds the weights of other bins by those of a proposal: [... n].
+
+    The bound of a bin of inner [... n+1] is the sum of the weights [... m] of those
+    bins of edges [... m+1] that it overlaps (mip-NeRF 360, eq. 12).
+    """
     start, end = inner[..., :-1, None], inner[..., 1:, None]
     meets = (edges[..., None, :-1] < end) & (edges[..., None, 1:] > start)
     return jnp.sum(jnp.where(meets, weights[..., None, :], 0), axis=-1)
 
 
-def interlevel(inner: Array, seen: Array, edges: Array, weights: Array) -> Array:
-    """How far proposed weights [... m] in the bins of edges [... m+1] fail to bound
-    what is seen, weights [... n] in those of inner [... n+1]: [...] (mip-NeRF 360,
-    eq. 13), sum_i max(0, w_i - bound_i)^2 / w_i. Its gradient moves the proposal alone.
+def interlevel_loss(inner: Array, seen: Array, edges: Array, weights: Array) -> Array:
+    """Measures how far a proposal's weights fail to bound the field's, [...] a ray.
+
+    sum_i max(0, w_i - bound_i)^2 / w_i (mip-NeRF 360, eq. 13), with the field's weights
+    w [... n] in the bins of inner [... n+1], and the proposal's weights [... m] in
+    those of edges [... m+1]. Its gradient moves the proposal alone.
     """
     inner, seen = jax.lax.stop_gradient((inner, seen))
     excess = jnp.maximum(seen - outer_bound(inner, edges, weights), 0)

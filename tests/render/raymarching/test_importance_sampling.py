@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdsjax.render.raymarching import step_functions as steps
+from sdsjax.render.raymarching import importance_sampling as steps
 
-invert = jax.jit(steps.invert, static_argnames="floor")
+sample_pdf = jax.jit(steps.sample_pdf, static_argnames="floor")
 
 
 def looped(edges, weights, us, floor):
@@ -32,7 +32,7 @@ def test_samples_equal_a_loop():
     weights = rng.random((5, 8)) ** 4
     weights[3] = 0
     u = np.sort(rng.random((5, 12)), axis=-1)
-    got = invert(np.float32(edges), np.float32(weights), np.float32(u), floor=1e-3)
+    got = sample_pdf(np.float32(edges), np.float32(weights), np.float32(u), floor=1e-3)
     want = [looped(e, w, v, 1e-3) for e, w, v in zip(edges, weights, u)]
     np.testing.assert_allclose(got, np.stack(want), atol=3e-6)
     assert np.all(np.diff(got, axis=-1) >= 0)
@@ -41,47 +41,51 @@ def test_samples_equal_a_loop():
 def test_samples_of_closed_forms():
     """Even weights: a straight line; one bin: all in it; none: even."""
     edges = jnp.linspace(2.0, 4.0, 5)[None]
-    u = steps.quantiles(8)[None]
+    u = steps.stratified_quantiles(8)[None]
     even = 2 + 2 * u
-    np.testing.assert_allclose(invert(edges, jnp.ones((1, 4)), u), even, rtol=1e-5)
-    np.testing.assert_allclose(invert(edges, jnp.zeros((1, 4)), u), even, rtol=1e-5)
-    one = invert(edges, jnp.array([[0.0, 0.0, 1e-20, 0.0]]), u)
+    np.testing.assert_allclose(sample_pdf(edges, jnp.ones((1, 4)), u), even, rtol=1e-5)
+    np.testing.assert_allclose(sample_pdf(edges, jnp.zeros((1, 4)), u), even, rtol=1e-5)
+    one = sample_pdf(edges, jnp.array([[0.0, 0.0, 1e-20, 0.0]]), u)
     np.testing.assert_allclose(one, 3 + 0.5 * u, atol=1e-3)
-    got = invert(edges, jnp.array([[3.0, 1.0, 0.0, 0.0]]), jnp.array([[0.375, 0.875]]))
+    got = sample_pdf(
+        edges, jnp.array([[3.0, 1.0, 0.0, 0.0]]), jnp.array([[0.375, 0.875]])
+    )
     np.testing.assert_allclose(got, [[2.25, 2.75]], atol=1e-3)
 
 
 def test_stratified_quantiles_fill_each_stratum():
     offset = jax.random.uniform(jax.random.key(0), (50, 1))
-    u = steps.quantiles(7, offset)
+    u = steps.stratified_quantiles(7, offset)
     assert u.shape == (50, 7)
     np.testing.assert_array_equal(
         np.floor(7 * np.asarray(u)), np.tile(range(7), (50, 1))
     )
-    np.testing.assert_allclose(steps.quantiles(4), [0.125, 0.375, 0.625, 0.875])
+    np.testing.assert_allclose(
+        steps.stratified_quantiles(4), [0.125, 0.375, 0.625, 0.875]
+    )
 
 
 def test_kernel_is_centred_and_its_ends_repeat():
     weights = jnp.array([[6.0, 0.0, 3.0, 9.0]])
-    np.testing.assert_allclose(steps.smooth(weights), [[4, 3, 4, 7]], rtol=1e-6)
-    np.testing.assert_allclose(steps.smooth(weights, (1.0,)), weights)
-    bump = steps.smooth(jnp.eye(7)[3])
+    np.testing.assert_allclose(steps.smooth_weights(weights), [[4, 3, 4, 7]], rtol=1e-6)
+    np.testing.assert_allclose(steps.smooth_weights(weights, (1.0,)), weights)
+    bump = steps.smooth_weights(jnp.eye(7)[3])
     np.testing.assert_allclose(bump, np.array([0, 0, 1, 1, 1, 0, 0]) / 3, rtol=1e-6)
-    np.testing.assert_allclose(steps.smooth(jnp.ones(5), (1, 2, 3, 2, 1)), 1)
+    np.testing.assert_allclose(steps.smooth_weights(jnp.ones(5), (1, 2, 3, 2, 1)), 1)
     with pytest.raises(ValueError, match=r"2 entries.*odd"):
-        steps.smooth(weights, (1.0, 1.0))
+        steps.smooth_weights(weights, (1.0, 1.0))
 
 
 def test_merging_is_sorting_with_ties_too():
     rng = np.random.default_rng(0)
     first, second = (np.sort(rng.integers(0, 20, (30, n)), axis=-1) for n in (9, 7))
-    merged = jax.jit(steps.merge)(jnp.asarray(first), jnp.asarray(second))
+    merged = jax.jit(steps.merge_sorted)(jnp.asarray(first), jnp.asarray(second))
     want = np.sort(np.concatenate([first, second], axis=-1), axis=-1)
     np.testing.assert_array_equal(merged, want)
 
 
 def test_points_are_merged_in_order_and_their_bins_cover_the_ray():
-    merged = steps.merge(jnp.array([[1.0, 3.0]]), jnp.array([[0.5, 2.0, 3.5]]))
+    merged = steps.merge_sorted(jnp.array([[1.0, 3.0]]), jnp.array([[0.5, 2.0, 3.5]]))
     np.testing.assert_array_equal(merged, [[0.5, 1.0, 2.0, 3.0, 3.5]])
     edges = steps.edges_around(merged, jnp.array([0.0]), jnp.array([4.0]))
     np.testing.assert_array_equal(edges, [[0, 0.75, 1.5, 2.5, 3.25, 4.0]])

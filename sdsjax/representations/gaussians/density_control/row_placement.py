@@ -1,4 +1,4 @@
-"""Rows of a table of fixed height: which are free, and who moves into them.
+"""Free rows of tables of fixed height, and the copies that are placed in them.
 
 Notation: n rows; alive [n] bool, a row that is not alive is free; source [n] int32: row
 i takes what row source[i] held (i itself where nothing moves).
@@ -17,8 +17,11 @@ Array = jax.Array
 
 
 class Placement(NamedTuple):
-    """source [n]; granted [n]: rows whose copy found a free row; placed [n]: the rows
-    that took a copy; short []: copies that found none."""
+    """Where copies are placed.
+
+    source [n]; granted [n]: rows whose copy found a free row; placed [n]: the rows that
+    took a copy; short []: copies that found none.
+    """
 
     source: Array
     granted: Array
@@ -27,8 +30,11 @@ class Placement(NamedTuple):
 
 
 def place_copies(alive: Array, wanted: Array, score: Array) -> Placement:
-    """One free row for each wanted [n] copy; where rows are short, the highest score
-    [n] goes first. Ranks by sorting and cumulative sums: shapes do not change."""
+    """Places each wanted [n] copy in a free row.
+
+    Where rows are short, the highest score [n] goes first. Ranks come of sorting and
+    cumulative sums: shapes do not change.
+    """
     n = alive.shape[0]
     rows = jnp.arange(n, dtype=jnp.int32)
     order = jnp.argsort(-jnp.where(wanted, score, -jnp.inf), stable=True)
@@ -44,13 +50,15 @@ def place_copies(alive: Array, wanted: Array, score: Array) -> Placement:
 
 
 def first_free(alive: Array, count: Array) -> Array:
-    """[n] bool: the first `count` rows that are not alive."""
+    """Returns a mask [n] of the first `count` rows that are not alive."""
     return ~alive & (jnp.cumsum(~alive, dtype=count.dtype) <= count)
 
 
 def draw_rows(key: Array, weight: Array) -> Array:
-    """n draws [n] of a row, with probability proportional to weight [n] >= 0, of which
-    one at least is positive."""
+    """Draws n rows [n], with probability proportional to weight [n] >= 0.
+
+    At least one weight is positive.
+    """
     ends = jnp.cumsum(weight)
     # below the last end, or rounding could draw a row behind the last positive one
     at = jax.random.uniform(key, weight.shape, weight.dtype) * ends[-1] * (1 - 1e-6)
@@ -58,6 +66,6 @@ def draw_rows(key: Array, weight: Array) -> Array:
     return jnp.minimum(drawn, weight.shape[0] - 1)
 
 
-def take(params: PyTree, source: Array) -> PyTree:
-    """Every leaf [n ...] with its rows taken from source [n]."""
+def gather_rows(params: PyTree, source: Array) -> PyTree:
+    """Returns every leaf [n ...] with its rows taken from source [n]."""
     return jax.tree.map(lambda leaf: leaf[source], params)

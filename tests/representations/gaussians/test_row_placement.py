@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdsjax.representations.gaussians.density_control import slots
+from sdsjax.representations.gaussians.density_control import row_placement
 
 
 def placed(alive, wanted, score):
-    made = jax.jit(slots.place_copies)(
+    made = jax.jit(row_placement.place_copies)(
         jnp.array(alive, bool), jnp.array(wanted, bool), jnp.array(score, jnp.float32)
     )
     return [np.asarray(a).tolist() for a in made]
@@ -47,7 +47,7 @@ def test_nothing_wanted_and_nothing_free_move_nothing():
 def test_first_free_rows():
     alive = jnp.array([1, 0, 1, 0, 0], bool)
     for count, want in ((0, [0] * 5), (2, [0, 1, 0, 1, 0]), (9, [0, 1, 0, 1, 1])):
-        got = slots.first_free(alive, jnp.asarray(count))
+        got = row_placement.first_free(alive, jnp.asarray(count))
         np.testing.assert_array_equal(got, np.array(want, bool))
 
 
@@ -55,7 +55,7 @@ def test_rows_are_drawn_in_proportion_to_their_weight():
     weight = (
         jnp.zeros(20_000).at[jnp.array([3, 7, 19_998])].set(jnp.array([1.0, 2.0, 5.0]))
     )
-    drawn = np.asarray(jax.jit(slots.draw_rows)(jax.random.key(0), weight))
+    drawn = np.asarray(jax.jit(row_placement.draw_rows)(jax.random.key(0), weight))
     assert set(drawn.tolist()) == {3, 7, 19_998}
     share = np.array([(drawn == i).mean() for i in (3, 7, 19_998)])
     # four standard deviations of a share of 20 000 draws
