@@ -37,10 +37,14 @@ def multiview_config(
         r.refuse("code_tokens", tokens, "a number of tokens, 0 for no joint code")
     out = MultiViewConfig(
         unet_config(rest, where),
-        rays=r.flag("rays", False),
+        rays=r.boolean("rays", False),
         code_tokens=tokens,
-        code_width=r.count("code_width", MultiViewConfig._field_defaults["code_width"]),
-        harmonics=r.count("harmonics", MultiViewConfig._field_defaults["harmonics"]),
+        code_width=r.positive_int(
+            "code_width", MultiViewConfig._field_defaults["code_width"]
+        ),
+        harmonics=r.positive_int(
+            "harmonics", MultiViewConfig._field_defaults["harmonics"]
+        ),
     )
     r.finish()
     return out
