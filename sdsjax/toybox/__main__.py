@@ -196,9 +196,6 @@ def _add_judge(commands):
     command.set_defaults(run=_judge)
 
 
-<<<<<<< HEAD
-COMMANDS = (_add_sheet, _add_references, _add_train, _add_judge, _add_measure)
-=======
 def _views(arguments):
     from sdsjax.models.loading.hub import load_multiview
     from sdsjax.toybox.scoring.sample_views import view_sheet
@@ -228,8 +225,9 @@ def _add_views(commands):
     command.set_defaults(run=_views)
 
 
-COMMANDS = (_add_sheet, _add_train, _add_judge, _add_measure, _add_views)
->>>>>>> mv
+COMMANDS = (
+    _add_sheet, _add_references, _add_train, _add_judge, _add_measure, _add_views,
+)  # fmt: skip
 
 
 def main(argv=None) -> int:
