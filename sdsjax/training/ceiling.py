@@ -167,10 +167,11 @@ def fit(
 ):
     """Fits a representation (of images, with a camera) to a caption's true renders.
 
-    learning_rates: one a parameter group, Adam, falling to a tenth; settings: of `FitSettings`.
-    A field's band and grid of empty cells follow, and its proposal learns; other
-    regularisers and density control are left out. Returns (params, state, losses
-    [steps]). Raises CaptionError for what is no caption, ValueError for the stride.
+    learning_rates: one a parameter group, Adam, falling to a tenth; settings: of
+    `FitSettings`. A field's band and grid of empty cells follow, and its proposal
+    learns; other regularisers and density control are left out. Returns (params, state,
+    losses [steps]). Raises CaptionError for what is no caption, ValueError for the
+    stride.
     """
     how = FitSettings(**settings)
     if how.size % how.stride:
