@@ -25,6 +25,7 @@ from sdsjax.diagnostics.gradient_stats import Measured, describe_groups
 from sdsjax.diagnostics.moments import Draw, observe
 from sdsjax.diagnostics.noise_projection import noise_projection
 from sdsjax.training.encoding import bind
+from sdsjax.training.groups import into_groups, out_of_groups
 from sdsjax.training.particles import state_of_particle
 from sdsjax.training.pullback import floating
 from sdsjax.training.train_step import make_forward, step_keys
@@ -61,12 +62,12 @@ def named(measured: dict[str, Measured]) -> dict[str, jax.Array]:
     return row
 
 
-def pulled_back(estimates, z, x, pull: Callable) -> Draw:
+def pulled_back(estimates, z, x, pull: Callable, group: int) -> Draw:
     """Pulls the estimates of n views back to theta; one draw of both spaces."""
     n = z.shape[0]
-    g_z, g_x = estimates.grad.astype(z.dtype), None
+    g_z, g_x = out_of_groups(estimates.grad, group).astype(z.dtype), None
     if x is not None:
-        image = estimates.image_grad
+        image = out_of_groups(estimates.image_grad, group)
         g_x = jnp.zeros_like(x) if image is None else image.astype(x.dtype)
     g_theta = pull(jax.tree.map(lambda g: g / n, (g_z, g_x)))[0]
     return Draw({"z": g_z / jnp.sqrt(n), "theta": g_theta}, {})
@@ -132,22 +133,27 @@ def make_step_variance(
 
         (z, x), pull, drawn = jax.vjp(forward, floating(state.params), has_aux=True)
         z, drawn = jax.lax.stop_gradient((z, drawn))
-        seen = View(views, drawn)
+        group = prior.group
+        zs, seen = into_groups((z, View(views, drawn)), group)
 
         def sample(key):
             key_t, key_estimate = jax.random.split(key)
-            t = sampler(key_t, state.step, total, (n,))
+            t = sampler(key_t, state.step, total, (n // group,))
             estimate = partial(estimator.estimate, prior)
             estimates = jax.vmap(estimate, in_axes=(0, None, 0, 0, 0))(
-                jax.random.split(key_estimate, n), state.estimator_state, z, t, seen
+                jax.random.split(key_estimate, n // group),
+                state.estimator_state,
+                zs,
+                t,
+                seen,
             )
-            return pulled_back(estimates, z, x, pull)
+            return pulled_back(estimates, z, x, pull, group)
 
         found, _ = observe(sample, key_own, **sizes)
-        t = sampler(keys["t"], state.step, total, (n,))
+        t = sampler(keys["t"], state.step, total, (n // group,))
         projection = jax.vmap(
             lambda k, z, t, view: noise_projection(prior, z, t, k, view=view, **sizes)
-        )(jax.random.split(key_projection, n), z, t, seen)
+        )(jax.random.split(key_projection, n // group), zs, t, seen)
         return named(moments_by_name(found) | projection_by_name(projection))
 
     return jax.jit(measure)
