@@ -17,21 +17,9 @@ from sdsjax.training.config import Config
 Variant = Callable[[], Config]
 
 
-def base_config() -> Config:
-    """Gaussians on the embedded prior toybox-sd: minutes on two CPU cores, offline."""
-    config: Config = ConfigDict()
-    config.prompt = "a red snowman"
-    config.negative_prompt = ""
-    config.seed = 0
-    config.steps = 600
-    config.batch_size = 4  # views a step
-    config.particles = 1  # assets side by side, for vsd: step i trains i mod particles
-    config.resolution = 64  # pixels, height and width of a view
-    config.background = "random"  # or "white", "black", "r,g,b" in [0, 1]
-    config.checkpoint_every = 100  # steps; 0: only at the end
-    config.preview_every = 100  # steps; 0: none
-
-    config.prior = prior = ConfigDict()
+def _prior() -> Config:
+    """What predicts the noise: the network's files, its prompts, its companions."""
+    prior = ConfigDict()
     prior.name = "stable_diffusion"  # "deepfloyd", "empirical", "gaussian_mixture"
     prior.folder = "toybox-sd"  # or a Hugging Face folder, or a repository's id
     prior.revision = placeholder(str)  # of a repository; None: the newest one fetched
@@ -56,17 +44,12 @@ def base_config() -> Config:
     prior.means = ((0.8, 0.1, 0.1), (0.1, 0.1, 0.8))
     prior.variances = (0.01, 0.01)
     prior.conditional = (True, False)
+    return prior
 
-    config.estimator = ConfigDict({"name": "ssd", "weighting": "sigma2"})
-    config.estimator.threshold = 500.0  # SSD's M: mode-seeking at and below it
-    config.timesteps = ConfigDict({"name": "annealed_window"})
-    config.timesteps.update(t_min=20, t_max=980, t_end=500)
 
-    config.representation = representation = ConfigDict({"name": "gaussians"})
-    representation.count = 2000  # rows; control = "3dgs", ... decides which live
-    representation.sh_degree = 0
-
-    config.camera = camera = ConfigDict()  # each pair is a range to draw from
+def _camera() -> Config:
+    """Where views are taken from, and the phases of a run."""
+    camera = ConfigDict()  # each pair is a range to draw from
     camera.azimuth = (-180.0, 180.0)
     camera.elevation = (-10.0, 45.0)
     camera.distance = (2.9, 3.3)
@@ -77,8 +60,12 @@ def base_config() -> Config:
     camera.first_batch_size = 4
     # phases between the first and the last: (last step, resolution, batch size) each
     camera.milestones = ()
+    return camera
 
-    config.optimizer = optimizer = ConfigDict()
+
+def _optimizer() -> Config:
+    """The optimiser and its learning rates."""
+    optimizer = ConfigDict()
     optimizer.name = "adam"
     optimizer.b1 = 0.9
     optimizer.b2 = 0.99
@@ -91,14 +78,12 @@ def base_config() -> Config:
     optimizer.lr.quats = 0.01
     optimizer.lr.opacity_logits = 0.05
     optimizer.lr.sh = 0.02
+    return optimizer
 
-    # weight per regulariser of the representation; `depth`, where views have one: the
-    # mismatch with the prior's monocular estimate, its weight falling to 0 (HiFA)
-    config.losses = ConfigDict()
 
-    config.reference = reference = (
-        ConfigDict()
-    )  # image-to-3D; files/reference_images.py
+def _reference() -> Config:
+    """The given pictures of image-to-3D (sdsjax/files/reference_images.py)."""
+    reference = ConfigDict()
     # an RGBA picture, a folder of them with cameras.json, "toybox": the prompt's true
     # picture, "": none
     reference.path = ""
@@ -110,23 +95,69 @@ def base_config() -> Config:
     reference.weight_mask = 500.0
     reference.weight_depth = 0.0  # needs a monocular estimate: prior.depth_folder
     reference.until_step = 0  # the estimator alone from here on; 0: never
-    config.diagnostics = ConfigDict()
-    config.diagnostics.every = 10  # steps between two lines of the log
-    config.diagnostics.nan_check_every = 10
+    return reference
+
+
+def _diagnostics() -> Config:
+    """What is logged and measured while training."""
+    diagnostics = ConfigDict()
+    diagnostics.every = 10  # steps between two lines of the log
+    diagnostics.nan_check_every = 10
     # steps between two measurements of the gradient's variance, 0: none; each costs
     # about variance_samples x 2 steps' time
-    config.diagnostics.variance_every = 0
-    config.diagnostics.variance_samples = 16  # draws of (t, noise) for every view
+    diagnostics.variance_every = 0
+    diagnostics.variance_samples = 16  # draws of (t, noise) for every view
+    return diagnostics
+
+
+def base_config() -> Config:
+    """Gaussians on the embedded prior toybox-sd: minutes on two CPU cores, offline."""
+    config: Config = ConfigDict()
+    config.prompt = "a red snowman"
+    config.negative_prompt = ""
+    config.seed = 0
+    config.steps = 600
+    config.batch_size = 4  # views a step
+    config.particles = 1  # assets side by side, for vsd: step i trains i mod particles
+    config.resolution = 64  # pixels, height and width of a view
+    config.background = "random"  # or "white", "black", "r,g,b" in [0, 1]
+    config.checkpoint_every = 100  # steps; 0: only at the end
+    config.preview_every = 100  # steps; 0: none
+
+    config.prior = _prior()
+
+    config.estimator = ConfigDict({"name": "ssd", "weighting": "sigma2"})
+    config.estimator.threshold = 500.0  # SSD's M: mode-seeking at and below it
+    config.timesteps = ConfigDict({"name": "annealed_window"})
+    config.timesteps.update(t_min=20, t_max=980, t_end=500)
+
+    config.representation = representation = ConfigDict({"name": "gaussians"})
+    representation.count = 2000  # rows; control = "3dgs", ... decides which live
+    representation.sh_degree = 0
+
+    config.camera = _camera()
+    config.optimizer = _optimizer()
+
+    # weight per regulariser of the representation; `depth`, where views have one: the
+    # mismatch with the prior's monocular estimate, its weight falling to 0 (HiFA)
+    config.losses = ConfigDict()
+
+    config.reference = _reference()
+    config.diagnostics = _diagnostics()
     config.exports = ConfigDict({"turntable_frames": 48, "mesh_resolution": 64})
     config.exports.uv = False  # bake the mesh's colours into a texture
-    # the toybox's: against ground truth, and what a direct fit to it would score
-    config.scoring = ConfigDict({"truth": True, "ceiling": True})
+    # the toybox's: against ground truth, and, where it is not known yet, what a direct
+    # fit to it would score, which takes half as long as a run
+    config.scoring = ConfigDict({"truth": True, "ceiling": False})
     return config
 
 
 def stable_diffusion_21(config: Config) -> Config:
-    """Stable Diffusion 2.1-base at SSD's settings (sec. 5): 15 000 steps, the first
-    5 000 at 64x64, 8 views, t in [20, 980], then 512x512, one view, [20, 500]."""
+    """Stable Diffusion 2.1-base at SSD's settings (sec. 5): 15 000 steps.
+
+    The first 5 000 at 64x64, 8 views, t in [20, 980], then 512x512, one view, [20,
+    500].
+    """
     config.prompt = "a DSLR photo of a hamburger"
     config.steps = 15_000
     config.batch_size = 1
@@ -190,7 +221,7 @@ def sd21_of(toybox: Variant, **estimator) -> Variant:
 
 
 def image_of(toybox: Variant) -> Variant:
-    """A method's `:image`."""
+    """A method's `:image`: one picture, distilled without a camera."""
 
     def image() -> Config:
         """One 2D picture optimised directly on toybox-sd: the first debugging tool."""

@@ -36,6 +36,10 @@ class Camera:
     height: int
 
 
+# Degrees of elevation above which a camera's up vector is the limit at the pole.
+NEAR_POLE = 89.0
+
+
 class OrbitRange(NamedTuple):
     """Where random views are drawn: (low, high) each, degrees and world units."""
 
@@ -76,6 +80,19 @@ def orbit_position(azimuth, elevation, distance) -> jax.Array:
     )
 
 
+def orbit_up(azimuth, elevation) -> jax.Array:
+    """Returns the up vector [3] (world) of a camera on an orbit, for angles in degrees.
+
+    World y, except near the poles, where y is (almost) the direction looked in: there
+    the limit along the meridian, -/+ (sin azimuth, 0, cos azimuth), which spans the
+    same plane with the direction looked in, so that no picture jumps at a pole.
+    """
+    turn = jnp.deg2rad(azimuth)
+    outward = jnp.stack([jnp.sin(turn), jnp.zeros_like(turn), jnp.cos(turn)])
+    y = jnp.array([0.0, 1.0, 0.0], outward.dtype)
+    return jnp.where(jnp.abs(elevation) > NEAR_POLE, -jnp.sign(elevation) * outward, y)
+
+
 def orbit_camera(
     azimuth, elevation, distance=3.1, *, fov=40.0, width: int = 64, height: int = 64
 ) -> Camera:
@@ -88,7 +105,7 @@ def orbit_camera(
         jnp.asarray(v, dtype) for v in (azimuth, elevation, distance, fov)
     )
     eye = orbit_position(azimuth, elevation, distance)
-    pose = look_at(eye, jnp.zeros(3, dtype), jnp.array([0.0, 1.0, 0.0], dtype))
+    pose = look_at(eye, jnp.zeros(3, dtype), orbit_up(azimuth, elevation))
     focal = 0.5 * height / jnp.tan(0.5 * jnp.deg2rad(fov))
     return Camera(
         world_to_camera=pose,
@@ -167,3 +184,48 @@ def pixel_rays(camera: Camera) -> tuple[jax.Array, jax.Array]:
     directions = directions / jnp.linalg.norm(directions, axis=-1, keepdims=True)
     origins = jnp.broadcast_to(camera_position(camera), directions.shape)
     return origins, directions
+
+
+def resize_camera(camera: Camera, width: int, height: int) -> Camera:
+    """Returns the same view in so many pixels, width by height (a latent's, say)."""
+    scale = jnp.array(
+        [width / camera.width, height / camera.height], camera.focal.dtype
+    )
+    return dataclasses.replace(
+        camera,
+        focal=camera.focal * scale,
+        principal=camera.principal * scale,
+        width=width,
+        height=height,
+    )
+
+
+def camera_numbers(camera: Camera) -> jax.Array:
+    """Returns the 16 numbers [16] by which MVDream (arXiv 2308.16512) knows a camera.
+
+    The camera-to-world matrix, row by row, of Blender's axes: world x right, y away
+    from who looks at the object's front, z up; camera x right, y up, looking along its
+    own -z. The translation is scaled to length 1. A world_to_camera of zeros (the null
+    camera) gives zeros.
+    """
+    # our (x, y, z) is Blender's (x, -z, y); OpenCV's camera y and z point the other way
+    to_blender = jnp.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    flip = jnp.array([[1.0, -1, -1]])
+    rotation = to_blender @ camera.world_to_camera[:3, :3].T * flip
+    place = to_blender @ camera_position(camera)
+    length = jnp.sqrt(jnp.sum(place**2))
+    place = place / jnp.where(length > 0, length, 1.0)
+    top = jnp.concatenate([rotation, place[:, None]], axis=1)
+    numbers = jnp.concatenate([top.reshape(-1), jnp.array([0.0, 0, 0, 1])])
+    return jnp.where(jnp.any(camera.world_to_camera != 0), numbers, 0.0)
+
+
+def plucker_rays(camera: Camera) -> jax.Array:
+    """Returns Pluecker coordinates [h, w, 6] of rays through the pixel centres (world).
+
+    Unit direction d and moment o x d, o any point of the ray; zeros for the null camera
+    (a world_to_camera of zeros).
+    """
+    origins, directions = pixel_rays(camera)
+    rays = jnp.concatenate([directions, jnp.cross(origins, directions)], axis=-1)
+    return jnp.where(jnp.any(camera.world_to_camera != 0), rays, 0.0)

@@ -19,6 +19,7 @@ def run(arguments: Arguments) -> int:
     """Resolve the config, then train, or describe the run with --dry_run."""
     from sdsjax.cli import checks, devices, listings
 
+    devices.backend()  # before anything computes: a wrong JAX_PLATFORMS is one line
     stored = Path(arguments.workdir or ".") / "config.json"
     if arguments.config is not None:
         source = locate(arguments.config)

@@ -1,13 +1,41 @@
-"""Options of the whole suite."""
+"""Options of the whole suite, and the compile cache of one session."""
 
 import os
+import shutil
+import tempfile
 
 # Most of the suite's time is compiling small functions once: without optimisations
-# files took 10 to 43% less of it. CI's other stages say otherwise.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# files took 10 to 43% less of it, and XLA's older emitters need less than half of what
+# its fusion emitters need for the same loops. CI's other stages compile as users do.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
 
-import jax
-import pytest
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+
+def open_session_cache() -> str | None:
+    """Name an empty compile cache in the environment; its folder, or None if one is
+    named there already.
+
+    JAX reads these variables when it is imported, so this process, the workers of
+    xdist and every process that a test starts compile an equal program once a session.
+    """
+    if CACHE in os.environ:
+        return None
+    folder = tempfile.mkdtemp(prefix="sdsjax-compiled-")
+    os.environ[CACHE] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    return folder
+
+
+OPENED = open_session_cache()
+
+import jax  # noqa: E402 (it reads the environment)
+import pytest  # noqa: E402
 
 # Where no dtype or rank is promoted silently. Not where optax is called, whose Adam
 # takes float ** int, nor the renderer's ranks, which broadcast pixels over splats.
@@ -29,6 +57,12 @@ def strict_promotion(request):
     ranks = "raise" if module in STRICT_RANKS else "allow"
     with jax.numpy_dtype_promotion(dtypes), jax.numpy_rank_promotion(ranks):
         yield
+
+
+def pytest_unconfigure():
+    """Remove the session's cache; a worker did not open it and leaves it alone."""
+    if OPENED is not None:
+        shutil.rmtree(OPENED, ignore_errors=True)
 
 
 def pytest_addoption(parser):

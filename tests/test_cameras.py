@@ -1,8 +1,11 @@
 """Cameras and view words: the conventions every room relies on."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sdsjax import cameras
 from sdsjax.diffusion import prompts
@@ -90,3 +93,54 @@ def test_view_prompts():
     assert table[prompts.ANY] == "a red cat"
     sided = prompts.view_prompts("a red cat", prompts.ONE_SIDED)
     assert sided[prompts.LEFT] == sided[prompts.RIGHT] == "a red cat, side view"
+
+
+HALF = 0.5**0.5
+
+
+@pytest.mark.parametrize(
+    ("azimuth", "elevation", "rows"),
+    [
+        (0, 0, [[1, 0, 0, 0], [0, 0, -1, -1], [0, 1, 0, 0]]),
+        (90, 0, [[0, 0, 1, 1], [1, 0, 0, 0], [0, 1, 0, 0]]),
+        (180, 0, [[-1, 0, 0, 0], [0, 0, 1, 1], [0, 1, 0, 0]]),
+        (0, 90, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]]),
+        (0, 45, [[1, 0, 0, 0], [0, HALF, -HALF, -HALF], [0, HALF, HALF, HALF]]),
+    ],
+)
+def test_camera_numbers_are_blenders_camera_to_world(azimuth, elevation, rows):
+    # worked out by hand: the overhead camera is Blender's own at rest, and the front
+    # one stands at -y, whence a Blender scene is looked at from its front
+    camera = cameras.orbit_camera(azimuth, elevation, 2.7)
+    expected = np.asarray([*rows, [0, 0, 0, 1]], np.float32).reshape(-1)
+    np.testing.assert_allclose(cameras.camera_numbers(camera), expected, atol=1e-6)
+
+
+def test_plucker_rays_hold_direction_and_moment_of_each_pixel():
+    camera = cameras.orbit_camera(33.0, 21.0, 3.1, width=6, height=4)
+    rays = np.asarray(cameras.plucker_rays(camera))
+    assert rays.shape == (4, 6, 6)
+    eye = np.asarray(cameras.camera_position(camera))
+    for row, column in [(0, 0), (3, 2), (1, 5)]:
+        direction, moment = np.split(rays[row, column], 2)
+        # any point of the ray gives the same moment
+        point = eye + 1.7 * direction
+        np.testing.assert_allclose(moment, np.cross(point, direction), atol=1e-5)
+        pixel, _ = project(camera, point)
+        np.testing.assert_allclose(pixel, [column + 0.5, row + 0.5], atol=1e-3)
+
+
+def test_the_null_camera_has_no_numbers_and_no_rays():
+    camera = cameras.orbit_camera(33.0, 21.0, width=3, height=2)
+    null = dataclasses.replace(camera, world_to_camera=jnp.zeros((4, 4)))
+    assert not np.asarray(cameras.camera_numbers(null)).any()
+    np.testing.assert_array_equal(cameras.plucker_rays(null), np.zeros((2, 3, 6)))
+
+
+def test_a_resized_camera_sees_the_same_at_other_pixels():
+    camera = cameras.orbit_camera(33.0, 21.0, width=64, height=48)
+    small = cameras.resize_camera(camera, 16, 12)
+    assert (small.width, small.height) == (16, 12)
+    point = [0.3, -0.2, 0.4]
+    pixel, shrunk = project(camera, point)[0], project(small, point)[0]
+    np.testing.assert_allclose(shrunk, pixel / 4, rtol=1e-5)

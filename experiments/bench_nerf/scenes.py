@@ -62,8 +62,11 @@ def encodings(name: str, count: int) -> dict[str, tuple[Callable, tuple]]:
 
 
 def machine(name: str, count: int) -> dict[str, tuple[Callable, tuple]]:
-    """The machine's own gather and scatter of as many rows as the encoding has corners,
-    at random places, known beforehand, of tables of its sizes; and a matmul."""
+    """The machine's own gather, scatter and matmul.
+
+    Of as many rows as the encoding has corners, at random places, known beforehand, of
+    tables of its sizes.
+    """
     levels = grid_of(name).levels
     tables = [jax.random.uniform(KEY, (level.rows, 2)) for level in levels]
     places = [jax.random.randint(KEY, (8, count), 0, level.rows) for level in levels]
@@ -93,8 +96,10 @@ def machine(name: str, count: int) -> dict[str, tuple[Callable, tuple]]:
 
 
 class Work(NamedTuple):
-    """What a picture with its gradient cannot do without: rows of tables read and added
-    to, and floating-point operations of the networks."""
+    """What a picture with its gradient cannot do without.
+
+    Rows of tables read and added to, and floating-point operations of the networks.
+    """
 
     read: float
     added: float
@@ -102,8 +107,10 @@ class Work(NamedTuple):
 
 
 def least_work(size: int) -> Work:
-    """That of the toybox field, size x size, if nothing were computed twice: not the
-    coarse points, which are seen as well, nor a chunk's forward pass."""
+    """The least work of the toybox field, size x size, if nothing were computed twice.
+
+    Not the coarse points, which are seen as well, nor a chunk's forward pass.
+    """
     points = size**2 * (TOYBOX["coarse"] + TOYBOX["fine"])
     width, hidden = 2 * TOYBOX["levels"], TOYBOX["hidden"]
     rows = points * 8 * TOYBOX["levels"]
@@ -113,8 +120,11 @@ def least_work(size: int) -> Work:
 
 
 def view(representation: str, size: int, **settings) -> dict[str, tuple]:
-    """A picture of size x size, and the gradient of a functional of it with respect to
-    all parameters, as a training step has them (a key, a coloured background)."""
+    """A picture of size x size, and the gradient of a functional of it.
+
+    With respect to all parameters, as a training step has them (a key, a coloured
+    background).
+    """
     made = REPRESENTATIONS[representation](**settings)
     params, state = jax.jit(made.init)(KEY)
     camera = orbit_camera(40.0, 20.0, 3.1, width=size, height=size)

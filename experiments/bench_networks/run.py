@@ -11,18 +11,43 @@ while is slow for all. One JSON file a size in `results/`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from sdsjax.studies.report import markdown_table
+from sdsjax.studies.runner import Experiment, Option, Run, run
 
 HERE = Path(__file__).resolve().parent
 JOBS = ("unet", "encoder")
+
+
+class Plan(NamedTuple):
+    """What is timed, and against whom.
+
+    sizes of the networks; jobs; timed calls; the interpreter of the Flax peer, "" for
+    none; whether torch is left out.
+    """
+
+    size: str
+    jobs: tuple[str, ...] = JOBS
+    repeats: int = 7
+    flax_python: str = ""
+    no_torch: bool = False
+
+
+SMALL, FULL = Plan("small"), Plan("full")
+OPTIONS = {
+    "jobs": Option("some of the jobs", JOBS),
+    "repeats": Option("timed calls of each"),
+    "flax_python": Option("interpreter that has diffusers 0.39"),
+    "no_torch": Option("leave torch out"),
+}
 
 
 class Peer:
@@ -96,48 +121,47 @@ def measure(job: str, size: str, pythons: dict[str, str], repeats: int) -> dict:
     return {"flops": flops["ours"], "peers": rows}
 
 
-def table(results: dict[str, dict]) -> str:
-    lines = [
-        "| job | peer | s | ours / peer (range) | GFLOP/s | of machine | peak GiB |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for job, result in results.items():
+def table(jobs: dict[str, dict]) -> str:
+    """Markdown: a row a job and peer."""
+    heads = (
+        "job", "peer", "s", "ours / peer (range)", "GFLOP/s", "of machine", "peak GiB"
+    )  # fmt: skip
+    rows = []
+    for job, result in jobs.items():
         for name, row in result["peers"].items():
             low, high = row["ratio_range"]
-            ratio = f"{row['ours_over_it']:.2f} ({low:.2f}-{high:.2f})"
-            lines.append(
-                f"| {job} | {name} | {row['seconds']:.3f} | {ratio} | "
-                f"{row['gflops']:.0f} | {row['share_of_machine']:.2f} | "
-                f"{row['peak_gib']:.1f} |"
+            cells = (
+                job,
+                name,
+                f"{row['seconds']:.3f}",
+                f"{row['ours_over_it']:.2f} ({low:.2f}-{high:.2f})",
+                f"{row['gflops']:.0f}",
+                f"{row['share_of_machine']:.2f}",
+                f"{row['peak_gib']:.1f}",
             )
-    return "\n".join(lines)
+            rows.append(cells)
+    return "\n".join(markdown_table(heads, rows)) + "\n"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="SD 2.1-base's own sizes")
-    parser.add_argument("--jobs", nargs="*", choices=JOBS, default=JOBS)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--flax_python", help="interpreter that has diffusers 0.39")
-    parser.add_argument("--no_torch", action="store_true", help="leave torch out")
-    arguments = parser.parse_args(argv)
+def measure_all(run: Run) -> dict:
+    """Every job with its peers, and the machine they were measured on."""
+    plan = run.plan
     pythons = {"ours": sys.executable, "machine": sys.executable}
-    if not arguments.no_torch:
+    if not plan.no_torch:
         pythons["torch"] = sys.executable
-    if arguments.flax_python:
-        pythons["flax"] = arguments.flax_python
-    size = "full" if arguments.full else "small"
-    results = {
-        job: measure(job, size, pythons, arguments.repeats) for job in arguments.jobs
-    }
-    text = table(results)
-    print(text)
-    out = HERE / "results" / f"{size}.json"
-    out.parent.mkdir(exist_ok=True)
-    header = {"cores": os.cpu_count(), "machine": platform.machine(), "jobs": results}
-    out.write_text(json.dumps(header, indent=1) + "\n")
-    return 0
+    if plan.flax_python:
+        pythons["flax"] = plan.flax_python
+    jobs = {job: measure(job, plan.size, pythons, plan.repeats) for job in plan.jobs}
+    return {"cores": os.cpu_count(), "machine": platform.machine(), "jobs": jobs}
+
+
+def main(argv=None) -> None:
+    experiment = Experiment(
+        HERE, __doc__, SMALL, FULL, measure=measure_all, options=OPTIONS,
+        table=lambda run: table(run.rows["jobs"]),
+    )  # fmt: skip
+    run(argv, experiment)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,5 +1,6 @@
-"""One peer in one process: builds a network, warms it up, then times a call for each
-line it is given. Speaks JSON lines on stdout; started by run.py.
+"""One peer in one process: builds a network, warms it up, then times calls.
+
+A call for each line it is given. Speaks JSON lines on stdout; started by run.py.
 
     python worker.py PEER JOB SIZE        PEER: ours, torch, flax, machine
 """

@@ -34,8 +34,11 @@ class Scene(NamedTuple):
         return f"{self.count} Gaussians, {self.size}x{self.size}{views}"
 
 
+BINNED = Scene(5000, 256)  # the scene of binning and of batches
+
+
 def gaussians_of(scene: Scene) -> Gaussians:
-    """The object."""
+    """The Gaussians of a scene's object."""
     n = scene.count
     keys = jax.random.split(jax.random.key(n), 6)
     half = n // 2
@@ -84,8 +87,10 @@ def whole_plan(scene: Scene) -> composite.RasterPlan:
 
 
 def gradient_of(scene: Scene, accumulate=None):
-    """(gaussians, cameras) -> (n_isects, gradient of a fixed functional of rgb, opacity
-    and depth); accumulate: what takes the place of rasterize.accumulate."""
+    """Makes (gaussians, cameras) -> (n_isects, gradient of a fixed functional).
+
+    Of rgb, opacity and depth; accumulate: what takes the place of rasterize.accumulate.
+    """
     pull = jax.random.normal(jax.random.key(2), (scene.size, scene.size, 5))
 
     def value(learnt, alive, cameras):
@@ -137,8 +142,10 @@ def lists_of(plan: composite.RasterPlan, splats):
 
 
 def binning_of(scene: Scene):
-    """splats [1 n] -> their tile lists, as far as `rasterize`'s own buffer holds them
-    (5000 at 256x256: all of them)."""
+    """Makes splats [1 n] -> their tile lists.
+
+    As far as `rasterize`'s own buffer holds them (5000 at 256x256: all of them).
+    """
     return partial(lists_of, plan_of(scene))
 
 
@@ -185,9 +192,11 @@ def longest_list(scene: Scene) -> int:
 
 
 def autodiff(longest: int, capacity: int):
-    """The same tiles, groups and chunks, differentiated by JAX, in one slab of
-    `capacity` pairs: the loop over chunks is a scan of the length that the longest list
-    needs (a while loop has no transpose)."""
+    """The same tiles, groups and chunks, differentiated by JAX.
+
+    In one slab of `capacity` pairs: the loop over chunks is a scan of the length that
+    the longest list needs (a while loop has no transpose).
+    """
 
     def chunks(tiles, step, state, plan):
         last = (jnp.max(tiles.count) + plan.splats_per_step - 1) // plan.splats_per_step

@@ -1,5 +1,6 @@
-"""Who plays in the league on toybox-sd, at what settings, on which prompts; a run's
-name and its score. See quality.py.
+"""Who plays in the league on toybox-sd, at what settings, on which prompts.
+
+And a run's name and its score. See quality.py.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdsjax.estimators import ESTIMATORS
-from sdsjax.studies import run_rows
+from sdsjax.studies.runner import Option
+from sdsjax.studies.statistics import ceiling_scores, share_of_ceiling
 from sdsjax.types import Estimator
 
 HERE = Path(__file__).resolve().parent
@@ -27,8 +29,11 @@ REPORT = (
 
 
 class Entry(NamedTuple):
-    """make: (schedule, setting) -> Estimator; what the setting is called; its two
-    candidates; evaluations of the UNet a view; whether the setting cannot be traced."""
+    """An estimator and its tuning.
+
+    make: (schedule, setting) -> Estimator; what the setting is called; its two
+    candidates; evaluations of the UNet a view; whether the setting cannot be traced.
+    """
 
     make: Callable[..., Estimator]
     setting: str
@@ -38,11 +43,12 @@ class Entry(NamedTuple):
 
 
 def by_scale(name: str, **fixed):
+    """A maker for an estimator that is tuned by its guidance scale."""
     return lambda schedule, s: ESTIMATORS[name](schedule, guidance_scale=s, **fixed)
 
 
 def by_power(name: str, **fixed):
-    """An estimator without a scale is tuned by w(t) = sigma^p instead."""
+    """A maker for an estimator without a scale, tuned by w(t) = sigma^p instead."""
     return lambda schedule, p: ESTIMATORS[name](
         schedule, weighting=lambda a, s: s**p, **fixed
     )
@@ -74,17 +80,32 @@ ALIASES = {"csd": "mode_disengaging", "denoised_l2": "sds"}
 
 
 class Plan(NamedTuple):
-    """UNet evaluations a run, views a step, reported prompts, seeds; rates: factors of
-    every learning rate, the first with each setting, the others with the better one."""
+    """How long every run is, and how many there are.
+
+    UNet evaluations a run, views a step, reported prompts, seeds; rates: factors of
+    every learning rate, the first with each setting, the others with the better one;
+    the estimators that play; samples of one gradient for noise.py.
+    """
 
     calls: int
     batch: int
     prompts: int
     seeds: int
     rates: tuple[float, ...]
+    only: tuple[str, ...] = tuple(ENTRIES)
+    samples: int = 256
 
     def steps(self, entry: Entry) -> int:
         return self.calls // (self.batch * entry.calls)
+
+
+FULL = Plan(calls=4800, batch=2, prompts=len(REPORT), seeds=3, rates=(1.0, 3.0))
+OPTIONS = {
+    "calls": Option("UNet evaluations a run"),
+    "batch": Option("views a step"),
+    "rates": Option("factors of every learning rate"),
+    "only": Option("some of the estimators", tuple(ENTRIES)),
+}
 
 
 class Job(NamedTuple):
@@ -110,10 +131,10 @@ class Job(NamedTuple):
 
 @cache
 def ceilings() -> dict[str, dict]:
-    """prompt -> scores of the same Gaussians fitted to true renders."""
-    return run_rows.ceilings_of(CEILINGS)
+    """The scores of the same Gaussians fitted to true renders, by prompt."""
+    return ceiling_scores(CEILINGS)
 
 
 def share(row: dict) -> float:
-    """What a run reached of its ceiling: the mean of its IoU's and its PSNR's share."""
-    return run_rows.share_of(row["truth"], ceilings()[row["prompt"]])
+    """The share of its ceiling that a run reached."""
+    return share_of_ceiling(row["truth"], ceilings()[row["prompt"]])

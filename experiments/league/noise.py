@@ -5,57 +5,56 @@ G is one sample of an estimator's gradient in z, at the setting that the league 
 the first one's camera; t uniform in [20, 980]. tr Cov / |E G|^2, and the cosine of E G
 with E[e_y - eps] at w = sigma^2 (equal keys: equal noise). What learns (vsd's second
 network, stein's mu) has first learnt at this z for as many steps as a run has. Of
-sds_plus, the part in z: its part in x is no direction in z. One JSON line an estimator
-in `results/toybox-noise.jsonl`; what is there is not measured again.
+sds_plus, the part in z: its part in x is no direction in z. One row an estimator in
+`results/toybox-noise.jsonl`, shown by the league's own table.
 
     python experiments/league/run.py --full --noise --calls 640 --rates 3
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from entries import ENTRIES, HERE, REPORT, Plan
+from direction import as_row, snr_and_cosine
+from entries import ENTRIES, FULL, HERE, OPTIONS, REPORT
 from standings import best, noise_key, tuned
 
 from sdsjax.cli.checks import resolve
-from sdsjax.diagnostics.gradient_stats import bias_between, describe_groups
-from sdsjax.diagnostics.moments import Draw, observe
 from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.files.atomic import read_rows
 from sdsjax.runs.compile_cache import enable_compile_cache
 from sdsjax.studies.exact_run import IDENTITY
-from sdsjax.studies.run_rows import complete
+from sdsjax.studies.runner import Experiment, Option, Run
 from sdsjax.toybox.scoring import score as scoring
 from sdsjax.toybox.world.captions import parse_caption
 from sdsjax.toybox.world.views import DISTANCE
-from sdsjax.training.build import Pieces, build
+from sdsjax.training.build import RunComponents, build
 from sdsjax.training.encoding import bind
 from sdsjax.types import Estimator, Rendering, View, keep_state
 
 PROMPT = REPORT[0]
-ORBITS = ((0.0, 15.0, DISTANCE), (60.0, 15.0, DISTANCE))  # as far apart as in run.py
+ORBITS = ((0.0, 15.0, DISTANCE), (60.0, 15.0, DISTANCE))  # as far apart as in exact.py
 UNIFORM = TIMESTEPS["uniform"]()
 
 
-def place(pieces: Pieces, prompt: str = PROMPT) -> tuple[jax.Array, View]:
-    """(z, the first true view)."""
+def point_of(built: RunComponents, prompt: str = PROMPT) -> tuple[jax.Array, View]:
+    """The z at which all are measured, and the first true view."""
     true = scoring.true_views(parse_caption(prompt)[0], ORBITS)
     camera = jax.tree.map(lambda v: v[0], scoring.orbit_cameras(ORBITS, scoring.SIZE))
-    encode = jax.jit(lambda params, x: jax.vmap(bind(pieces.source, params).encode)(x))
-    zs = encode(pieces.source.params, jnp.asarray(2 * true.rgb - 1))
+    encode = jax.jit(lambda params, x: jax.vmap(bind(built.source, params).encode)(x))
+    zs = encode(built.source.params, jnp.asarray(2 * true.rgb - 1))
     first = Rendering(*(jnp.asarray(layer[0]) for layer in true), aux={})
     return 0.7 * zs[0] + 0.3 * zs[1], View(camera, first)
 
 
-def settled(estimator: Estimator, pieces: Pieces, z, view, steps: int, batch: int):
+def settled(
+    estimator: Estimator, built: RunComponents, z, view, steps: int, batch: int
+):
     """The estimator's state after `steps` steps of learning at this z and view."""
-    prior_params, source = pieces.source.params, pieces.source
+    prior_params, source = built.source.params, built.source
     state = estimator.init(
         bind(source, prior_params), jax.random.key(1), jax.eval_shape(lambda: z)
     )
@@ -81,85 +80,74 @@ def settled(estimator: Estimator, pieces: Pieces, z, view, steps: int, batch: in
 
 
 def noise_of(
-    estimator: Estimator, pieces: Pieces, z, view, state, samples: int
+    estimator: Estimator, built: RunComponents, z, view, state, samples: int
 ) -> dict[str, tuple[float, float]]:
-    """{"noise": tr Cov / |E G|^2, "cosine"}, each (value, error)."""
-    reference = ESTIMATORS["mode_seeking_sds"](pieces.schedule)
+    """The noise and the cosine of an estimator's gradient, each (value, error)."""
+    reference = ESTIMATORS["mode_seeking_sds"](built.schedule)
 
     @jax.jit
     def measure(prior_params, state, key):
-        prior = bind(pieces.source, prior_params)
+        prior = bind(built.source, prior_params)
 
-        def sample(key):
+        def gradient(estimator, state, key):
             key_t, key_noise = jax.random.split(key)
             t = UNIFORM(key_t, 0, 1, ())
-            own, other = (
-                e.estimate(prior, key_noise, s, z, t, view).grad
-                for e, s in ((estimator, state), (reference, ()))
-            )
-            return Draw({"own": own, "reference": other}, {})
+            return estimator.estimate(prior, key_noise, state, z, t, view).grad
 
-        found, _ = observe(sample, key, samples=samples, chunk=8)
-        bias = bias_between(found["own"], found["reference"])
-        return describe_groups(found["own"]).snr, bias.cosine
+        return snr_and_cosine(
+            lambda key: gradient(estimator, state, key),
+            lambda key: gradient(reference, (), key),
+            key, samples=samples, chunk=8,
+        )  # fmt: skip
 
-    snr, cosine = jax.device_get(
-        measure(pieces.source.params, state, jax.random.key(2))
-    )
-    value = float(snr.value)
-    return {
-        "noise": (1 / value, float(snr.error) / value**2),
-        "cosine": (float(cosine.value), float(cosine.error)),
-    }
+    return as_row(measure(built.source.params, state, jax.random.key(2)))
 
 
-def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="on toybox-sd")
-    parser.add_argument("--noise", action="store_true", help="this one")
-    parser.add_argument(
-        "--calls", type=int, default=4800, help="UNet evaluations of a run"
-    )
-    parser.add_argument("--batch", type=int, default=2, help="views a step of a run")
-    parser.add_argument("--rates", nargs="+", type=float, default=[1.0, 3.0])
-    parser.add_argument("--samples", type=int, default=256)
-    parser.add_argument("--only", nargs="+", choices=ENTRIES, default=list(ENTRIES))
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    options = parser.parse_args(argv)
-    enable_compile_cache()
-    plan = Plan(options.calls, options.batch, 1, 1, tuple(options.rates))
-    done = read_rows(options.out / "toybox-sd.jsonl", "key")
-    path = options.out / "toybox-noise.jsonl"
-    chosen = {
-        name: best(name, plan, done)[0]
-        for name in options.only
-        if tuned(name, plan, done)
-    }
-    if not chosen:
+def chosen_settings(run: Run) -> dict[str, float]:
+    """The settings that the league has chosen; ends the program where there is none."""
+    plan, path = run.plan, run.results / "toybox-sd.jsonl"
+    done = read_rows(path, "key")
+    names = [name for name in plan.only if tuned(name, plan, done)]
+    if not names:
         sys.exit(
-            f"{options.out / 'toybox-sd.jsonl'} has no tuned estimator at --calls "
+            f"{path} has no tuned estimator at --calls "
             f"{plan.calls} --rates {' '.join(f'{r:g}' for r in plan.rates)}: give what "
             "the league was run with"
         )
-    pieces = build(resolve("sds", {"prompt": PROMPT}))
-    z, view = place(pieces)
+    return {name: best(name, plan, done)[0] for name in names}
 
-    def one(name: str) -> dict:
-        estimator = ENTRIES[name].make(pieces.schedule, chosen[name])
-        steps = plan.steps(ENTRIES[name])
-        state = settled(estimator, pieces, z, view, steps, plan.batch)
-        row = {"key": noise_key(name, chosen[name], plan), "prompt": PROMPT}
-        row |= {"samples": options.samples}
-        row |= noise_of(estimator, pieces, z, view, state, options.samples)
-        print(row, flush=True)
+
+def jobs(run: Run):
+    """Every tuned estimator with its chosen setting."""
+    for name, setting in chosen_settings(run).items():
+        key = noise_key(name, setting, run.plan)
+        # of fewer samples: measured again, and the later row counts
+        if key in run.rows and run.rows[key]["samples"] < run.plan.samples:
+            del run.rows[key]
+        yield key, (name, setting)
+
+
+def worker(run: Run):
+    enable_compile_cache()
+    plan, built = run.plan, build(resolve("sds", {"prompt": PROMPT}))
+    z, view = point_of(built)
+
+    def perform(job: tuple[str, float]) -> dict:
+        name, setting = job
+        estimator = ENTRIES[name].make(built.schedule, setting)
+        state = settled(
+            estimator, built, z, view, plan.steps(ENTRIES[name]), plan.batch
+        )
+        row = {"prompt": PROMPT, "samples": plan.samples}
+        row |= noise_of(estimator, built, z, view, state, plan.samples)
+        print(name, row, flush=True)
         return row
 
-    rows = read_rows(path, "key")
-    # of fewer samples: measured again, and the later row counts
-    enough = {k: r for k, r in rows.items() if r["samples"] >= options.samples}
-    jobs = [(noise_key(name, chosen[name], plan), name) for name in chosen]
-    complete(jobs, one, path, enough)
+    return perform
 
 
-if __name__ == "__main__":
-    main()
+def experiment() -> Experiment:
+    return Experiment(
+        HERE, __doc__, FULL, FULL, jobs=jobs, worker=worker, flag="--noise",
+        stem="toybox-noise", options={"samples": Option("of one gradient"), **OPTIONS},
+    )  # fmt: skip

@@ -4,9 +4,8 @@ A run makes `calls` evaluations of the UNet, a backward pass of VSD's LoRA count
 two, so that an estimator of b calls a view takes calls / (b batch) steps. Each is tuned
 on the prompts of TUNE in a few trials (two settings at the first of `rates`, which
 multiply all learning rates, then the others at the better one) and reported at the
-best. One JSON line a run in `results/toybox-sd.jsonl`: what is there is not run again,
-so the command may be stopped and repeated at will. One compiled step an estimator
-serves all prompts and seeds.
+best. One row a run in `results/toybox-sd.jsonl`; one compiled step an estimator serves
+all prompts and seeds.
 
     python experiments/league/run.py --full
     python experiments/league/run.py --full --calls 4800 --prompts 6 --seeds 3
@@ -15,36 +14,37 @@ serves all prompts and seeds.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
-from entries import ENTRIES, HERE, REPORT, TUNE, Job, Plan, share
+from entries import ENTRIES, FULL, HERE, OPTIONS, TUNE, Job, Plan, share
 from standings import best, order, reported, sheet, table
 
 from sdsjax.cli.checks import resolve
 from sdsjax.files.atomic import read_rows
 from sdsjax.runs.compile_cache import enable_compile_cache
-from sdsjax.studies.run_rows import complete, save_picture
+from sdsjax.studies.report import save_picture
+from sdsjax.studies.runner import Experiment, Option, Run
 from sdsjax.studies.toybox_run import ToyboxRuns
 from sdsjax.training.build import build
 
 
-class Stage:
-    """The plan's runs; an estimator is compiled once, or once a setting that cannot be
-    traced."""
+class LeagueRuns:
+    """The plan's runs, with one compiled step an estimator.
+
+    Or one a setting, where the setting cannot be traced.
+    """
 
     def __init__(self, plan: Plan):
-        def pieces(prompt: str, steps: int):
+        def build_run(prompt: str, steps: int):
             given = {"prompt": prompt, "steps": steps, "batch_size": plan.batch}
             return build(resolve("sds", given))
 
-        self.plan, self.runs = plan, ToyboxRuns(pieces)
+        self.plan, self.runs = plan, ToyboxRuns(build_run)
 
     def perform(self, job: Job, root: Path) -> dict:
-        """One run: its scores, its CPU seconds, a strip of views in `root`."""
+        """Makes one run and returns its row; a strip of views goes to `root`."""
         entry = ENTRIES[job.estimator]
 
         def make(schedule, value):
@@ -58,7 +58,6 @@ class Stage:
         )  # fmt: skip
         save_picture(found.strip, job.picture(root))
         return {
-            "key": job.key(),
             **job._asdict(),
             "steps": steps,
             "finite": found.finite,
@@ -68,7 +67,7 @@ class Stage:
 
 
 def tuning(name: str, plan: Plan, done: dict) -> Iterator[Job]:
-    """The trials still missing, each once those before it are in `done`."""
+    """The trials of an estimator, each asked for once those before it are done."""
     entry = ENTRIES[name]
     for setting in entry.candidates:
         for prompt in TUNE:
@@ -79,64 +78,43 @@ def tuning(name: str, plan: Plan, done: dict) -> Iterator[Job]:
             yield Job(name, setting, rate, prompt, 0, plan.calls)
 
 
-def run_all(plan: Plan, names, path: Path, root: Path, minutes: float) -> None:
-    """Tunes and reports each estimator at seed 0, then reports the other seeds; begins
-    no run after `minutes`."""
-    ends, done = time.monotonic() + 60 * minutes, read_rows(path, "key")
-    stage = Stage(plan)
+def jobs_of(plan: Plan, rows: dict) -> Iterator[tuple[str, Job]]:
+    """Each estimator's tuning and report at seed 0, then the other seeds."""
+    for name in plan.only:
+        for job in tuning(name, plan, rows):
+            yield job.key(), job
+        for job in reported(name, plan, rows, (0,)):
+            yield job.key(), job
+    for seed in range(1, plan.seeds):
+        for name in plan.only:
+            for job in reported(name, plan, rows, (seed,)):
+                yield job.key(), job
 
-    def one(job: Job) -> dict:
-        row = stage.perform(job, root)
+
+def worker(run: Run):
+    enable_compile_cache()
+    runs = LeagueRuns(run.plan)
+
+    def perform(job: Job) -> dict:
+        row = runs.perform(job, run.workdir)
         print(f"{job.key()}: share {share(row):.3f}", flush=True)
         return row
 
-    def perform(jobs) -> bool:
-        named = ((job.key(), job) for job in jobs)
-        return complete(named, one, path, done, ends=ends)
-
-    for name in names:
-        if not perform(tuning(name, plan, done)):
-            return
-        if not perform(reported(name, plan, done, (0,))):
-            return
-    for seed in range(1, plan.seeds):
-        for name in names:
-            if not perform(reported(name, plan, done, (seed,))):
-                return
+    return perform
 
 
-def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="this one")
-    parser.add_argument(
-        "--calls", type=int, default=4800, help="UNet evaluations a run"
-    )
-    parser.add_argument("--batch", type=int, default=2, help="views a step")
-    parser.add_argument("--prompts", type=int, default=len(REPORT))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rates", nargs="+", type=float, default=[1.0, 3.0])
-    parser.add_argument("--only", nargs="+", choices=ENTRIES, default=list(ENTRIES))
-    parser.add_argument("--minutes", type=float, default=1e6, help="begin none later")
-    parser.add_argument("--only-report", action="store_true", help="run nothing")
-    parser.add_argument("--runs", type=Path, default=Path("runs/league"))
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    options = parser.parse_args(argv)
-    plan = Plan(
-        options.calls, options.batch, options.prompts, options.seeds,
-        tuple(options.rates),
+def report(run: Run) -> str:
+    """The standings, "" while nobody is ranked."""
+    if not order(run.plan, run.rows):
+        return ""
+    noise = read_rows(run.results / "toybox-noise.jsonl", "key")
+    return table(run.plan, run.rows, noise)
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        HERE, __doc__, FULL, FULL, worker=worker, table=report, flag="--full",
+        jobs=lambda run: jobs_of(run.plan, run.rows), stem="toybox-sd",
+        figure=lambda run: sheet(run.plan, run.rows, run.workdir, run.file(".png")),
+        options={"prompts": Option("reported prompts"), **OPTIONS},
     )  # fmt: skip
-    path = options.out / "toybox-sd.jsonl"
-    if not options.only_report:
-        enable_compile_cache()
-        run_all(plan, options.only, path, options.runs, options.minutes)
-    done = read_rows(path, "key")
-    if not order(plan, done):
-        return
-    text = table(plan, done, read_rows(options.out / "toybox-noise.jsonl", "key"))
-    (options.out / "toybox-sd.md").write_text(text)
-    sheet(plan, done, options.runs, options.out / "toybox-sd.png")
-    print(text)
-
-
-if __name__ == "__main__":
-    main()

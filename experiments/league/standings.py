@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from entries import ALIASES, ENTRIES, REPORT, TUNE, Job, Plan, share
 
-from sdsjax.studies.run_rows import sheet_of
+from sdsjax.studies.report import markdown_table, save_sheet_of_files
+from sdsjax.studies.statistics import mean_error
 from sdsjax.studies.toybox_run import side_by_side, true_views
 
 
 def trials(name: str, plan: Plan, done: dict) -> dict[tuple[float, float], float]:
-    """(setting, rate) -> mean share of the ceiling over TUNE, of complete trials."""
+    """The mean share of the ceiling over TUNE by (setting, rate) of complete trials."""
     found = {}
     for setting in ENTRIES[name].candidates:
         for rate in plan.rates:
@@ -24,6 +25,7 @@ def trials(name: str, plan: Plan, done: dict) -> dict[tuple[float, float], float
 
 
 def best(name: str, plan: Plan, done: dict) -> tuple[float, float]:
+    """The (setting, rate) of the best trial."""
     found = trials(name, plan, done)
     return max(found, key=lambda trial: found[trial])
 
@@ -35,6 +37,7 @@ def tuned(name: str, plan: Plan, done: dict) -> bool:
 
 
 def reported(name: str, plan: Plan, done: dict, seeds) -> list[Job]:
+    """The jobs that are reported: every prompt at the best setting and rate."""
     setting, rate = best(name, plan, done)
     return [
         Job(name, setting, rate, prompt, seed, plan.calls)
@@ -52,7 +55,7 @@ def runs_of(name: str, plan: Plan, done: dict) -> list[dict]:
 
 
 def order(plan: Plan, done: dict) -> list[str]:
-    """Estimators with all prompts at seed 0, best mean share first."""
+    """The estimators with all prompts at seed 0, best mean share first."""
 
     def complete(name: str) -> bool:
         if not runs_of(name, plan, done):
@@ -66,72 +69,101 @@ def order(plan: Plan, done: dict) -> list[str]:
 
 
 def noise_key(name: str, setting: float, plan: Plan) -> str:
-    """Of a row of noise.py."""
+    """The key of a row of noise.py."""
     return f"{name} {setting:g} | {plan.calls} calls"
 
 
-def noise_cells(name: str, plan: Plan, done: dict, noise: Mapping) -> str:
+def noise_cells(name: str, plan: Plan, done: dict, noise: Mapping) -> list[str]:
     """tr Cov / |E G|^2 and the cosine of noise.py at the chosen setting, or dashes."""
     row = noise.get(noise_key(name, best(name, plan, done)[0], plan))
     if row is None:
-        return " - | - |"
+        return ["-", "-"]
     (ratio, *ratio_error), (cosine, *cosine_error) = row["noise"], row["cosine"]
     # one digit, and 10 instead of 1e+01
     errors = [f"{float(f'{e:.1g}'):g}" for e in (*ratio_error, *cosine_error)]
-    return f" {ratio:.3g} +- {errors[0]} | {cosine:.3f} +- {errors[1]} |"
+    return [f"{ratio:.3g} +- {errors[0]}", f"{cosine:.3f} +- {errors[1]}"]
+
+
+def mean_of(rows: list[dict], figure: str) -> float:
+    """The mean of a figure over the runs in which it is defined, NaN for none."""
+    values = [row["truth"][figure] for row in rows]
+    values = [v for v in values if v is not None]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def cells(name: str, plan: Plan, done: dict) -> list[str]:
+    """An estimator's line of the standings."""
+    rows = runs_of(name, plan, done)
+    setting, rate = best(name, plan, done)
+    prompts = REPORT[: plan.prompts]
+    shares = [[share(r) for r in rows if r["prompt"] == p] for p in prompts]
+    mean, error = mean_error([np.mean(each) for each in shares])
+    spread = [np.std(each, ddof=1) for each in shares if len(each) > 1]
+    seeds = f" ({np.mean(spread):.3f})" if spread else ""
+    return [
+        name,
+        f"{ENTRIES[name].setting} {setting:g}",
+        f"x{rate:g}",
+        f"{rows[0]['steps']}",
+        f"{mean:.3f} +- {error:.3f}{seeds}",
+        f"{mean_of(rows, 'iou'):.3f}",
+        f"{mean_of(rows, 'psnr'):.1f}",
+        f"{mean_of(rows, 'ssim'):.3f}",
+        f"{mean_of(rows, 'chamfer'):.3f}",
+        f"{mean_of(rows, 'janus_rate'):.2f}",
+        f"{np.mean([r['cpu_seconds'] for r in rows]):.0f}",
+        f"{len(rows)}",
+    ]
+
+
+HEADS = (
+    "estimator", "setting", "rates", "steps", "share of the ceiling", "IoU", "PSNR, dB",
+    "SSIM", "Chamfer", "Janus", "CPU s a run", "runs",
+)  # fmt: skip
+NOISE_HEADS = "tr Cov / squared mean", "cosine with E[e_y - eps]"
 
 
 def table(plan: Plan, done: dict, noise: Mapping | None = None) -> str:
-    """Markdown, best first; then every trial of the tuning. noise: rows of noise.py by
-    key, two columns more where there are any."""
-    heads = " tr Cov / squared mean | cosine with E[e_y - eps] |" if noise else ""
+    """Markdown, best first; then every trial of the tuning.
+
+    noise: rows of noise.py by key, two columns more where there are any.
+    """
+    ranked, heads = order(plan, done), [*HEADS, *(NOISE_HEADS if noise else ())]
+    rows = [
+        cells(name, plan, done)
+        + (noise_cells(name, plan, done, noise) if noise else [])
+        for name in ranked
+    ]
+    rows += [[alias, f"is {of}, sample by sample"] for alias, of in ALIASES.items()]
+    trial_rows = []
+    for name in ranked:
+        chosen = best(name, plan, done)
+        for (setting, rate), value in trials(name, plan, done).items():
+            mark = " **chosen**" if (setting, rate) == chosen else ""
+            label = f"{name} {setting:g}, rates x{rate:g}{mark}"
+            trial_rows.append([label, f"{value:.3f}"])
     lines = [
         f"toybox-sd, Gaussians, {plan.calls} evaluations of the UNet a run, "
         f"{plan.batch} views a step; {plan.prompts} prompts, up to {plan.seeds} seeds. "
         "+-: standard error over prompts; in brackets: mean standard deviation over "
         "seeds.",
         "",
-        "| estimator | setting | rates | steps | share of the ceiling | IoU | PSNR, dB "
-        f"| SSIM | Chamfer | Janus | CPU s a run | runs |{heads}",
-        "|---" * (14 if noise else 12) + "|",
+        *markdown_table(heads, rows),
+        "",
+        *markdown_table(
+            ["tuned on " + ", ".join(TUNE), "mean share of the ceiling"], trial_rows
+        ),
     ]
-    for name in order(plan, done):
-        rows = runs_of(name, plan, done)
-        setting, rate = best(name, plan, done)
-        prompts = REPORT[: plan.prompts]
-        groups = [[r for r in rows if r["prompt"] == p] for p in prompts]
-
-        def mean(figure, rows=rows):
-            values = [r["truth"][figure] for r in rows]
-            values = [v for v in values if v is not None]
-            return float(np.mean(values)) if values else float("nan")
-
-        each = [np.mean([share(r) for r in g]) for g in groups]
-        error = np.std(each, ddof=1) / np.sqrt(len(each)) if len(each) > 1 else np.nan
-        spread = [np.std([share(r) for r in g], ddof=1) for g in groups if len(g) > 1]
-        seeds = f" ({np.mean(spread):.3f})" if spread else ""
-        lines.append(
-            f"| {name} | {ENTRIES[name].setting} {setting:g} | x{rate:g} | "
-            f"{rows[0]['steps']} | {np.mean(each):.3f} +- {error:.3f}{seeds} | "
-            f"{mean('iou'):.3f} | {mean('psnr'):.1f} | {mean('ssim'):.3f} | "
-            f"{mean('chamfer'):.3f} | {mean('janus_rate'):.2f} | "
-            f"{np.mean([r['cpu_seconds'] for r in rows]):.0f} | {len(rows)} |"
-            + (noise_cells(name, plan, done, noise) if noise else "")
-        )
-    lines += [f"| {a} | is {b}, sample by sample |" for a, b in ALIASES.items()]
-    lines += ["", "| tuned on " + ", ".join(TUNE) + " | mean share of the ceiling |"]
-    lines.append("|---|---|")
-    for name in order(plan, done):
-        for (setting, rate), value in trials(name, plan, done).items():
-            mark = " **chosen**" if (setting, rate) == best(name, plan, done) else ""
-            lines.append(f"| {name} {setting:g}, rates x{rate:g}{mark} | {value:.3f} |")
     return "\n".join(lines) + "\n"
 
 
 def sheet(plan: Plan, done: dict, root: Path, path: Path) -> None:
-    """The truth, then a row an estimator, best first; four views a prompt, seed 0."""
+    """Draws the truth, then a row an estimator, best first; four views, seed 0."""
     prompts = REPORT[: plan.prompts]
-    truth = [side_by_side(true_views(prompt)[2]) for prompt in prompts]
+
+    def truth() -> list[tuple[str, list[np.ndarray]]]:
+        return [("truth", [side_by_side(true_views(p)[2]) for p in prompts])]
+
     rows = [
         (
             name.replace("mode_", "mode\n").replace("_", " "),
@@ -139,4 +171,4 @@ def sheet(plan: Plan, done: dict, root: Path, path: Path) -> None:
         )
         for name in order(plan, done)
     ]
-    sheet_of(rows, prompts, path, first=[("truth", truth)])
+    save_sheet_of_files(rows, prompts, path, first=truth)

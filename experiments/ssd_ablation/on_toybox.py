@@ -17,14 +17,20 @@ import jax.numpy as jnp
 from variants import VARIANTS, ssd_at
 
 from sdsjax.cli.checks import resolve
-from sdsjax.studies.comparison import Case, Comparison, Plan, command
+from sdsjax.studies.comparison import (
+    Case,
+    Comparison,
+    Plan,
+    comparison_experiment,
+)
+from sdsjax.studies.runner import Experiment
 from sdsjax.training.build import build
 
 HERE = Path(__file__).resolve().parent
 CEILINGS = HERE.parent / "toybox_quality" / "results" / "full.jsonl"
 PROMPTS = ("a blue house", "a pink teapot", "an orange cat")
-SMALL = Plan(PROMPTS[:1], (0, 1), 40), (500,)
-FULL = Plan(PROMPTS, (0, 1), 160), (300, 500, 700, 1000)
+SMALL = Plan(PROMPTS[:1], (0, 1), 40, swept=(500,))  # M
+FULL = Plan(PROMPTS, (0, 1), 160, swept=(300, 500, 700, 1000))
 DEFAULT = 500  # M of configs/base.py
 
 
@@ -60,17 +66,17 @@ def against(thresholds: tuple[int, ...]) -> dict[str, dict[str, str]]:
     }
 
 
-def pieces(prompt: str, steps: int, views: int):
+def build_run(prompt: str, steps: int, views: int):
     given = {"prompt": prompt, "steps": steps, "batch_size": views}
     return build(resolve("ssd", given))
 
 
-def comparison(plan: Plan, thresholds: tuple[int, ...]) -> Comparison:
-    return Comparison(plan, cases(thresholds), against(thresholds))
+def compared(plan: Plan) -> Comparison:
+    return Comparison(cases(plan.swept), against(plan.swept))
 
 
-def main(argv=None) -> None:
-    command(
-        argv, text=__doc__, folder=HERE, ceilings=CEILINGS, small=comparison(*SMALL),
-        full=comparison(*FULL), pieces=pieces,
+def experiment() -> Experiment:
+    return comparison_experiment(
+        folder=HERE, description=__doc__, ceilings=CEILINGS, small=SMALL, full=FULL,
+        compared=compared, build=build_run,
     )  # fmt: skip

@@ -1,6 +1,7 @@
-"""SSD's figures 6, 13, 14 with ground truth: M, the rescaling, the reduction; see
-README.md. Pixels are distilled on an exact prior of toybox pictures, with `--toybox`
-Gaussians on toybox-sd (on_toybox.py).
+"""SSD's figures 6, 13, 14 with ground truth: M, the rescaling, the reduction.
+
+See README.md. Pixels are distilled on an exact prior of toybox pictures, with
+`--toybox` Gaussians on toybox-sd (on_toybox.py).
 
     python experiments/ssd_ablation/run.py            # small: a minute or two
     python experiments/ssd_ablation/run.py --full     # README.md's table
@@ -9,20 +10,29 @@ Gaussians on toybox-sd (on_toybox.py).
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import on_toybox
+from figure import picture
 from variants import VARIANTS, ssd_at
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.priors import gaussian_mixture
-from sdsjax.studies.exact_run import distil, nearest_psnr, toybox_pictures
+from sdsjax.studies.exact_run import (
+    distil,
+    kept_by_caption,
+    nearest_psnr,
+    toybox_pictures,
+)
+from sdsjax.studies.report import markdown_table
+from sdsjax.studies.results import pack_array, unpack_array
+from sdsjax.studies.runner import Experiment, Run, run
+from sdsjax.studies.statistics import mean_error_over_captions
 
 HERE = Path(__file__).resolve().parent
 SCHEDULE = NoiseSchedule.scaled_linear()
@@ -50,12 +60,14 @@ FULL = Plan(12, 6, 500, 0.02, 3, (0, 100, 200, 300, 500, 700, 1000))
 
 
 def scores(plan: Plan, pictures, sampler: str):
-    """PSNR [variants thresholds captions seeds 3] to the nearest true picture after a
-    quarter, a half and the whole of a run from grey with a little noise, and the last
-    z of the first caption and seed."""
+    """The PSNR of every run and what the first ones end at, under one sampler.
+
+    PSNR [variants thresholds captions seeds 3] to the nearest true picture after a
+    quarter, a half and the whole of a run from grey with a little noise; the last z
+    [variants thresholds h w 3] of the first caption and seed.
+    """
     flat = jnp.asarray(pictures.reshape(-1, *pictures.shape[2:]))
     weights = jnp.full(len(flat), 1.0)
-    captions, views = pictures.shape[:2]
 
     def one(settings, threshold, kept, truth, key):
         prior = gaussian_mixture(SCHEDULE, weights, flat, SPREAD * weights, kept)
@@ -68,8 +80,6 @@ def scores(plan: Plan, pictures, sampler: str):
         each = jax.vmap(lambda z: nearest_psnr(z, truth))(trace.z)
         return each[jnp.array([1, 2, 4])], trace.z[-1]
 
-    kept = np.repeat(np.arange(captions)[:, None] == np.arange(captions), views, 1)
-    keys = jax.random.split(jax.random.key(0), plan.seeds)
     over = jax.vmap(
         jax.vmap(one, (None, None, None, None, 0)), (None, None, 0, 0, None)
     )
@@ -79,117 +89,56 @@ def scores(plan: Plan, pictures, sampler: str):
     found, last = jax.jit(over)(
         jnp.array(list(VARIANTS.values())),
         jnp.asarray(plan.thresholds),
-        jnp.asarray(kept),
+        jnp.asarray(kept_by_caption(*pictures.shape[:2])),
         jnp.asarray(pictures),
-        keys,
+        jax.random.split(jax.random.key(0), plan.seeds),
     )
     return np.asarray(found), np.asarray(last[:, :, 0, 0])
 
 
-def mean_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean over captions and seeds, and the standard error over captions."""
-    each = values.mean(1)
-    return float(each.mean()), float(each.std(ddof=1) / np.sqrt(len(each)))
+def worker(run: Run):
+    plan = run.plan
+    pictures = toybox_pictures(CAPTIONS, views=plan.views, size=plan.size)
+
+    def perform(sampler: str) -> dict:
+        psnr, last = scores(plan, pictures, sampler)
+        return {"psnr": pack_array(psnr), "pictures": pack_array(last)}
+
+    return perform
 
 
-def table(plan: Plan, results: dict) -> str:
+def table(run: Run) -> str:
     """Markdown: PSNR after a quarter and after the whole run."""
+    plan, rows = run.plan, []
+    for sampler, row in run.rows.items():
+        for variant, found in zip(VARIANTS, unpack_array(row["psnr"])):
+            for index, part in ((0, "1/4"), (2, "1")):
+                each = [mean_error_over_captions(f[..., index]) for f in found]
+                cells = [f"{mean:.1f} +- {error:.1f}" for mean, error in each]
+                rows.append([f"{sampler}, {variant}, {part}", *cells])
+    first, *others = map(str, plan.thresholds)
     lines = [
         f"PSNR (dB) to the nearest true picture, {len(CAPTIONS)} captions x "
         f"{plan.seeds} seeds, {plan.size} x {plan.size}, {plan.steps} steps; +- is the "
         "standard error over captions.",
         "",
-        "| timesteps, variant, after | M = "
-        + " | ".join(str(m) for m in plan.thresholds)
-        + " |",
-        "|---" * (len(plan.thresholds) + 1) + "|",
+        *markdown_table(["timesteps, variant, after", f"M = {first}", *others], rows),
     ]
-    for (sampler, variant), by_threshold in results.items():
-        for index, part in ((0, "1/4"), (2, "1")):
-            cells = []
-            for found, _ in by_threshold.values():
-                mean, error = mean_error(found[..., index])
-                cells.append(f"{mean:.1f} +- {error:.1f}")
-            lines.append(
-                f"| {sampler}, {variant}, {part} | " + " | ".join(cells) + " |"
-            )
     return "\n".join(lines) + "\n"
 
 
-def curves(axes, plan: Plan, points: dict) -> None:
-    """PSNR over M, an axis a sampler. points: (sampler, variant, index of the part of
-    the run) -> [(mean, error)] by M. SSD is drawn wide: "- eps" lies on it."""
-    for axis, sampler in zip(axes, SAMPLERS):
-        for color, variant in zip(("C0", "C1", "C2", "C3"), VARIANTS):
-            wide = {"lw": 5, "alpha": 0.35} if variant == "SSD" else {}
-            for index, style, part in ((2, "o-", ""), (0, "x:", ", first quarter")):
-                value, error = np.array(points[sampler, variant, index]).T
-                axis.errorbar(
-                    plan.thresholds, value, error, fmt=style, color=color,
-                    label=variant + part, ms=4, **wide,
-                )  # fmt: skip
-        axis.set(title=f"timesteps: {sampler}", xlabel="M", ylabel="PSNR, dB")
-    # where nothing is drawn: with uniform t nobody passes 35 dB
-    axes[0].legend(fontsize=7, loc="upper center", ncols=2)
-
-
-def picture(plan: Plan, results: dict, pictures, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure = plt.figure(figsize=(13, 9), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.1))
-    points = {
-        (*row, index): [mean_error(found[..., index]) for found, _ in each.values()]
-        for row, each in results.items()
-        for index in (0, 2)
-    }
-    axes = upper.subplots(1, len(SAMPLERS), sharey=True, squeeze=False)[0]
-    curves(axes, plan, points)
-    rows = [(s, v) for s in SAMPLERS for v in VARIANTS]
-    grid = lower.subplots(len(plan.thresholds), len(rows) + 1)
-    for line_of_axes, m in zip(grid, plan.thresholds):
-        shown = [results[row][m][1] for row in rows] + [pictures[0, 0]]
-        titles = [f"{s}\n{v}" for s, v in rows] + ["a true view"]
-        for axis, x, title in zip(line_of_axes, shown, titles):
-            axis.imshow(np.clip(0.5 * x + 0.5, 0, 1))
-            axis.set(xticks=[], yticks=[])
-            if m == plan.thresholds[0]:
-                axis.set_title(title, fontsize=7)
-        line_of_axes[0].set_ylabel(f"M = {m}", fontsize=7)
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
+def figure(run: Run) -> None:
+    plan = run.plan
+    pictures = toybox_pictures(CAPTIONS, views=plan.views, size=plan.size)
+    picture(plan.thresholds, run.rows, pictures[0, 0], run.file(".png"))
 
 
 def main(argv=None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
-    if "--toybox" in argv:
-        import on_toybox  # it has options of its own
-
-        on_toybox.main(argv)
-        return
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--toybox", action="store_true", help="on_toybox.py")
-    parser.add_argument("--full", action="store_true", help="README.md's table")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    options = parser.parse_args(argv)
-    plan, name = (FULL, "full") if options.full else (SMALL, "small")
-    pictures = toybox_pictures(CAPTIONS, views=plan.views, size=plan.size)
-    results = {}
-    for sampler in SAMPLERS:
-        print(sampler, flush=True)
-        found, last = scores(plan, pictures, sampler)
-        for i, variant in enumerate(VARIANTS):
-            results[sampler, variant] = {
-                m: (found[i, j], last[i, j]) for j, m in enumerate(plan.thresholds)
-            }
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = table(plan, results)
-    (options.out / f"{name}.md").write_text(text)
-    picture(plan, results, pictures, options.out / f"{name}.png")
-    print(text)
+    exact = Experiment(
+        HERE, __doc__, SMALL, FULL, worker=worker, table=table, figure=figure,
+        jobs=lambda run: [(sampler, sampler) for sampler in SAMPLERS],
+    )  # fmt: skip
+    run(argv, exact, on_toybox.experiment())
 
 
 if __name__ == "__main__":

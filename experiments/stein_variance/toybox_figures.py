@@ -119,8 +119,11 @@ def _figures(groups: Groups, sds: Groups):
 
 
 def figures(named: dict, root: np.ndarray | None = None) -> dict[str, dict]:
-    """name -> figure -> [value, error], of G, or of R G; ratio, bias and cosine are
-    against "sds", paired. Raises ValueError unless n is a multiple of GROUPS."""
+    """The figures of G, or of R G, by name: figure -> [value, error].
+
+    ratio, bias and cosine are against "sds", paired. Raises ValueError unless n is a
+    multiple of GROUPS.
+    """
 
     def moments(values):
         group_size(len(values), GROUPS)

@@ -19,7 +19,13 @@ from samplers import SAMPLERS
 from sdsjax.cli.checks import resolve
 from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.estimators import ESTIMATORS
-from sdsjax.studies.comparison import Case, Comparison, Plan, command
+from sdsjax.studies.comparison import (
+    Case,
+    Comparison,
+    Plan,
+    comparison_experiment,
+)
+from sdsjax.studies.runner import Experiment
 from sdsjax.studies.toybox_run import drawn_times, from_table
 from sdsjax.training.build import build
 
@@ -68,17 +74,17 @@ def against() -> dict[str, dict[str, str]]:
     }
 
 
-def pieces(prompt: str, steps: int, views: int):
+def build_run(prompt: str, steps: int, views: int):
     given = {"prompt": prompt, "steps": steps, "batch_size": views}
     return build(resolve("sds", given))
 
 
-def comparison(plan: Plan) -> Comparison:
-    return Comparison(plan, cases(plan), against())
+def compared(plan: Plan) -> Comparison:
+    return Comparison(cases(plan), against())
 
 
-def main(argv=None) -> None:
-    command(
-        argv, text=__doc__, folder=HERE, ceilings=CEILINGS, small=comparison(SMALL),
-        full=comparison(FULL), pieces=pieces,
+def experiment() -> Experiment:
+    return comparison_experiment(
+        folder=HERE, description=__doc__, ceilings=CEILINGS, small=SMALL, full=FULL,
+        compared=compared, build=build_run,
     )  # fmt: skip

@@ -1,6 +1,7 @@
-"""HiFA's figure 7: schedules of t at equal cost, scored against the truth; see
-README.md. Pixels are distilled on an exact prior of toybox pictures, with `--toybox`
-Gaussians on toybox-sd (on_toybox.py).
+"""HiFA's figure 7: schedules of t at equal cost, scored against the truth.
+
+See README.md. Pixels are distilled on an exact prior of toybox pictures, with
+`--toybox` Gaussians on toybox-sd (on_toybox.py).
 
     python experiments/timesteps/run.py            # small: a minute or two
     python experiments/timesteps/run.py --full     # README.md's table
@@ -9,26 +10,39 @@ Gaussians on toybox-sd (on_toybox.py).
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import on_toybox
 from samplers import SAMPLERS
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.priors import gaussian_mixture
-from sdsjax.studies.exact_run import distil, nearest_psnr, toybox_pictures
+from sdsjax.studies.exact_run import (
+    distil,
+    kept_by_caption,
+    nearest_psnr,
+    toybox_pictures,
+)
+from sdsjax.studies.report import markdown_table, saved_figure
+from sdsjax.studies.results import pack_array, unpack_array
+from sdsjax.studies.runner import Experiment, Run, run
+from sdsjax.studies.statistics import mean_error_over_captions
 from sdsjax.types import Estimator
 
 HERE = Path(__file__).resolve().parent
 SCHEDULE = NoiseSchedule.scaled_linear()
 CAPTIONS = ("a red snowman", "a blue house", "a green car", "a yellow duck")
 SPREAD = 0.005
+ESTIMATED = {
+    "sds, s = 7.5": lambda: ESTIMATORS["sds"](SCHEDULE, guidance_scale=7.5),
+    "sds, s = 100": lambda: ESTIMATORS["sds"](SCHEDULE, guidance_scale=100.0),
+    "ssd, M = 500": lambda: ESTIMATORS["ssd"](SCHEDULE, threshold=500),
+}
 
 
 class Plan(NamedTuple):
@@ -42,20 +56,12 @@ class Plan(NamedTuple):
     estimators: tuple[str, ...]
 
 
-def estimators() -> dict[str, Estimator]:
-    return {
-        "sds, s = 7.5": ESTIMATORS["sds"](SCHEDULE, guidance_scale=7.5),
-        "sds, s = 100": ESTIMATORS["sds"](SCHEDULE, guidance_scale=100.0),
-        "ssd, M = 500": ESTIMATORS["ssd"](SCHEDULE, threshold=500),
-    }
-
-
 SMALL = Plan(8, 4, 120, (0.03,), 2, ("sds, s = 7.5",))
-FULL = Plan(12, 6, 500, (0.01, 0.03), 3, tuple(estimators()))
+FULL = Plan(12, 6, 500, (0.01, 0.03), 3, tuple(ESTIMATED))
 
 
 def time_tables(steps: int, seeds: int) -> np.ndarray:
-    """t [samplers seeds steps]: what every sampler draws in a run."""
+    """The timesteps [samplers seeds steps] that every sampler draws in a run."""
 
     def one(sampler, key):
         keys = jax.random.split(key, steps)
@@ -67,11 +73,12 @@ def time_tables(steps: int, seeds: int) -> np.ndarray:
 
 
 def scores(plan: Plan, pictures, estimator: Estimator):
-    """PSNR [samplers rates captions seeds] to the nearest true picture, and the last z
-    of the first seed [samplers rates captions ...]."""
+    """The PSNR [samplers rates captions seeds] of every run to its nearest picture.
+
+    And the last z of the first seed [samplers rates captions ...].
+    """
     flat = jnp.asarray(pictures.reshape(-1, *pictures.shape[2:]))
     weights = jnp.full(len(flat), 1.0)
-    captions, views = pictures.shape[:2]
 
     def one(times, key, rate, kept, truth):
         prior = gaussian_mixture(SCHEDULE, weights, flat, SPREAD * weights, kept)
@@ -84,7 +91,6 @@ def scores(plan: Plan, pictures, estimator: Estimator):
         ).z[-1]  # fmt: skip
         return nearest_psnr(z, truth), z
 
-    kept = np.repeat(np.arange(captions)[:, None] == np.arange(captions), views, 1)
     over = jax.vmap(one, (0, 0, None, None, None))
     over = jax.vmap(over, (None, None, None, 0, 0))
     over = jax.vmap(over, (None, None, 0, None, None))
@@ -93,86 +99,68 @@ def scores(plan: Plan, pictures, estimator: Estimator):
         jnp.asarray(time_tables(plan.steps, plan.seeds)),
         jax.random.split(jax.random.key(0), plan.seeds),
         jnp.asarray(plan.rates),
-        jnp.asarray(kept),
+        jnp.asarray(kept_by_caption(*pictures.shape[:2])),
         jnp.asarray(pictures),
     )
     return np.asarray(found), np.asarray(z[:, :, :, 0])
 
 
-def mean_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean over captions and seeds, and the standard error over captions."""
-    each = values.mean(1)
-    return float(each.mean()), float(each.std(ddof=1) / np.sqrt(len(each)))
+def worker(run: Run):
+    plan = run.plan
+    pictures = toybox_pictures(CAPTIONS, views=plan.views, size=plan.size)
+
+    def perform(name: str) -> dict:
+        psnr, z = scores(plan, pictures, ESTIMATED[name]())
+        return {"psnr": pack_array(psnr), "pictures": pack_array(z[:, 0, 0])}
+
+    return perform
 
 
-def table(plan: Plan, results: dict) -> str:
-    """Markdown: PSNR by schedule, estimator and rate."""
-    heads = [f"{name}, rate {rate:g}" for name in results for rate in plan.rates]
+def table(run: Run) -> str:
+    """Markdown: a row a schedule, a column an estimator and a rate."""
+    plan = run.plan
+    psnr = {name: unpack_array(row["psnr"]) for name, row in run.rows.items()}
+    rows = []
+    for i, sampler in enumerate(SAMPLERS):
+        each = [
+            mean_error_over_captions(f) for found in psnr.values() for f in found[i]
+        ]
+        rows.append([sampler, *(f"{mean:.1f} +- {error:.1f}" for mean, error in each)])
+    heads = [f"{name}, rate {rate:g}" for name in psnr for rate in plan.rates]
     lines = [
         f"PSNR (dB) to the nearest true picture, {len(CAPTIONS)} captions x "
         f"{plan.seeds} seeds, {plan.size} x {plan.size}, {plan.steps} steps of one "
         "noise; +- is the standard error over captions.",
         "",
-        "| timesteps | " + " | ".join(heads) + " |",
-        "|---" * (len(heads) + 1) + "|",
+        *markdown_table(["timesteps", *heads], rows),
     ]
-    for i, sampler in enumerate(SAMPLERS):
-        cells = []
-        for found, _ in results.values():
-            for j in range(len(plan.rates)):
-                mean, error = mean_error(found[i, j])
-                cells.append(f"{mean:.1f} +- {error:.1f}")
-        lines.append(f"| {sampler} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def picture(plan: Plan, results: dict, pictures, path: Path) -> None:
+def figure(run: Run) -> None:
     """A row an estimator: first caption and rate, by schedule, then the truth."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, grid = plt.subplots(
-        len(results), len(SAMPLERS) + 1, squeeze=False,
-        figsize=(11, 2.2 * len(results) + 0.4), layout="constrained",
-    )  # fmt: skip
-    for line_of_axes, (name, (found, z)) in zip(grid, results.items()):
-        for i, (sampler, axis) in enumerate(zip(SAMPLERS, line_of_axes)):
-            axis.imshow(np.clip(0.5 * z[i, 0, 0] + 0.5, 0, 1))
-            axis.set_title(f"{sampler}\n{found[i, 0, 0, 0]:.1f} dB", fontsize=8)
-        line_of_axes[0].set_ylabel(name, fontsize=8)
-        line_of_axes[-1].imshow(np.clip(0.5 * pictures[0, 0] + 0.5, 0, 1))
-        line_of_axes[-1].set_title("a true view", fontsize=8)
-    for axis in grid.flat:
-        axis.set(xticks=[], yticks=[])
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
+    plan, rows = run.plan, run.rows
+    truth = toybox_pictures(CAPTIONS, views=plan.views, size=plan.size)[0, 0]
+    size = 11, 2.2 * len(rows) + 0.4
+    with saved_figure(run.file(".png"), figsize=size) as drawn:
+        grid = drawn.subplots(len(rows), len(SAMPLERS) + 1, squeeze=False)
+        for line_of_axes, (name, row) in zip(grid, rows.items()):
+            psnr = unpack_array(row["psnr"])[:, 0, 0, 0]
+            titles = [f"{s}\n{value:.1f} dB" for s, value in zip(SAMPLERS, psnr)]
+            shown = [*unpack_array(row["pictures"]), truth]
+            for axis, x, title in zip(line_of_axes, shown, [*titles, "a true view"]):
+                axis.imshow(np.clip(0.5 * x + 0.5, 0, 1))
+                axis.set_title(title, fontsize=8)
+                axis.set(xticks=[], yticks=[])
+            line_of_axes[0].set_ylabel(name, fontsize=8)
 
 
 def main(argv=None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
-    if "--toybox" in argv:
-        import on_toybox  # it has options of its own
-
-        on_toybox.main(argv)
-        return
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--toybox", action="store_true", help="on_toybox.py")
-    parser.add_argument("--full", action="store_true", help="README.md's table")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    options = parser.parse_args(argv)
-    plan, name = (FULL, "full") if options.full else (SMALL, "small")
-    pictures = toybox_pictures(CAPTIONS, views=plan.views, size=plan.size)
-    known, results = estimators(), {}
-    for label in plan.estimators:
-        print(label, flush=True)
-        results[label] = scores(plan, pictures, known[label])
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = table(plan, results)
-    (options.out / f"{name}.md").write_text(text)
-    picture(plan, results, pictures, options.out / f"{name}.png")
-    print(text)
+    exact = Experiment(
+        HERE, __doc__, SMALL, FULL, worker=worker, table=table, figure=figure,
+        jobs=lambda run: [(name, name) for name in run.plan.estimators],
+    )  # fmt: skip
+    run(argv, exact, on_toybox.experiment())
 
 
 if __name__ == "__main__":

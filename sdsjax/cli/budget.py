@@ -88,8 +88,11 @@ def network_cost(source: PriorSource, resolution: int) -> Cost:
 
 
 def published_cost(name: str, dtype: str) -> Cost:
-    """Stable Diffusion 2.1-base or DeepFloyd IF-I-XL (the prior's `name`) at their
-    native sizes, whose inputs are always 512x512 and 64x64."""
+    """The published cost of Stable Diffusion 2.1-base or DeepFloyd IF-I-XL.
+
+    At their native sizes, whose inputs are always 512x512 and 64x64; the prior's `name`
+    says which.
+    """
     if name == "deepfloyd":
         derived = "published sizes of DeepFloyd IF-I-XL: the weights are not local"
         return Cost(IF_OPERATIONS, 0.0, IF_PARAMETERS, derived)
@@ -123,8 +126,10 @@ def _sized(number: float) -> str:
 
 
 def budget(config) -> list[str]:
-    """Lines on parameters, operations, time and memory; loads weights where they are
-    local, writes nothing."""
+    """Lines on parameters, operations, time and memory of a run.
+
+    Loads weights where they are local, writes nothing.
+    """
     if _is_local(config):
         pieces = build(config)
         cost = network_cost(pieces.source, config.resolution)

@@ -1,7 +1,8 @@
-"""Checks of a whole config, before anything is built: types are right by now
-(`overrides`), here come ranges, names, pairs and the prompt's words.
+"""Checks of a whole config, before anything is built.
 
-`resolve` is the front door: name and overrides in, a checked and frozen config out.
+Types are right by now (`overrides`); here come ranges, names, pairs and the prompt's
+words. `resolve` is the front door: name and overrides in, a checked and frozen config
+out.
 """
 
 from __future__ import annotations
@@ -251,9 +252,7 @@ def check_prompt(config: Config) -> None:
     if not config.prompt.strip():
         raise ConfigError('the prompt is empty: pass --config.prompt="a blue house"')
     prior = config.prior
-    if prior.name in ("gaussian_mixture", "deepfloyd") or (
-        prior.name == "stable_diffusion" and not _speaks_toybox(prior.folder)
-    ):
+    if not _toybox_reads(prior):
         return
     from sdsjax.toybox.world.captions import CaptionError, parse_caption, vocabulary
 
@@ -276,6 +275,37 @@ def check_prompt(config: Config) -> None:
     for word in re.findall(r"\w+", config.negative_prompt.lower()):
         if word not in vocabulary():
             raise one_of("word in negative_prompt", word, vocabulary())
+
+
+def check_text(flat: Mapping[str, Any]) -> None:
+    """Texts are Unicode; what a terminal handed over as other bytes is refused."""
+    for key, value in flat.items():
+        if isinstance(value, str):
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise ConfigError(
+                    f"config key {key!r} is not UTF-8 text (at character "
+                    f"{error.start + 1}): type it again, or set the terminal to UTF-8"
+                ) from None
+
+
+def plain_prompts(config: Config) -> None:
+    """Prompts for the toybox lose the marks that its encoder never met, in place, so
+    that what is checked is what is encoded."""
+    if not _toybox_reads(config.prior):
+        return
+    from sdsjax.toybox.world.captions import plain_caption
+
+    config.prompt = plain_caption(config.prompt)
+    config.negative_prompt = plain_caption(config.negative_prompt)
+
+
+def _toybox_reads(prior: Config) -> bool:
+    """Whether prompts are captions of the toybox."""
+    return prior.name == "empirical" or (
+        prior.name == "stable_diffusion" and _speaks_toybox(prior.folder)
+    )
 
 
 def _speaks_toybox(folder: str) -> bool:
@@ -319,6 +349,16 @@ def check_folder(config: Config) -> None:
                 f"prior.{key} {name!r} holds no {index}: pass a folder in the Hugging "
                 f"Face layout of {network}"
             )
+        if folder.is_file():
+            raise ConfigError(
+                f"prior.{key} {name!r} is a single file: pass a folder in the Hugging "
+                f"Face layout of {network}"
+            )
+        if folder.is_symlink():
+            raise ConfigError(
+                f"prior.{key} {name!r} is a link to {str(folder.readlink())!r}, which "
+                "does not exist: fetch it again"
+            )
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
             raise ConfigError(
                 f"prior.{key} {name!r} does not exist: pass a folder, a "
@@ -343,11 +383,10 @@ def validate(config: Config) -> None:
 def resolve(
     source: Source | str | ConfigDict, overrides: Mapping[str, Any] | None = None
 ) -> Config:
-    """The checked config of a file (`"ssd:image"`, a path) or a config already read,
-    with overrides applied.
+    """The checked config of a file or of a config already read, with overrides applied.
 
-    overrides: {"estimator.threshold": 300} or nested; text is parsed by the key's type.
-    Raises ConfigError.
+    The file by name (`"ssd:image"`) or path. overrides: {"estimator.threshold": 300} or
+    nested; text is parsed by the key's type. Raises ConfigError.
     """
     config = source if isinstance(source, ConfigDict) else load(source)
     config = apply(
@@ -357,5 +396,7 @@ def resolve(
         factories=FACTORIES,
         losses=LOSSES,
     )
+    check_text(flatten(config))
+    plain_prompts(config)
     validate(config)
     return FrozenConfigDict(config)

@@ -38,8 +38,11 @@ class Source(NamedTuple):
 
 
 def config_folder() -> Path:
-    """The folder of the configs that come with sdsjax: `configs/` of a checkout, or
-    `sdsjax/_configs` of an installed wheel."""
+    """The folder of the configs that come with sdsjax.
+
+    `configs/` of a checkout, or `sdsjax/_configs` of an installed wheel. Raises
+    ConfigError where there is neither.
+    """
     for folder in (PACKAGE.parent / "configs", PACKAGE / "_configs"):
         if (folder / "base.py").is_file() and (folder / "ssd.py").is_file():
             return folder

@@ -21,11 +21,36 @@ SIGNS = {
 }
 
 
+class NoSuchDevice(RuntimeError):
+    """JAX was told to use a device that is not there; the message is one line."""
+
+    exit_code = 2
+
+
+def backend() -> str:
+    """The platform JAX computes on: "cpu", "gpu" or "tpu".
+
+    Raises NoSuchDevice where the environment asks for one that cannot be used.
+    """
+    import jax
+
+    try:
+        return jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts for "cuda"
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        why = " ".join(str(error).split(" (set JAX_PLATFORMS")[0].split()).rstrip(".")
+        raise NoSuchDevice(
+            f"JAX_PLATFORMS={wanted} cannot be used here ({why or 'no such device'}): "
+            "unset it, or set JAX_PLATFORMS=cpu; for an NVIDIA GPU install the extra "
+            "cuda12 or cuda13, for a TPU the extra tpu"
+        ) from None
+
+
 def warnings(signs: dict[str, tuple[str, str]] = SIGNS) -> list[str]:
     """One line for each accelerator that sits unused."""
     import jax
 
-    if jax.default_backend() != "cpu":
+    if backend() != "cpu":
         return []
     found = []
     for name, (path, extra) in signs.items():
@@ -44,7 +69,7 @@ def warnings(signs: dict[str, tuple[str, str]] = SIGNS) -> list[str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of the host or of a device."""
+    """Whether an error says that the host or a device ran out of memory."""
     text = str(error)
     named = "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
     return isinstance(error, MemoryError) or (named and isinstance(error, RuntimeError))
@@ -77,8 +102,10 @@ def memory_explained(config) -> Iterator[None]:
 
 
 def report(error: BaseException, *, show_traceback: bool = False) -> int:
-    """Say on stderr what went wrong, in one line unless it is a bug; returns the exit
-    status."""
+    """Says on stderr what went wrong and returns the exit status.
+
+    In one line unless it is a bug.
+    """
     if isinstance(error, BrokenPipeError):
         # `sdsjax --list | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -92,8 +119,11 @@ def report(error: BaseException, *, show_traceback: bool = False) -> int:
 
 
 def exit_status(error: BaseException) -> int | None:
-    """2 for a mistake of the user's or a file that cannot be used, what an error says
-    of itself (`exit_code`), 1 for memory or disk; None for what must be a bug."""
+    """The exit status of an error, None for what must be a bug.
+
+    2 for a mistake of the user's or a file that cannot be used, what an error says of
+    itself (`exit_code`), 1 for memory or disk.
+    """
     stated = getattr(error, "exit_code", None)
     if stated is not None:
         return int(stated)

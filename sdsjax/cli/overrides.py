@@ -71,8 +71,10 @@ def _annotated(parameter: inspect.Parameter) -> Kind:
 
 
 def kinds(config: Config, base: Config, factories: Factories) -> dict[str, Kind]:
-    """The kind of every key that a completed config has: named sections by their
-    factory's signature, all others as in `base`."""
+    """The kind of every key that a completed config has.
+
+    Of named sections by their factory's signature, of all others as in `base`.
+    """
     table = {
         key: Kind(OPTIONAL.get(key, type(value)), key in OPTIONAL, value)
         for key, value in flatten(base).items()
@@ -87,11 +89,12 @@ def kinds(config: Config, base: Config, factories: Factories) -> dict[str, Kind]
 
 
 def complete(config: Config, factories: Factories, losses: Losses) -> None:
-    """Fill each named section in place: defaults for keys that are not there, None for
-    required ones (`checks.validate` then asks for them); 0 for regularisers without a
-    weight, of those that `losses` lists for the representation.
+    """Fills each named section of a config in place.
 
-    Raises ConfigError for an unknown name or a key the factory does not take.
+    Defaults for keys that are not there, None for required ones (`checks.validate` then
+    asks for them); 0 for regularisers without a weight, of those that `losses` lists
+    for the representation. Raises ConfigError for an unknown name or a key the factory
+    does not take.
     """
     for section, choices in factories.items():
         values = config[section]
@@ -228,10 +231,11 @@ def apply(
     factories: Factories,
     losses: Losses,
 ) -> Config:
-    """A completed copy of `config` with `overrides` ({"optimizer.lr.sh": "0.01"} or
-    nested mappings; text is parsed by the key's type). Names are applied first.
+    """A completed copy of a config with overrides applied.
 
-    Raises ConfigError for an unknown key, name or type, in the config or an override.
+    overrides: {"optimizer.lr.sh": "0.01"} or nested mappings; text is parsed by the
+    key's type; names are applied first. Raises ConfigError for an unknown key, name or
+    type, in the config or an override.
     """
     config = config.copy_and_resolve_references()
     config.unlock()

@@ -1,5 +1,6 @@
-"""What tells whether to believe a number: the variance and bias of a random
-gradient with error bars (`gradient_stats`, `moments`, `variance_components`,
-`noise_projection`), metrics of pictures and shapes (`metrics`), line plots (`plots`).
-Pure functions; imports the ground.
+"""What tells whether to believe a number.
+
+The variance and bias of a random gradient with error bars (`gradient_stats`, `moments`,
+`variance_components`, `noise_projection`), metrics of pictures and shapes (`metrics`),
+line plots (`plots`). Pure functions; imports the ground.
 """

@@ -38,8 +38,11 @@ class Measured(NamedTuple):
 
 
 class GradientStats(NamedTuple):
-    """count n; mean Gbar (a tree, None where it was not kept); variance tr Cov(G);
-    signal |E G|^2; snr = signal / variance; power E|G|^2: the last four Measured."""
+    """What is known of a random gradient G from n samples.
+
+    count n; mean Gbar (a tree, None where it was not kept); variance tr Cov(G); signal
+    |E G|^2; snr = signal / variance; power E|G|^2: the last four Measured.
+    """
 
     count: Array
     mean: PyTree
@@ -89,8 +92,10 @@ def mean_of_groups(values: Array) -> Measured:
 
 
 def totals(groups: Groups) -> tuple[Totals, Totals]:
-    """(of all samples; [g], without each group), from g scalars a group: with d_h =
-    mean_h - Gbar, leaving h out moves the mean by -d_h / (g - 1)."""
+    """The totals of all samples, and without each group [g], from g scalars a group.
+
+    With d_h = mean_h - Gbar, leaving h out moves the mean by -d_h / (g - 1).
+    """
     g, size = groups.count.shape[0], groups.count[0]
     mean = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), groups.mean)
     apart = jax.tree.map(lambda leaf, middle: leaf - middle, groups.mean, mean)
@@ -163,8 +168,11 @@ def gradient_stats(
 
 
 def variance_ratio(groups: Groups, reference: Groups) -> Measured:
-    """tr Cov(A) / tr Cov(B); drawn from equal keys the two are paired, and the error of
-    the ratio is far below that of either. Raises ValueError as `bias_between`."""
+    """The ratio tr Cov(A) / tr Cov(B) of two gradients' variances.
+
+    Drawn from equal keys the two are paired, and the error of the ratio is far below
+    that of either. Raises ValueError as `bias_between`.
+    """
     check_groups(groups, reference)
     whole, rest = zip(totals(groups), totals(reference))
     return jackknife(
@@ -185,9 +193,11 @@ def check_groups(groups: Groups, reference: Groups) -> None:
 
 
 def bias_between(groups: Groups, reference: Groups) -> Bias:
-    """Bias of the mean of `groups` against that of `reference`, any number of samples
-    each, as many groups; groups drawn from equal keys are paired, which narrows the
-    error where the two are alike. Raises ValueError for different numbers of groups.
+    """The bias of the mean of `groups` against that of `reference`.
+
+    Any number of samples each, as many groups; groups drawn from equal keys are paired,
+    which narrows the error where the two are alike. Raises ValueError for different
+    numbers of groups.
     """
     check_groups(groups, reference)
     apart = jax.tree.map(lambda a, b: a - b, groups.mean, reference.mean)
@@ -253,8 +263,10 @@ def by_time(
 
 
 class Linearised(NamedTuple):
-    """One view at the current theta: z, x (None in latent space), the View, and
-    pull: (g_z, g_x or None) -> g_theta, the vjp of render and encode."""
+    """One view at the current theta, and the vjp of rendering and encoding it.
+
+    z, x (None in latent space), the View, and pull: (g_z, g_x or None) -> g_theta.
+    """
 
     z: Array
     x: Array | None
@@ -275,8 +287,11 @@ def linearise(forward: Callable, theta: PyTree, camera) -> Linearised:
 
 
 def both_gradients(estimator, prior, state, at: Linearised, t, key) -> dict:
-    """{"z": the estimate's direction, "theta": the same pulled back}, of one view and
-    one noise; an image_grad is pulled back with it, as in training."""
+    """The estimate's gradient in z and in theta, of one view and one noise.
+
+    {"z": its direction, "theta": the same pulled back}; an image_grad is pulled back
+    with it, as in training.
+    """
     estimate = estimator.estimate(prior, key, state, at.z, t, at.view)
     g_z, g_x = estimate.grad.astype(at.z.dtype), None
     if at.x is not None:

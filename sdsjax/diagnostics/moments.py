@@ -29,8 +29,11 @@ class Draw(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Moments of one direction. count [g]; mean: tree [g ...]; scatter [g], the sum of
-    |G - mean|^2 within each group."""
+    """The moments of one direction, group by group.
+
+    count [g]; mean: tree [g ...]; scatter [g], the sum of |G - mean|^2 within each
+    group.
+    """
 
     count: Array
     mean: PyTree

@@ -1,5 +1,6 @@
-"""How much of a noise prediction is the noise: c*, r, what subtracting leaves, and the
-linear correlation, at one fixed (x, t) over many noises.
+"""How much of a noise prediction is the noise, at one fixed (x, t) over many noises.
+
+c*, r, what subtracting leaves, and the linear correlation.
 
 Notation: e = e_y(z_t), h = e_y - e_0, eps ~ N(0, I) of dimension d; S_ab covariances.
 c* = tr S_{e,eps} / d minimises tr Cov(e - k eps) over constants k (SSD secs. 8-9,
@@ -36,9 +37,12 @@ MAX_DIMENSION = 2048
 
 
 class NoiseProjection(NamedTuple):
-    """All Measured. c_star; r_mean, r_min, r_max; left: the total variance of e minus
-    nothing ("none"), eps ("sds"), r eps ("adaptive"), c* eps ("optimal"); disengaging:
-    of h; cond_norm, h_norm: mean |e_y|, |h|."""
+    """How a noise prediction projects on the noise; every field is Measured.
+
+    c_star; r_mean, r_min, r_max; left: the total variance of e minus nothing ("none"),
+    eps ("sds"), r eps ("adaptive"), c* eps ("optimal"); disengaging: of h; cond_norm,
+    h_norm: mean |e_y|, |h|.
+    """
 
     c_star: Measured
     r_mean: Measured
@@ -51,8 +55,10 @@ class NoiseProjection(NamedTuple):
 
 
 def optimal_ratio(cond, eps, reduced, dimension: int) -> Array:
-    """c* from the totals of e, eps and e - eps: 2 S_{e,eps} = S_e + S_eps - S_{e-eps},
-    the trace over d."""
+    """The optimal ratio c*, from the totals of e, eps and e - eps.
+
+    2 S_{e,eps} = S_e + S_eps - S_{e-eps}, the trace over d.
+    """
     cross = 0.5 * (cond.scatter + eps.scatter - reduced.scatter)
     return cross / (cond.count - 1) / dimension
 
@@ -122,8 +128,10 @@ def noise_projection(
 
 
 class _Second(NamedTuple):
-    """Sums over samples, e measured from a pilot: count, sum e [d], sum e e^T [d d],
-    sum <e, eps>, sum eps [d]."""
+    """Second moments summed over samples, e measured from a pilot.
+
+    count, sum e [d], sum e e^T [d d], sum <e, eps>, sum eps [d].
+    """
 
     count: Array
     first: Array

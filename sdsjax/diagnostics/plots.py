@@ -56,8 +56,10 @@ def number(value: float) -> str:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Exponential moving average over about a twentieth of the line, run both ways and
-    averaged, so that it does not lag."""
+    """The exponential moving average of a line, over about a twentieth of it.
+
+    Run both ways and averaged, so that it does not lag.
+    """
     rate = min(1.0, 20.0 / len(values))
 
     def run(line: np.ndarray) -> np.ndarray:

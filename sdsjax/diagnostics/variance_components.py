@@ -72,6 +72,10 @@ def _cell(gradient, view, t, key, pilot, noises: int, chunk: int):
     return found.mean, found.scatter
 
 
+def _add(total: PyTree, tree: PyTree, factor: float = 1.0) -> PyTree:
+    return jax.tree.map(lambda a, b: a + factor * b, total, tree)
+
+
 def one_design(
     draw_view: Callable[[Array], PyTree],
     draw_time: Callable[[Array], Array],
@@ -95,20 +99,15 @@ def one_design(
     nothing = jax.tree.map(jnp.zeros_like, pilot)
     zero = tree_inner(nothing, nothing)
 
-    def add(total, tree, factor=1.0):
-        return jax.tree.map(lambda a, b: a + factor * b, total, tree)
-
     def over_views(carried, each):
-        index, view_key = each
-        view = draw_view(view_key)
+        index, view = each[0], draw_view(each[1])
 
         def over_times(inner, each_time):
-            row, cells, within = inner
-            number, t = each_time
+            (row, cells, within), (number, t) = inner, each_time
             place = jax.random.fold_in(key_noise, index * times + number)
             mean, scatter = _cell(gradient, view, t, place, pilot, noises, chunk)
             square = tree_inner(mean, mean)
-            return (add(row, mean), cells + square, within + scatter), mean
+            return (_add(row, mean), cells + square, within + scatter), mean
 
         (row, cells, within), means = jax.lax.scan(
             over_times, (nothing, zero, zero), (jnp.arange(times), ts)
@@ -116,24 +115,21 @@ def one_design(
         row = jax.tree.map(lambda leaf: leaf / times, row)
         columns, total, rows, all_cells, all_within = carried
         return (
-            add(columns, means, 1.0 / views),
-            add(total, row, 1.0 / views),
+            _add(columns, means, 1.0 / views),
+            _add(total, row, 1.0 / views),
             rows + tree_inner(row, row),
             all_cells + cells,
             all_within + within,
         ), None
 
     columns = jax.tree.map(lambda p: jnp.zeros((times, *p.shape), p.dtype), pilot)
+    start = columns, nothing, zero, zero, zero
     (columns, mean, rows, cells, within), _ = jax.lax.scan(
-        over_views,
-        (columns, nothing, zero, zero, zero),
-        (jnp.arange(views), view_keys),
+        over_views, start, (jnp.arange(views), view_keys)
     )
     square = tree_inner(mean, mean)
     return components_from_squares(
-        views,
-        times,
-        noises,
+        *(views, times, noises),
         rows - views * square,
         tree_inner(columns, columns) - times * square,
         cells - views * times * square,

@@ -58,9 +58,14 @@ def view_index(
     )
 
 
+def view_endings(words: ViewWords = TWO_SIDED) -> list[str]:
+    """Returns what `view_prompts` appends to a prompt, a text a side."""
+    return [f", {word}" for word in words]
+
+
 def view_prompts(prompt: str, words: ViewWords = TWO_SIDED) -> list[str]:
     """Returns the prompt with each view's words, then the plain prompt: FRONT..ANY."""
-    return [f"{prompt}, {word}" for word in words] + [prompt]
+    return [prompt + ending for ending in view_endings(words)] + [prompt]
 
 
 class Interpolation(NamedTuple):

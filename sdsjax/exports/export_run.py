@@ -7,204 +7,26 @@ written becomes a warning in the report. Cameras and colours as in `video` and `
 from __future__ import annotations
 
 import datetime
-import json
-import math
-import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from sdsjax.cameras import Camera
-from sdsjax.exports import glb, ply, video
+from sdsjax.exports import glb, pictures, ply
 from sdsjax.exports import mesh as meshes
+from sdsjax.exports.pictures import Render
 from sdsjax.exports.report import Run, report_html
 from sdsjax.exports.viewer import viewer_html
-from sdsjax.files.atomic import replacing, sha256, write_bytes
+from sdsjax.exports.written_files import WrittenFiles, find_previews, write_json
+from sdsjax.files.atomic import write_bytes
 from sdsjax.representations.gaussians import Gaussians
 from sdsjax.runs import provenance
 from sdsjax.toybox.scoring import score as scoring
 from sdsjax.toybox.world.captions import CaptionError, parse_caption
-from sdsjax.toybox.world.views import CANONICAL_ORBITS, DISTANCE
-from sdsjax.types import Rendering
 
 SIZE = 256
-Render = Callable[[Camera], Rendering]
-
-
-def write_image(path: Path, image: np.ndarray) -> Path:
-    """Writes `[h w 3]` in [0, 1] (or uint8) as PNG, in one step."""
-    from PIL import Image
-
-    pixels = image if image.dtype == np.uint8 else video.to_bytes(image)
-    with replacing(path) as partial:
-        Image.fromarray(pixels).save(partial, format="PNG", optimize=True)
-    return path
-
-
-def _plain(value: Any) -> Any:
-    """Numbers, lists and dicts that JSON can hold; not-a-number becomes null."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (str, bool, int, type(None))):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if np.ndim(value) > 0:
-        return _plain(np.asarray(value).tolist())
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return str(value)
-    return number if math.isfinite(number) else None
-
-
-def write_json(path: Path, content: Mapping) -> Path:
-    """Writes JSON that any reader accepts (no NaN), in one step."""
-    text = json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
-    return write_bytes(path, text.encode("utf-8"))
-
-
-def find_previews(workdir: Path) -> list[tuple[int, Path]]:
-    """(step, picture) of the previews below `workdir`, by the number in their name."""
-    found = []
-    for path in (workdir / "previews").glob("*.png"):
-        digits = re.findall(r"\d+", path.stem)
-        if digits:
-            found.append((int(digits[-1]), path))
-    return sorted(found)
-
-
-class _Export:
-    """The files of one run as they come about, and what went wrong."""
-
-    def __init__(self, workdir: Path, warnings: Sequence[str]):
-        self.workdir = workdir
-        self.paths: dict[str, Path] = {}
-        self.warnings = list(warnings)
-        self.seconds: dict[str, float] = {}
-
-    def attempt(self, name: str, write: Callable[[], Any]) -> Any:
-        """Runs one writer; what it raises becomes a warning."""
-        start = time.perf_counter()
-        try:
-            return write()
-        # An export may fail in any way; the run and its report must survive.
-        except Exception as error:
-            line = str(error).strip().splitlines() or [type(error).__name__]
-            self.warnings.append(f"{name} was not written: {line[0]}")
-            return None
-        finally:
-            self.seconds[name] = round(time.perf_counter() - start, 2)
-
-    def keep(self, name: str, write: Callable[[], Path]) -> None:
-        """`attempt`, remembering the path that was written."""
-        path = self.attempt(name, write)
-        if path is not None:
-            self.paths[name] = path
-
-
-def _jitted(render: Render) -> Render:
-    """`render`, compiled once a size, without its aux."""
-    return jax.jit(lambda camera: render(camera)._replace(aux=None))
-
-
-def _views_picture(render: Render, prompt: str, size: int, with_truth: bool):
-    """The canonical views side by side, the truth below them where there is one."""
-    orbits = [(a, e, DISTANCE) for a, e in CANONICAL_ORBITS]
-    drawn = video.render_frames(render, scoring.orbit_cameras(orbits, size))
-    rows = [np.concatenate(list(drawn.rgb), axis=1)]
-    if with_truth:
-        spec, _ = parse_caption(prompt)
-        truth = scoring.true_views(spec, orbits, size=size, supersample=2)
-        rows.append(np.concatenate(list(truth.rgb), axis=1))
-    return np.concatenate(rows, axis=0)
-
-
-def _export_asset(
-    export: _Export, params: Any, render: Render, config: Mapping, size: int
-) -> meshes.Mesh | None:
-    """turntable, splats.ply and mesh.glb; returns the mesh for the viewer."""
-    wanted = config.get("exports") or {}
-    frames = int(wanted.get("turntable_frames", 48))
-    if frames > 0:
-
-        def turntable() -> Path:
-            cameras = video.turntable_cameras(frames, size)
-            rows = video.panel_rows(video.render_frames(render, cameras))
-            return video.write_video(export.workdir / "turntable.mp4", rows)
-
-        export.keep("turntable", turntable)
-    if isinstance(params, Gaussians):
-        export.keep(
-            "splats", lambda: ply.write_splats(export.workdir / "splats.ply", params)
-        )
-        extract = partial(meshes.extract_mesh, params)
-    elif callable(params):
-        # a contracted scene is cut off at the box in which it is not
-        bound = float((config.get("representation") or {}).get("bound", 1.0))
-        extract = partial(meshes.mesh_of_field, params, bound=bound)
-    else:
-        return None
-    resolution = int(wanted.get("mesh_resolution", 64))
-    if resolution <= 0:
-        return None
-    mesh = export.attempt("mesh", lambda: extract(resolution=resolution))
-    if mesh is not None:
-        export.keep(
-            "mesh",
-            lambda: glb.write_mesh(
-                export.workdir / "mesh.glb", mesh, uv=bool(wanted.get("uv", False))
-            ),
-        )
-    return mesh
-
-
-def _export_others(
-    export: _Export, render: Render, others: Sequence[tuple[Any, Render]], flat: bool
-) -> None:
-    """particles.png: a row a particle, the first one's on top (`flat`: one picture
-    each); splats-1.ply, ... of the others."""
-    orbits = [(a, e, DISTANCE) for a, e in CANONICAL_ORBITS][: 1 if flat else None]
-    cameras = scoring.orbit_cameras(orbits, SIZE)
-
-    def sheet() -> Path:
-        drawn = [render, *(_jitted(other) for _, other in others)]
-        rows = [
-            np.concatenate(list(video.render_frames(one, cameras).rgb), axis=1)
-            for one in drawn
-        ]
-        return write_image(export.workdir / "particles.png", np.concatenate(rows))
-
-    export.keep("particles", sheet)
-    for index, (params, _) in enumerate(others, 1):
-        if isinstance(params, Gaussians):
-            path = export.workdir / f"splats-{index}.ply"
-            export.keep(f"splats_{index}", partial(ply.write_splats, path, params))
-
-
-def _truth(export: _Export, render: Render, config: Mapping) -> dict | None:
-    """The toybox's scores where the prompt is one of its captions."""
-    prompt = config.get("prompt", "")
-    if not (config.get("scoring") or {}).get("truth", True):
-        return None
-    try:
-        parse_caption(prompt)
-    except CaptionError:
-        return None
-    return export.attempt("truth", lambda: scoring.score(render, prompt))
-
-
-def _final(history: Sequence[Mapping]) -> dict[str, float]:
-    """The last value of each scalar of a history."""
-    final: dict[str, float] = {}
-    for row in history:
-        final.update({k: v for k, v in row.items() if np.ndim(v) == 0})
-    return final
 
 
 def export_all(
@@ -228,7 +50,8 @@ def export_all(
             (mesh.mesh_of_field), or the `image` representation's parameters, or None.
         render: camera -> Rendering on a white background, jit-able (for the `image`
             representation: the picture, whatever the camera); None: nothing is drawn,
-            as after an abort with no usable parameters.
+            as after an abort with no usable parameters. A `jax.tree_util.Partial` of a
+            jitted function is called as it is, anything else is jitted.
         config: the resolved config as a nested dict.
         history: rows of scalars with `step`.
         others: (params, render) of a run's other particles.
@@ -236,7 +59,7 @@ def export_all(
         provenance_of_run: `config` (the preset's name), `overrides` (dotted keys),
             `steps`, `seconds`; all optional, over what `run.json` says (`seconds`,
             `git_revision`).
-        ceiling: `toybox.ceiling.ceiling`'s scores, shown beside this run's.
+        ceiling: `training.ceiling`'s scores, shown beside this run's.
         size: px of the turntable's panels.
 
     Names: turntable, splats, mesh, views, metrics, report; image instead of the first
@@ -245,35 +68,122 @@ def export_all(
     """
     workdir = Path(workdir)
     made = provenance.recorded(workdir) | dict(provenance_of_run or {})
-    export = _Export(workdir, warnings)
-    is_image = (config.get("representation") or {}).get("name") == "image"
-    prompt = str(config.get("prompt", ""))
+    files = WrittenFiles(workdir, warnings)
+    flat = (config.get("representation") or {}).get("name") == "image"
     mesh, truth = None, None
     if render is not None:
-        render = _jitted(render)
-    if render is not None and is_image:
-        camera = video.camera_at(video.turntable_cameras(1, SIZE), 0)
-        export.keep(
-            "image",
-            lambda: write_image(workdir / "image.png", np.asarray(render(camera).rgb)),
-        )
-    elif render is not None:
-        mesh = _export_asset(export, params, render, config, size)
-        truth = _truth(export, render, config)
-        export.keep(
-            "views",
-            lambda: write_image(
-                workdir / "views.png",
-                _views_picture(render, prompt, size, truth is not None),
-            ),
-        )
-    if render is not None and others:
-        _export_others(export, render, others, is_image)
+        render = scoring.compiled(render)
+        if flat:
+            path = workdir / "image.png"
+            files.keep("image", lambda: pictures.write_flat(path, render, size=SIZE))
+        else:
+            mesh = _write_asset(files, params, render, config, size)
+            truth = _write_views(files, render, config, size)
+        if others:
+            _write_others(files, render, others, flat)
     if truth is not None and ceiling is not None:
         truth["ceiling"] = dict(ceiling)
+    metrics = _metrics(files, config, history, made, status, truth)
+    files.keep("metrics", lambda: write_json(workdir / "metrics.json", metrics))
+    splats = params if isinstance(params, Gaussians) and render else None
+    files.keep(
+        "report",
+        lambda: _write_report(files, config, history, made, metrics, (splats, mesh)),
+    )
+    return files.paths
+
+
+def _write_asset(
+    files: WrittenFiles, params: Any, render: Render, config: Mapping, size: int
+) -> meshes.Mesh | None:
+    """Writes turntable, splats.ply and mesh.glb; returns the mesh for the viewer."""
+    wanted = config.get("exports") or {}
+    frames = int(wanted.get("turntable_frames", 48))
+    if frames > 0:
+        path = files.workdir / "turntable.mp4"
+        files.keep(
+            "turntable",
+            lambda: pictures.write_turntable(path, render, frames=frames, size=size),
+        )
+    if isinstance(params, Gaussians):
+        path_of_splats = files.workdir / "splats.ply"
+        files.keep("splats", lambda: ply.write_splats(path_of_splats, params))
+        extract = partial(meshes.extract_mesh, params)
+    elif callable(params):
+        # a contracted scene is cut off at the box in which it is not
+        bound = float((config.get("representation") or {}).get("bound", 1.0))
+        extract = partial(meshes.mesh_of_field, params, bound=bound)
+    else:
+        return None
+    resolution = int(wanted.get("mesh_resolution", 64))
+    if resolution <= 0:
+        return None
+    mesh = files.attempt("mesh", lambda: extract(resolution=resolution))
+    if mesh is not None:
+        path_of_mesh, uv = files.workdir / "mesh.glb", bool(wanted.get("uv", False))
+        files.keep("mesh", lambda: glb.write_mesh(path_of_mesh, mesh, uv=uv))
+    return mesh
+
+
+def _write_views(
+    files: WrittenFiles, render: Render, config: Mapping, size: int
+) -> dict | None:
+    """Writes views.png; returns the toybox's scores where the prompt is a caption."""
+    prompt, truth = str(config.get("prompt", "")), None
+    if (config.get("scoring") or {}).get("truth", True):
+        try:
+            parse_caption(prompt)
+        except CaptionError:
+            pass
+        else:
+            truth = files.attempt("truth", lambda: scoring.score(render, prompt))
+    path, known = files.workdir / "views.png", truth is not None
+    files.keep(
+        "views",
+        lambda: pictures.write_views(path, render, prompt, size=size, with_truth=known),
+    )
+    return truth
+
+
+def _write_others(
+    files: WrittenFiles,
+    render: Render,
+    others: Sequence[tuple[Any, Render]],
+    flat: bool,
+) -> None:
+    """Writes particles.png, the first on top, and splats-1.ply, ... of the others."""
+    renders = [render, *(scoring.compiled(other) for _, other in others)]
+    sheet = files.workdir / "particles.png"
+    files.keep(
+        "particles",
+        lambda: pictures.write_particles(sheet, renders, size=SIZE, flat=flat),
+    )
+    for index, (params, _) in enumerate(others, 1):
+        if isinstance(params, Gaussians):
+            path = files.workdir / f"splats-{index}.ply"
+            files.keep(f"splats_{index}", partial(ply.write_splats, path, params))
+
+
+def _final(history: Sequence[Mapping]) -> dict[str, float]:
+    """Returns the last value of each scalar of a history."""
+    final: dict[str, float] = {}
+    for row in history:
+        final.update({k: v for k, v in row.items() if np.ndim(v) == 0})
+    return final
+
+
+def _metrics(
+    files: WrittenFiles,
+    config: Mapping,
+    history: Sequence[Mapping],
+    made: Mapping[str, Any],
+    status: str,
+    truth: Mapping | None,
+) -> dict[str, Any]:
+    """Returns the content of metrics.json."""
     final = _final(history)
     metrics = {
-        "prompt": prompt,
+        "prompt": str(config.get("prompt", "")),
         "status": status,
         "steps": made.get("steps", final.get("step")),
         "seconds": made.get("seconds"),
@@ -283,35 +193,37 @@ def export_all(
         "git_revision": made.get("git_revision"),
         "truth": truth,
         "final": final,
-        "warnings": export.warnings,
-        "export_seconds": export.seconds,
-        "artifacts": {
-            name: {"file": p.name, "bytes": p.stat().st_size, "sha256": sha256(p)}
-            for name, p in export.paths.items()
-        },
+        "warnings": files.warnings,
+        "export_seconds": files.seconds,
+        "artifacts": files.artifacts(),
     }
     if truth is None:
         del metrics["truth"]
-    export.keep("metrics", lambda: write_json(workdir / "metrics.json", metrics))
+    return metrics
 
-    def report() -> Path:
-        splats = params if isinstance(params, Gaussians) and render else None
-        run = Run(
-            prompt=prompt,
-            preset=str(made.get("config") or "ssd"),
-            status=status,
-            config=config,
-            metrics=metrics,
-            history=history,
-            warnings=export.warnings,
-            paths=export.paths,
-            previews=find_previews(workdir),
-            commands=provenance.commands(config, workdir, made),
-            viewer=viewer_html(
-                splats, mesh, resolution=int(config.get("resolution", 64))
-            ),
-        )
-        return write_bytes(workdir / "report.html", report_html(run).encode("utf-8"))
 
-    export.keep("report", report)
-    return export.paths
+def _write_report(
+    files: WrittenFiles,
+    config: Mapping,
+    history: Sequence[Mapping],
+    made: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    shown: tuple[Gaussians | None, meshes.Mesh | None],
+) -> Path:
+    """Writes report.html; shown: the splats and the mesh of its viewer."""
+    resolution = int(config.get("resolution", 64))
+    run = Run(
+        prompt=metrics["prompt"],
+        preset=str(made.get("config") or "ssd"),
+        status=metrics["status"],
+        config=config,
+        metrics=metrics,
+        history=history,
+        warnings=files.warnings,
+        paths=files.paths,
+        previews=find_previews(files.workdir),
+        commands=provenance.commands(config, files.workdir, made),
+        viewer=viewer_html(*shown, resolution=resolution),
+    )
+    page = report_html(run).encode("utf-8")
+    return write_bytes(files.workdir / "report.html", page)

@@ -27,8 +27,6 @@ from sdsjax.representations.gaussians import Gaussians
 SH_C0 = 0.28209479177387814
 # Beyond 3 standard deviations a Gaussian adds less than 1.2% of its peak.
 CUTOFF = 3.0
-WINDOWS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-_CHUNK = 1 << 21
 
 
 class MeshError(ValueError):
@@ -107,45 +105,40 @@ def density_field(
     half = 0.5 * float((high - low).max()) * 1.08 + 1e-3
     step = 2 * half / (resolution - 1)
     origin = 0.5 * (low + high) - half
+    density = np.zeros((resolution,) * 3, np.float32)
+    colour = np.zeros((resolution,) * 3 + (3,), np.float32)
+    _add_splats(density, colour, splats, origin, step)
+    colour /= np.maximum(density, 1e-12)[..., None]
+    return Field(density, colour, origin, step)
+
+
+def _add_splats(density, colour, splats: _Splats, origin, step: float) -> None:
+    """Adds every splat to the nodes of its own box, in place: memory is that of the
+    grid, however many splats there are and however far they reach."""
     widened = splats.covariances + (0.5 * step) ** 2 * np.eye(3)
-    precisions = np.linalg.inv(widened)
-    reach = np.sqrt(np.einsum("nii->ni", widened)).max(axis=1) * CUTOFF / step
-    sums = np.zeros((resolution**3, 4))
-    wanted = np.minimum(2 * np.ceil(reach) + 1, resolution)
-    slots = np.searchsorted(WINDOWS, np.minimum(wanted, WINDOWS[-1]))
-    for slot in np.unique(slots):
-        width = min(WINDOWS[slot], resolution)
-        rows = np.flatnonzero(slots == slot)
-        for part in np.array_split(rows, -(-len(rows) * width**3 // _CHUNK)):
-            _add_windows(sums, splats, precisions, part, origin, step, width)
-    density = sums[:, 0].reshape((resolution,) * 3)
-    colour = sums[:, 1:] / np.maximum(sums[:, :1], 1e-12)
-    return Field(density, colour.reshape((resolution,) * 3 + (3,)), origin, step)
-
-
-def _add_windows(sums, splats, precisions, rows, origin, step, width) -> None:
-    """Adds the splats `rows` to `sums` [r^3 4], each on a window of width^3 nodes."""
-    resolution = round(sums.shape[0] ** (1 / 3))
-    centres = (splats.means[rows] - origin) / step
-    first = np.round(centres - 0.5 * (width - 1)).astype(int)
-    first = np.clip(first, 0, resolution - width)
-    nodes = first[:, :, None] + np.arange(width)  # [n 3 width]
-    offsets = (nodes - centres[:, :, None]) * step
-    x, y, z = (offsets[:, i].astype(np.float32) for i in range(3))
-    a = precisions[rows].astype(np.float32)[:, :, :, None, None, None]
-    x, y, z = x[:, :, None, None], y[:, None, :, None], z[:, None, None, :]
-    power = a[:, 0, 0] * x * x + a[:, 1, 1] * y * y + a[:, 2, 2] * z * z
-    power += 2 * (a[:, 0, 1] * x * y + a[:, 0, 2] * x * z + a[:, 1, 2] * y * z)
-    weights = np.exp(-0.5 * power) * (power < CUTOFF**2)
-    weights *= splats.opacities[rows].astype(np.float32)[:, None, None, None]
-    i, j, k = nodes[:, 0, :, None, None], nodes[:, 1, None, :, None], nodes[:, 2]
-    index = ((i * resolution + j) * resolution + k[:, None, None, :]).ravel()
-    sums[:, 0] += np.bincount(index, weights.ravel(), len(sums))
-    for channel in range(3):
-        colour = splats.colours[rows, channel][:, None, None, None]
-        sums[:, 1 + channel] += np.bincount(
-            index, (weights * colour).ravel(), len(sums)
+    precisions = np.linalg.inv(widened).astype(np.float32)
+    centres = (splats.means - origin) / step
+    reach = CUTOFF * np.sqrt(np.einsum("nii->ni", widened)) / step
+    last = np.array(density.shape) - 1
+    first = np.clip(np.ceil(centres - reach), 0, last + 1).astype(int)
+    stop = np.clip(np.floor(centres + reach) + 1, 0, last + 1).astype(int)
+    opacities = splats.opacities.astype(np.float32)
+    colours = splats.colours.astype(np.float32)
+    for index in np.flatnonzero((stop > first).all(axis=1)):
+        x, y, z = (
+            ((np.arange(low, high) - centre) * step).astype(np.float32)
+            for low, high, centre in zip(first[index], stop[index], centres[index])
         )
+        a = precisions[index]
+        x, y = x[:, None], y[None, :]
+        power = (a[0, 0] * x * x + a[1, 1] * y * y + 2 * a[0, 1] * x * y)[:, :, None]
+        power = power + (2 * (a[0, 2] * x + a[1, 2] * y))[:, :, None] * z
+        power += a[2, 2] * z * z
+        weights = np.where(power < CUTOFF**2, np.exp(-0.5 * power), np.float32(0))
+        weights *= opacities[index]
+        box = tuple(map(slice, first[index], stop[index]))
+        density[box] += weights
+        colour[box] += weights[..., None] * colours[index]
 
 
 def _sample(grid: np.ndarray, points: np.ndarray, field: Field) -> np.ndarray:

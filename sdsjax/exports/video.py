@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from sdsjax.cameras import Camera, orbit_camera
+from sdsjax.cameras import Camera
 from sdsjax.files.atomic import replacing
+from sdsjax.toybox.scoring.score import orbit_cameras
 from sdsjax.types import Rendering
 
 PANELS = ("rgb", "depth", "normal", "opacity")
@@ -58,10 +58,9 @@ def turntable_cameras(
 
     size in pixels (square); elevation and fov in degrees; distance in world units.
     """
-    azimuths = jnp.arange(n) * (360.0 / n)
-    return jax.vmap(
-        lambda a: orbit_camera(a, elevation, distance, fov=fov, width=size, height=size)
-    )(azimuths)
+    azimuths = np.arange(n) * (360.0 / n)
+    orbits = np.stack([azimuths, np.full(n, elevation), np.full(n, distance)], axis=1)
+    return orbit_cameras(orbits, size, fov=fov)
 
 
 def camera_at(cameras: Camera, index: int) -> Camera:
@@ -75,11 +74,15 @@ def render_frames(render: Callable[[Camera], Rendering], cameras: Camera) -> Fra
     `render` is best jitted by the caller: all batches of one size share a program.
     """
     frames = []
-    for index in range(cameras.world_to_camera.shape[0]):
+    for index in range(len(cameras.world_to_camera)):
         drawn = render(camera_at(cameras, index))
-        frames.append([drawn.rgb, drawn.depth, drawn.normal, drawn.opacity])
-    stacked = (np.stack([np.asarray(leaf) for leaf in row]) for row in zip(*frames))
-    return Frames(*(np.nan_to_num(leaf, posinf=0.0, neginf=0.0) for leaf in stacked))
+        frames.append(
+            jax.device_get([drawn.rgb, drawn.depth, drawn.normal, drawn.opacity])
+        )
+    stacked = (np.stack(row) for row in zip(*frames))
+    return Frames(
+        *(np.nan_to_num(leaf, copy=False, posinf=0.0, neginf=0.0) for leaf in stacked)
+    )
 
 
 def depth_range(frames: Frames) -> tuple[float, float]:
@@ -106,14 +109,20 @@ def colour_depth(depth: np.ndarray, near: float, far: float) -> np.ndarray:
 def panel_rows(frames: Frames) -> np.ndarray:
     """Panels side by side, `[n, h, 4w, 3]` uint8, in the order of PANELS."""
     near, far = depth_range(frames)
-    cover = np.clip(frames.opacity, 0.0, 1.0)[..., None]
-    depth = cover * colour_depth(frames.depth, near, far) + (1 - cover)
-    length = np.linalg.norm(frames.normal, axis=-1, keepdims=True)
-    unit = frames.normal / np.maximum(length, 1e-6)
+    count, height, width = frames.opacity.shape
+    panels = np.full((count, height, len(PANELS), width, 3), 255, np.uint8)
+    # most of a turntable is background, which is white in every panel
+    seen = frames.opacity > 0
+    cover = np.minimum(frames.opacity[seen], 1.0)[:, None]
+    depth = cover * colour_depth(frames.depth[seen], near, far) + (1 - cover)
+    length = np.linalg.norm(frames.normal[seen], axis=-1, keepdims=True)
+    unit = frames.normal[seen] / np.maximum(length, 1e-6)
     normal = cover * (0.5 + 0.5 * unit) + (1 - cover)
-    opacity = np.broadcast_to(1 - cover, frames.rgb.shape)
-    panels = [frames.rgb, depth, normal, opacity]
-    return np.concatenate([to_bytes(panel) for panel in panels], axis=2)
+    rows = panels.swapaxes(2, 3)  # a view: pixels first, then panels
+    panels[:, :, 0] = to_bytes(frames.rgb)
+    for index, panel in ((1, depth), (2, normal), (3, 1 - cover)):
+        rows[:, :, :, index][seen] = to_bytes(panel)
+    return panels.reshape(count, height, len(PANELS) * width, 3)
 
 
 def even(images: np.ndarray) -> np.ndarray:

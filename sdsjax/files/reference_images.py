@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sdsjax.cameras import Camera, orbit_camera
 
@@ -80,6 +80,8 @@ def read_picture(path: Path, size: int) -> np.ndarray:
         with Image.open(path) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise BadReference(f"{path} has more than {MOST_PIXELS} pixels")
+            # phones store a turn beside the pixels instead of turning them
+            image = ImageOps.exif_transpose(image)
             if image.width != image.height:
                 raise BadReference(
                     f"{path} is {image.width} x {image.height}: it must be square, "
@@ -91,6 +93,11 @@ def read_picture(path: Path, size: int) -> np.ndarray:
                     "out and save it as an RGBA PNG"
                 )
             rgba = np.asarray(image.convert("RGBA"), np.float32) / 255.0
+            if rgba[..., 3].min() == 1.0:
+                raise BadReference(
+                    f"{path} has an alpha channel that is opaque everywhere: cut the "
+                    "object out and save it as an RGBA PNG"
+                )
     except FileNotFoundError:
         raise BadReference(f"the reference {path} does not exist") from None
     except UNREADABLE as error:

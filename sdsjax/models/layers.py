@@ -257,16 +257,23 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention, feed-forward, each pre-normed and residual."""
+    """Self-attention, cross-attention, feed-forward, each pre-normed and residual.
+
+    group: how many consecutive rows of the batch the self-attention sees as one
+    sequence (the views of a multi-view UNet).
+    """
 
     heads: int
     dtype: jnp.dtype = jnp.float32
+    group: int = 1
 
     @nn.compact
     def __call__(self, x, context):
         norm = partial(LayerNorm, 1e-5, self.dtype)
         attend = partial(Attention, self.heads, False, self.dtype)
-        x = x + attend(name="attn1")(norm(name="norm1")(x))
+        together = (x.shape[0] // self.group, -1, x.shape[2])
+        own = norm(name="norm1")(x).reshape(together)
+        x = x + attend(name="attn1")(own).reshape(x.shape)
         x = x + attend(name="attn2")(norm(name="norm2")(x), context)
         return x + FeedForward(self.dtype, name="ff")(norm(name="norm3")(x))
 
@@ -274,13 +281,15 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """One transformer block over the pixels of `[b h w c]`, text `[b n d]` as context.
 
-    `linear` projects in and out by Linear (SD 2), else by a 1x1 convolution (SD 1).
+    `linear` projects in and out by Linear (SD 2), else by a 1x1 convolution (SD 1);
+    `group`: see `TransformerBlock`.
     """
 
     heads: int
     groups: int
     linear: bool
     dtype: jnp.dtype = jnp.float32
+    group: int = 1
 
     @nn.compact
     def __call__(self, x, context):
@@ -291,9 +300,10 @@ class SpatialTransformer(nn.Module):
             project = partial(nn.Conv, c, (1, 1), dtype=self.dtype)
         y = GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x)
         y = project(name="proj_in")(y).reshape(b, h * w, c)
-        y = TransformerBlock(self.heads, self.dtype, name="transformer_blocks_0")(
-            y, context
+        block = TransformerBlock(
+            self.heads, self.dtype, self.group, name="transformer_blocks_0"
         )
+        y = block(y, context)
         zeros = nn.initializers.zeros
         y = project(name="proj_out", kernel_init=zeros)(y.reshape(b, h, w, c))
         return x + y

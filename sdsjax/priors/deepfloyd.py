@@ -163,6 +163,8 @@ def load(
             f"{root}: the tokenizer has {tokenizer.vocab_size} tokens, the text "
             f"encoder {text.vocab_size}"
         )
+    if view_prompts:
+        prompt = tokenizer.shorten(prompt, prompts.view_endings(view_words))
     states = encode_prompts(
         hub.load_component(root, "text_encoder", variant=variant, dtype=dtype),
         tokenizer,

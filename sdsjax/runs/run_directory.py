@@ -22,10 +22,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from sdsjax.runs import lock
-from sdsjax.runs.checkpoints import Checkpoints
-from sdsjax.runs import provenance
 from sdsjax.files.atomic import SCRATCH, write_text
+from sdsjax.runs import lock, provenance
+from sdsjax.runs.checkpoints import Checkpoints
 from sdsjax.runs.lock import RunError
 
 FORMAT = "sdsjax-run-1"
@@ -38,7 +37,8 @@ FREE += ("scoring",)
 def differences(old: dict, new: dict) -> list[str]:
     """ "key: old -> new" for every key that may not change on resuming."""
     old, new = (
-        dict(provenance.flatten(json.loads(json.dumps(config)))) for config in (old, new)
+        dict(provenance.flatten(json.loads(json.dumps(config))))
+        for config in (old, new)
     )
     absent = "(absent)"
     return [

@@ -1,5 +1,8 @@
-"""Many runs compared: what the experiments are made of. `toybox_run` distils and
-scores with few compilations, `exact_run` distils without a renderer, `run_rows` and
-`comparison` keep rows, resume them and set them side by side. Stands above training;
-only experiments/ and the tests import it.
+"""Many runs compared: what the experiments are made of.
+
+`runner` is the one command of every experiment (arguments, rows that are resumed,
+table, figure), `results`, `report` and `statistics` are its parts; `toybox_run` distils
+and scores with few compilations, `exact_run` distils without a renderer, `comparison`
+sets cases side by side over equal pairs, `benchmark` times in rounds. Stands above
+training; only experiments/ and the tests import it.
 """

@@ -2,31 +2,27 @@
 
 A case is one way of distilling; every case makes the same number of steps of the same
 views on every pair, and differences are taken within pairs. Errors are standard errors
-over pairs, which count two seeds of a prompt as independent. Rows: see run_rows.py; a
-case that has not all its pairs is shown with those there are.
+over pairs, which count two seeds of a prompt as independent. A case that has not all
+its pairs is shown with those there are.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sdsjax.diffusion.timesteps import Sampler
-from sdsjax.files.atomic import read_rows
 from sdsjax.runs.compile_cache import enable_compile_cache
-from sdsjax.studies.run_rows import (
-    ceilings_of,
-    complete,
+from sdsjax.studies.report import markdown_table, save_picture, save_sheet_of_files
+from sdsjax.studies.runner import Experiment, Run
+from sdsjax.studies.statistics import (
+    ceiling_scores,
     mean_error,
-    paired,
-    save_picture,
-    share_of,
-    sheet_of,
+    paired_difference,
+    share_of_ceiling,
 )
 from sdsjax.studies.toybox_run import ToyboxRuns, side_by_side, true_views
 from sdsjax.types import Estimator, PyTree
@@ -34,15 +30,18 @@ from sdsjax.types import Estimator, PyTree
 Pair = tuple[str, int]
 # name of the figure: (value of a row's scores and its ceiling's, digits)
 FIGURES: dict[str, tuple[Callable[[Mapping, Mapping], float], int]] = {
-    "share of the ceiling": (share_of, 3),
+    "share of the ceiling": (share_of_ceiling, 3),
     "IoU": (lambda truth, ceiling: truth["iou"], 3),
     "PSNR, dB": (lambda truth, ceiling: truth["psnr"], 2),
 }
 
 
 class Case(NamedTuple):
-    """label: in tables and keys; name, make, sampler: as `ToyboxRuns.run` takes them;
-    settings: seed -> the traced settings."""
+    """One way of distilling.
+
+    label: in tables and keys; name, make, sampler: as `ToyboxRuns.run` takes them;
+    settings: seed -> the traced settings.
+    """
 
     label: str
     name: Hashable
@@ -52,181 +51,190 @@ class Case(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """prompts x seeds; steps and views of a step; factor of every learning rate."""
+    """How often and how long every case is run.
+
+    prompts x seeds; steps and views of a step; factor of every learning rate; values
+    of the setting that the cases sweep, where they sweep one.
+    """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     steps: int
     views: int = 2
     rate: float = 3.0
+    swept: tuple[int, ...] = ()
 
     def pairs(self) -> list[Pair]:
+        """Every prompt of a seed, then those of the next seed."""
         return [(prompt, seed) for seed in self.seeds for prompt in self.prompts]
 
     def key(self, case: Case, pair: Pair) -> str:
+        """The name of a run among the rows."""
         prompt, seed = pair
         return (
             f"{case.label} | {prompt} | seed {seed} | {self.steps} steps of "
             f"{self.views}, x{self.rate:g}"
         )
 
-    def picture(self, case: Case, pair: Pair, root: Path) -> Path:
+    def picture(self, case: Case, pair: Pair, folder: Path) -> Path:
+        """The file of a run's strip of views."""
         kept = "".join(c if c.isalnum() else " " for c in self.key(case, pair))
-        return root / f"{'-'.join(kept.split())}.png"
+        return folder / f"{'-'.join(kept.split())}.png"
 
 
 class Comparison(NamedTuple):
-    """cases in the order of the table; against: heading -> (label of a case -> label of
-    the case that is subtracted from it)."""
+    """What is compared with what.
 
-    plan: Plan
+    cases: in the order of the table; against: heading -> (label of a case -> label of
+    the case that is subtracted from it).
+    """
+
     cases: Sequence[Case]
     against: Mapping[str, Mapping[str, str]]
 
 
-def perform(
-    runs: ToyboxRuns,
-    cases: Sequence[Case],
-    plan: Plan,
-    path: Path,
-    root: Path,
-    done: dict[str, dict],
-    *,
-    ends: float = float("inf"),
-) -> bool:
-    """Makes the runs that `done` lacks, all cases of a pair before the next pair; see
-    `run_rows.complete`. Strips of views go to `root`."""
-
-    def one(job: tuple[Case, Pair]) -> dict:
-        case, pair = job
-        prompt, seed = pair
-        found = runs.run(
-            case.name, case.make, case.settings(seed), prompt=prompt, seed=seed,
-            steps=plan.steps, rate=plan.rate, sampler=case.sampler,
-        )  # fmt: skip
-        save_picture(found.strip, plan.picture(case, pair, root))
-        key, truth = plan.key(case, pair), found.truth
-        print(f"{key}: IoU {truth['iou']:.3f}, {truth['psnr']:.1f} dB", flush=True)
-        return {
-            "key": key,
-            "case": case.label,
-            "prompt": prompt,
-            "seed": seed,
-            "finite": found.finite,
-            "truth": truth,
-            "cpu_seconds": found.cpu_seconds,
-        }
-
-    jobs = [
-        (plan.key(case, pair), (case, pair)) for pair in plan.pairs() for case in cases
-    ]
-    return complete(jobs, one, path, done, ends=ends)
+def jobs_of(cases: Sequence[Case], plan: Plan) -> Iterator[tuple[str, Any]]:
+    """Every run's key and (case, pair), all cases of a pair before the next pair."""
+    for pair in plan.pairs():
+        for case in cases:
+            yield plan.key(case, pair), (case, pair)
 
 
-def values(
-    case: Case, plan: Plan, done: Mapping, ceilings: Mapping, figure: str
+def perform(runs: ToyboxRuns, plan: Plan, folder: Path, job: tuple[Case, Pair]) -> dict:
+    """Makes one run and returns its row; its strip of views goes to `folder`."""
+    case, pair = job
+    prompt, seed = pair
+    found = runs.run(
+        case.name, case.make, case.settings(seed), prompt=prompt, seed=seed,
+        steps=plan.steps, rate=plan.rate, sampler=case.sampler,
+    )  # fmt: skip
+    save_picture(found.strip, plan.picture(case, pair, folder))
+    key, truth = plan.key(case, pair), found.truth
+    print(f"{key}: IoU {truth['iou']:.3f}, {truth['psnr']:.1f} dB", flush=True)
+    return {
+        "case": case.label,
+        "prompt": prompt,
+        "seed": seed,
+        "finite": found.finite,
+        "truth": truth,
+        "cpu_seconds": found.cpu_seconds,
+    }
+
+
+def figure_by_pair(
+    case: Case, plan: Plan, rows: Mapping, ceilings: Mapping, figure: str
 ) -> dict[Pair, float]:
-    """A figure of FIGURES by pair, of the runs there are."""
+    """The values of one of FIGURES by pair, of the runs there are."""
     measure, _ = FIGURES[figure]
-    rows = {pair: done.get(plan.key(case, pair)) for pair in plan.pairs()}
+    found = {pair: rows.get(plan.key(case, pair)) for pair in plan.pairs()}
     return {
         pair: measure(row["truth"], ceilings[pair[0]])
-        for pair, row in rows.items()
+        for pair, row in found.items()
         if row
     }
 
 
-def table(compared: Comparison, done: Mapping, ceilings: Mapping) -> str:
-    """Markdown: each figure, then differences of the share."""
-    plan, cases, against = compared
+def table(plan: Plan, compared: Comparison, rows: Mapping, ceilings: Mapping) -> str:
+    """The Markdown of a comparison: each figure, then differences of the share."""
+    cases, against = compared
     share = next(iter(FIGURES))
-    of = {c.label: values(c, plan, done, ceilings, share) for c in cases}
+    of = {c.label: figure_by_pair(c, plan, rows, ceilings, share) for c in cases}
+
+    def cells(case: Case) -> Iterator[str]:
+        yield case.label
+        for figure, (_, digits) in FIGURES.items():
+            found = figure_by_pair(case, plan, rows, ceilings, figure)
+            mean, error = mean_error(list(found.values()))
+            yield f"{mean:.{digits}f} +- {error:.{digits}f}"
+        for bases in against.values():
+            base = bases.get(case.label)
+            yield "-" if base is None else difference(of[case.label], of[base])
+        made = [rows[plan.key(case, pair)] for pair in of[case.label]]
+        yield f"{np.mean([row['cpu_seconds'] for row in made]):.1f}"
+        wrong = sum(not row["finite"] for row in made)
+        yield f"{len(made)}" + (f" ({wrong} not finite)" if wrong else "")
+
     lines = [
         f"toybox-sd, Gaussians, {plan.steps} steps of {plan.views} views, learning "
         f"rates x{plan.rate:g}; {len(plan.prompts)} prompts x {len(plan.seeds)} seeds. "
         "+-: standard error over these pairs; differences of the share are taken "
         "within pairs.",
         "",
-        "| case | " + " | ".join((*FIGURES, *against)) + " | CPU s a run | runs |",
-        "|---" * (len(FIGURES) + len(against) + 3) + "|",
+        *markdown_table(
+            ["case", *FIGURES, *against, "CPU s a run", "runs"],
+            [cells(case) for case in cases if of[case.label]],
+        ),
     ]
-    for case in cases:
-        if not of[case.label]:
-            continue
-        cells = [case.label]
-        for figure, (_, digits) in FIGURES.items():
-            found = values(case, plan, done, ceilings, figure)
-            mean, error = mean_error(list(found.values()))
-            cells.append(f"{mean:.{digits}f} +- {error:.{digits}f}")
-        for bases in against.values():
-            base = bases.get(case.label)
-            cells.append("-" if base is None else gap(of[case.label], of[base]))
-        pairs = of[case.label]
-        rows = [done[plan.key(case, pair)] for pair in pairs]
-        cells.append(f"{np.mean([row['cpu_seconds'] for row in rows]):.1f}")
-        wrong = sum(not row["finite"] for row in rows)
-        cells.append(f"{len(rows)}" + (f" ({wrong} not finite)" if wrong else ""))
-        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def gap(rows: Mapping[Pair, float], base: Mapping[Pair, float]) -> str:
+def difference(rows: Mapping[Pair, float], base: Mapping[Pair, float]) -> str:
     """The mean difference within pairs and its error; "-" for none or a base itself."""
     if rows is base:
         return "-"
-    mean, error, count = paired(rows, base)
+    mean, error, count = paired_difference(rows, base)
     return f"{mean:+.3f} +- {error:.3f}" if count else "-"
 
 
 def draw_sheet(
-    cases: Sequence[Case], plan: Plan, root: Path, path: Path, shown: int = 0
+    cases: Sequence[Case], plan: Plan, folder: Path, path: Path, shown: int = 0
 ) -> None:
-    """The truth, then a row a case, a column a prompt, of the seed number `shown`; see
-    `run_rows.sheet_of`."""
-    truth = [side_by_side(true_views(prompt)[2]) for prompt in plan.prompts]
+    """Draws the truth, then a row a case, a column a prompt, of seed number `shown`.
+
+    Strips are read from `folder`; see `report.save_sheet_of_files`.
+    """
+
+    def truth() -> list[tuple[str, list[np.ndarray]]]:
+        shown = [side_by_side(true_views(prompt)[2]) for prompt in plan.prompts]
+        return [("truth", shown)]
+
     pairs = [(prompt, plan.seeds[shown]) for prompt in plan.prompts]
     rows = [
-        (case.label, [plan.picture(case, pair, root) for pair in pairs])
+        (case.label, [plan.picture(case, pair, folder) for pair in pairs])
         for case in cases
     ]
-    sheet_of(rows, plan.prompts, path, first=[("truth", truth)])
+    save_sheet_of_files(rows, plan.prompts, path, first=truth)
 
 
-def command(
-    argv: Sequence[str] | None,
+def comparison_experiment(
     *,
-    text: str,
     folder: Path,
+    description: str,
     ceilings: Path,
-    small: Comparison,
-    full: Comparison,
-    pieces: Callable[[str, int, int], Any],
-) -> None:
-    """The `--toybox` half of an experiment's run.py: runs, table and sheet.
+    small: Plan,
+    full: Plan,
+    compared: Callable[[Plan], Comparison],
+    build: Callable[[str, int, int], Any],
+) -> Experiment:
+    """The `--toybox` half of an experiment: runs, table and sheet of a comparison.
 
-    text: what it does; folder: the experiment's, with its `results/`; ceilings: rows of
-    experiments/toybox_quality; pieces: (prompt, steps, views) -> as of `ToyboxRuns`.
+    ceilings: rows of experiments/toybox_quality; build: (prompt, steps, views) -> the
+    components of a run, as of `ToyboxRuns`.
     """
-    parser = argparse.ArgumentParser(description=text.splitlines()[0])
-    parser.add_argument("--toybox", action="store_true", help="this one")
-    parser.add_argument("--full", action="store_true", help="README.md's table")
-    parser.add_argument("--minutes", type=float, default=1e6, help="begin none later")
-    parser.add_argument("--only-report", action="store_true", help="run nothing")
-    parser.add_argument("--runs", type=Path, default=Path("runs") / folder.name)
-    parser.add_argument("--out", type=Path, default=folder / "results")
-    options = parser.parse_args(argv)
-    compared, size = (full, "full") if options.full else (small, "small")
-    plan, cases, _ = compared
-    path = options.out / f"{size}-toybox.jsonl"
-    done = read_rows(path, "key")
-    if not options.only_report:
+
+    def worker(run: Run) -> Callable[[Any], dict]:
         enable_compile_cache()
-        runs = ToyboxRuns(lambda prompt, steps: pieces(prompt, steps, plan.views))
-        ends = time.monotonic() + 60 * options.minutes
-        perform(runs, cases, plan, path, options.runs, done, ends=ends)
-    if not done:
-        raise SystemExit(f"{path} holds no run yet: leave out --only-report")
-    report = table(compared, done, ceilings_of(ceilings))
-    path.with_suffix(".md").write_text(report)
-    draw_sheet(cases, plan, options.runs, path.with_suffix(".png"))
-    print(report)
+        views = run.plan.views
+        runs = ToyboxRuns(lambda prompt, steps: build(prompt, steps, views))
+        return lambda job: perform(runs, run.plan, run.workdir, job)
+
+    def report(run: Run) -> str:
+        scores = ceiling_scores(ceilings)
+        return table(run.plan, compared(run.plan), run.rows, scores)
+
+    def figure(run: Run) -> None:
+        cases = compared(run.plan).cases
+        draw_sheet(cases, run.plan, run.workdir, run.file(".png"))
+
+    return Experiment(
+        folder,
+        description,
+        small,
+        full,
+        jobs=lambda run: jobs_of(compared(run.plan).cases, run.plan),
+        worker=worker,
+        table=report,
+        figure=figure,
+        flag="--toybox",
+        stem="{size}-toybox",
+    )

@@ -19,8 +19,10 @@ from sdsjax.types import Array, Estimator, Linear, Prior, PyTree
 
 
 class Trace(NamedTuple):
-    """z [c ...] and the estimator's state [c ...] after each of c equal parts of a run;
-    the first entry is the start."""
+    """What a run was after each of c equal parts of it; the first entry is the start.
+
+    z [c ...]; state: the estimator's, a leading axis [c].
+    """
 
     z: Array
     state: PyTree
@@ -44,10 +46,10 @@ def distil(
     parts: int = 1,
     final_factor: float = 0.1,
 ) -> Trace:
-    """One run. rate: Adam's, falling geometrically to final_factor of it; sampler as in
-    sdsjax.diffusion.timesteps; image gradients (sds_plus) are added, x being z here.
-    Traceable.
+    """Distils one z with one estimator; may be traced.
 
+    rate: Adam's, falling geometrically to final_factor of it; sampler as in
+    sdsjax.diffusion.timesteps; image gradients (sds_plus) are added, x being z here.
     Raises ValueError unless steps is a multiple of parts.
     """
     if steps % parts:
@@ -85,8 +87,10 @@ def distil(
 
 
 def toybox_pictures(captions, *, views: int, size: int) -> np.ndarray:
-    """True pictures x [captions views size size 3] in [-1, 1], from `views` azimuths at
-    elevation 15; rendered at 4 times the size and averaged."""
+    """True pictures x [captions views size size 3] in [-1, 1].
+
+    From `views` azimuths at elevation 15, rendered at 4 times the size and averaged.
+    """
     from sdsjax.toybox.world.captions import parse_caption
     from sdsjax.toybox.world.sheet import render_specs
 
@@ -98,8 +102,13 @@ def toybox_pictures(captions, *, views: int, size: int) -> np.ndarray:
     return 2.0 * rgb - 1.0
 
 
+def kept_by_caption(captions: int, views: int) -> np.ndarray:
+    """Which of all pictures are each caption's own, [captions captions*views] bool."""
+    return np.repeat(np.arange(captions)[:, None] == np.arange(captions), views, 1)
+
+
 def nearest_psnr(z: Array, pictures: Array, cap: float = 60.0) -> Array:
-    """dB between z and the nearest of pictures [n ...], both in [-1, 1], z clipped."""
+    """The PSNR in dB of z, clipped, to the nearest of pictures [n ...] in [-1, 1]."""
     apart = jnp.clip(z, -1.0, 1.0)[None] - pictures
     error = jnp.min(jnp.mean(apart**2, axis=tuple(range(1, pictures.ndim))))
     return jnp.minimum(10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-12)), cap)

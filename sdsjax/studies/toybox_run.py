@@ -4,7 +4,7 @@ For experiments that compare settings on a prior of the toybox. What can be trac
 an argument of the compiled step: `settings` (a pytree of numbers and arrays: a guidance
 scale, M, a table of timesteps), `rate` (a factor of every learning rate), the prior's
 parameters, prompt among them, and the key. A run is training/train_step's, in the last
-phase of its pieces; it draws what `sdsjax.training.train` draws from an equal seed.
+phase of its components; it draws what `sdsjax.training.train` draws from an equal seed.
 Scores: toybox/scoring/score, on its held-out views on white; SHOWN is only looked at.
 """
 
@@ -32,9 +32,12 @@ FIGURES = ("iou", "psnr", "ssim", "chamfer", "janus_rate")
 
 
 class Outcome(NamedTuple):
-    """truth: FIGURES by name (None: undefined); finite: whether every gradient and
+    """The scores of a run, and what it looks like.
+
+    truth: FIGURES by name (None: undefined); finite: whether every gradient and
     parameter was; strip: rgb [h 4 h 3] in [0, 1] of SHOWN, side by side; cpu_seconds:
-    of the process, without compiling."""
+    of the process, without compiling.
+    """
 
     truth: dict[str, float | None]
     finite: bool
@@ -53,17 +56,17 @@ def true_views(prompt: str) -> tuple[scoring.Views, scoring.Views, scoring.Views
 
 
 def part(views: scoring.Views, first: int, last: int | None = None) -> scoring.Views:
-    """Views first <= i < last."""
+    """The views first <= i < last."""
     return scoring.Views(*(a[first:last] for a in views))
 
 
 def side_by_side(views: scoring.Views) -> np.ndarray:
-    """rgb [h n w 3] of n views."""
+    """The pictures of n views beside each other, rgb [h n*w 3]."""
     return np.concatenate([*views.rgb], 1)
 
 
 def drawn_times(sampler: Sampler, seed: int, steps: int, views: int) -> Array:
-    """t [steps views], int32: what a run of that seed draws from `sampler`."""
+    """The timesteps [steps views], int32, that a run of that seed draws."""
     key = jax.random.key(seed)
 
     def one(index):
@@ -80,13 +83,13 @@ def from_table(times: Array) -> Sampler:
 class ToyboxRuns:
     """Compiled steps and prompts' parameters, kept from run to run.
 
-    pieces: (prompt, steps) -> what `training.build.build` makes of a config of that
+    build: (prompt, steps) -> what `training.build.build` makes of a config of that
     prompt and number of steps. Configs may differ in the prompt and in nothing else:
     source, representation, cameras and sampler are those of the first one built.
     """
 
-    def __init__(self, pieces: Callable[[str, int], Any]):
-        self.pieces = pieces
+    def __init__(self, build: Callable[[str, int], Any]):
+        self.build = build
         self.first: Any = None
         self.prior_params: dict[str, PyTree] = {}
         self.optimizers: dict[int, optax.GradientTransformation] = {}
@@ -94,9 +97,9 @@ class ToyboxRuns:
         self.draw: Callable | None = None
 
     def built(self, prompt: str) -> tuple[Any, PyTree]:
-        """The first pieces, and the prior's parameters of this prompt."""
+        """The components that were built first, and this prompt's prior parameters."""
         if prompt not in self.prior_params:
-            found = self.pieces(prompt, 1)
+            found = self.build(prompt, 1)
             self.first = self.first or found
             self.prior_params[prompt] = found.source.params
         return self.first, self.prior_params[prompt]
@@ -104,12 +107,12 @@ class ToyboxRuns:
     def compiled(
         self, name: Hashable, make: Callable, sampler: Callable | None, steps: int
     ) -> tuple[Callable, Callable]:
-        """(start, step) of `run`, jitted, once for each (name, steps)."""
+        """The jitted (start, step) of `run`, made once for each (name, steps)."""
         if (name, steps) in self.steps_of:
             return self.steps_of[name, steps]
         first, prompt = self.first, next(iter(self.prior_params))
         if steps not in self.optimizers:  # whose rates fall over so many steps
-            self.optimizers[steps] = self.pieces(prompt, steps).optimizer
+            self.optimizers[steps] = self.build(prompt, steps).optimizer
         adam, cameras = self.optimizers[steps], first.phases[-1].cameras
 
         def made(settings, rate):
@@ -136,7 +139,7 @@ class ToyboxRuns:
         return found
 
     def views(self, params: PyTree, rep_state: PyTree) -> scoring.Views:
-        """The held-out views, then SHOWN, on white; what is not finite is 0."""
+        """Draws the held-out views, then SHOWN, on white; what is not finite is 0."""
         render = self.first.representation.render
         cameras = scoring.orbit_cameras(heldout_orbits() + SHOWN, scoring.SIZE)
         if self.draw is None:
@@ -160,11 +163,11 @@ class ToyboxRuns:
         rate: float = 1.0,
         sampler: Callable[[PyTree], Sampler] | None = None,
     ) -> Outcome:
-        """One run from the seed's start, scored.
+        """Makes one run from the seed's start and scores it.
 
         make: (schedule, settings) -> estimator; sampler: settings -> sampler, the
-        pieces' own without it. Both see traced settings, and are called once for each
-        (name, steps): what cannot be traced belongs into the closure and the name.
+        components' own without it. Both see traced settings, and are called once for
+        each (name, steps): what cannot be traced belongs into the closure and the name.
         Raises captions.CaptionError for a prompt outside the toybox.
         """
         spec, _ = parse_caption(prompt)

@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+from sdsjax.files.reference_images import CAMERAS, Orbit
+from sdsjax.toybox.world.references import write_references
 from sdsjax.toybox.world.sheet import contact_sheet
 
 
@@ -24,13 +26,38 @@ def _add_sheet(commands):
     command.set_defaults(run=_sheet)
 
 
+def _references(arguments):
+    orbits = [
+        Orbit(azimuth, arguments.elevation, arguments.distance, arguments.fov)
+        for azimuth in arguments.azimuths
+    ]
+    write_references(arguments.out, arguments.prompt, orbits, arguments.size)
+    print(f"wrote {len(orbits)} picture(s) and {CAMERAS} to {arguments.out}")
+
+
+def _add_references(commands):
+    command = commands.add_parser(
+        "references", help="write true pictures of a prompt as references"
+    )
+    command.add_argument("prompt", help="a caption of the toybox")
+    command.add_argument("--out", type=Path, required=True, help="folder to write")
+    command.add_argument("--azimuths", type=float, nargs="+", default=[0.0])
+    command.add_argument("--elevation", type=float, default=15.0)
+    command.add_argument("--distance", type=float, default=Orbit().distance)
+    command.add_argument("--fov", type=float, default=Orbit().fov)
+    command.add_argument("--size", type=int, default=256, help="pixels a side")
+    command.set_defaults(run=_references)
+
+
 def _recipe_of(network: str):
     """The default recipe of a network of `train`."""
     from sdsjax.toybox.training.train_clip import ClipRecipe
     from sdsjax.toybox.training.train_depth import DepthRecipe
+    from sdsjax.toybox.training.train_multiview import MultiViewRecipe
     from sdsjax.toybox.training.train_prior import PriorRecipe
 
     recipes = {"depth": DepthRecipe, "normals": DepthRecipe, "clip": ClipRecipe}
+    recipes["multiview"] = MultiViewRecipe
     return recipes.get(network, PriorRecipe)()
 
 
@@ -55,6 +82,10 @@ def _train(arguments):
         _train_judge(work, out, recipe, arguments.judge_steps)
     elif name == "prior":
         _train_prior(work, out, recipe)
+    elif name == "multiview":
+        from sdsjax.toybox.training.train_multiview import train_multiview
+
+        train_multiview(work, out, recipe)
     else:
         _train_companion(name, work, out, recipe)
     print(f"wrote {out}")
@@ -91,7 +122,7 @@ def _train_companion(name, work, out, recipe):
     card_companions.write_card(name, out, work, recipe)
 
 
-NETWORKS = ("prior", "judge", "depth", "normals", "clip")
+NETWORKS = ("prior", "multiview", "judge", "depth", "normals", "clip")
 
 
 def _add_train(commands):
@@ -165,7 +196,7 @@ def _add_judge(commands):
     command.set_defaults(run=_judge)
 
 
-COMMANDS = (_add_sheet, _add_train, _add_judge, _add_measure)
+COMMANDS = (_add_sheet, _add_references, _add_train, _add_judge, _add_measure)
 
 
 def main(argv=None) -> int:

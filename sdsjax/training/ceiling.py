@@ -64,7 +64,7 @@ def training_views(caption: str, count: int, *, size: int, seed: int = 0):
     keys = jax.random.split(jax.random.key(seed), count)
     orbits = np.stack([np.asarray(a) for a in jax.vmap(draw_orbit)(keys)], axis=1)
     orbits = tuple(tuple(float(v) for v in row) for row in orbits)
-    cameras = scoring.orbit_cameras(orbits, size)
+    cameras = jax.tree.map(jnp.asarray, scoring.orbit_cameras(orbits, size))
     return cameras, scoring.true_views(spec, orbits, size=size, supersample=2)
 
 

@@ -24,7 +24,7 @@ from sdsjax.diagnostics.gradient_stats import Measured, describe_groups
 from sdsjax.diagnostics.moments import Draw, observe
 from sdsjax.diagnostics.noise_projection import noise_projection
 from sdsjax.training.encoding import bind
-from sdsjax.training.particles import take
+from sdsjax.training.particles import state_of_particle
 from sdsjax.training.pullback import floating
 from sdsjax.training.train_step import make_forward, step_keys
 from sdsjax.types import PriorSource, View
@@ -83,7 +83,7 @@ def make_step_variance(
     draw = make_forward(source, representation)
 
     def measure(states, prior_params, base_key):
-        state = take(states, states.step % particles, particles)
+        state = state_of_particle(states, states.step % particles, particles)
         keys = step_keys(base_key, state.step)
         own = jax.random.fold_in(jax.random.fold_in(base_key, state.step), OWN)
         key_own, key_projection = jax.random.split(own)

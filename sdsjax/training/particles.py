@@ -1,4 +1,4 @@
-"""n particles: n assets side by side, of which step i trains particle i mod n.
+"""Several particles: n assets side by side, of which step i trains particle i mod n.
 
 They share the prior and the estimator's state (for vsd the network psi, so that psi
 learns the distribution of all of them: ProlificDreamer, arXiv 2305.16213, alg. 1).
@@ -15,16 +15,16 @@ from sdsjax.types import PyTree
 OWNED = ("params", "rep_state", "opt_state")  # what every particle has for itself
 
 
-def take(state, index, particles: int):
-    """The state of particle `index` (a number or a traced one) of a TrainState."""
+def state_of_particle(state, index, particles: int):
+    """Picks particle `index` (a number or a traced one) out of a TrainState."""
     if particles == 1:
         return state
     own = {name: _row(getattr(state, name), index) for name in OWNED}
     return state._replace(**own)
 
 
-def put(state, index, part, particles: int):
-    """`state` with particle `index` replaced by `part`, and what is shared from it."""
+def with_particle(state, index, part, particles: int):
+    """Replaces particle `index` of a TrainState by `part`, what is shared included."""
     if particles == 1:
         return part
     own = {

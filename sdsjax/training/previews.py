@@ -9,18 +9,19 @@ side of it, one sees what the gradient pulls towards. rgb in [0, 1]; x in [-1, 1
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
-from sdsjax.cameras import OrbitRange, orbit_camera
+from sdsjax.cameras import Camera, OrbitRange
 from sdsjax.diffusion import add_noise, denoised, guide
 from sdsjax.files.atomic import replacing
+from sdsjax.runs.compile_cache import light_compilation
+from sdsjax.toybox.scoring.score import orbit_cameras
 from sdsjax.training.encoding import bind, to_latent
 from sdsjax.types import PriorSource, View
 
@@ -30,65 +31,96 @@ LEVELS = (200, 400, 600, 800)
 GUIDANCE = 7.5  # of xhat: what a sampler would use, whatever the estimator's is
 
 
+def make_draw(representation) -> Callable:
+    """Makes draw(params, rep_state, camera) -> Rendering on white, without its aux.
+
+    Jitted, with the parameters as arguments: one program for each size of a picture
+    serves previews, turntables and scores, of every asset of this kind.
+    """
+
+    def draw(params, rep_state, camera):
+        return representation.render(params, rep_state, camera, None)._replace(aux=None)
+
+    return jax.jit(draw, compiler_options=light_compilation(1))
+
+
 def _middle(interval) -> float:
     return 0.5 * (interval[0] + interval[1])
 
 
-def fixed_views(orbit: OrbitRange, size: int):
+def fixed_views(orbit: OrbitRange, size: int) -> Camera:
     """Cameras [4]: front, left, back, right, inside the run's range of views."""
-    build = partial(orbit_camera, width=size, height=size)
-    angles = jnp.asarray(AZIMUTHS)
     elevation = min(max(ELEVATION, orbit.elevation[0]), orbit.elevation[1])
     distance, fov = _middle(orbit.distance), _middle(orbit.fov)
-    return jax.vmap(lambda azimuth: build(azimuth, elevation, distance, fov=fov))(
-        angles
-    )
+    rows = [(azimuth, elevation, distance) for azimuth in AZIMUTHS]
+    return orbit_cameras(rows, size, fov=fov)
 
 
-def make_previews(
-    source: PriorSource, representation, orbit: OrbitRange, size: int
-) -> Callable:
-    """preview(params, rep_state, prior_params, key) -> (renders [v h w c], xhats
-    [len(LEVELS) h w c] or None); jitted. rgb in [0, 1].
+def make_denoised_views(source: PriorSource, space: str) -> Callable:
+    """Makes xhats(prior_params, rendering, camera, key) -> [len(LEVELS) h w c], rgb in
+    [0, 1]: what the prior would make of one rendering; jitted."""
 
-    xhats is None where the prior cannot decode to an image.
-    """
-
-    def xhats(prior, rendering, camera, key):
-        z, _ = to_latent(source, prior, representation.space, rendering.rgb)
+    def xhats(prior_params, rendering, camera, key):
+        prior = bind(source, prior_params)
+        assert prior.decode is not None
+        decode = prior.decode
+        z, _ = to_latent(source, prior, space, rendering.rgb)
         eps = jax.random.normal(key, z.shape, z.dtype)
         view = View(camera, rendering)
 
         def at(t):
             z_t = add_noise(prior.schedule, z, eps, t)
             e = prior.noise(z_t, t, view)
+            assert e.cond is not None
+            assert e.uncond is not None
             zhat = denoised(prior.schedule, z_t, guide(e.cond, e.uncond, GUIDANCE), t)
-            return 0.5 * (prior.decode(zhat) + 1.0)
+            return 0.5 * (decode(zhat) + 1.0)
 
         # One level at a time: a preview must not need more memory than a step.
         return jax.lax.map(at, jnp.asarray(LEVELS, jnp.int32))
 
+    # Drawn a few times in a run: what counts is what it takes to compile.
+    return jax.jit(xhats, compiler_options=light_compilation(0))
+
+
+def make_previews(
+    source: PriorSource, representation, orbit: OrbitRange, size: int, draw: Callable
+) -> Callable:
+    """Makes preview(params, rep_state, prior_params, key) -> (renders [v h w c], xhats
+    [len(LEVELS) h w c] or None); rgb in [0, 1].
+
+    draw: of `make_draw`. xhats is None where the prior cannot decode to an image.
+    """
+    decodes = source.bind(source.params).decode is not None
+    xhats = make_denoised_views(source, representation.space)
+
     @jax.jit
+    def decoded(prior_params, z):
+        decode = bind(source, prior_params).decode
+        assert decode is not None
+        return 0.5 * (decode(z) + 1.0)
+
     def preview(params, rep_state, prior_params, key):
-        prior = bind(source, prior_params)
         cameras = fixed_views(orbit, size)
-        renderings = jax.vmap(
-            lambda camera: representation.render(params, rep_state, camera, None)
-        )(cameras)
-        if prior.decode is None:
-            return renderings.rgb, None
-        rendering, camera = jax.tree.map(lambda leaf: leaf[0], (renderings, cameras))
-        seen = xhats(prior, rendering, camera, key)
-        renders = renderings.rgb
+        each = [
+            jax.tree.map(operator.itemgetter(view), cameras)
+            for view in range(len(AZIMUTHS))
+        ]
+        drawn = [draw(params, rep_state, camera) for camera in each]
+        pictures = [rendering.rgb for rendering in drawn]
+        if not decodes:
+            return np.stack(pictures), None
+        denoised_views = xhats(prior_params, drawn[0], each[0], key)
         if representation.space == "latent":
-            renders = 0.5 * (jax.vmap(prior.decode)(renders) + 1.0)
-        return renders, seen if seen.ndim == 4 else None
+            pictures = [decoded(prior_params, z) for z in pictures]
+        return np.stack(pictures), denoised_views if denoised_views.ndim == 4 else None
 
     return preview
 
 
 def picture(renders: np.ndarray, xhats: np.ndarray | None) -> np.ndarray:
-    """uint8 [h w 3]: the views in a row, below them the render and its xhats.
+    """Lays out a preview, uint8 [h w 3]: the views in a row, below them the render and
+    its xhats.
 
     A 2D picture has no other side: its views are all alike, and the lower row begins
     with it.
@@ -117,13 +149,13 @@ def picture(renders: np.ndarray, xhats: np.ndarray | None) -> np.ndarray:
 
 
 def _color(tile: np.ndarray) -> np.ndarray:
-    """Three channels of any image: gray repeated, latents' first three."""
+    """Gives any image three channels: gray is repeated, of latents the first three."""
     tile = tile[..., None] if tile.ndim == 2 else tile
     return np.repeat(tile[..., :1], 3, -1) if tile.shape[-1] < 3 else tile[..., :3]
 
 
 def _resized(tile: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Nearest neighbour: a preview invents no detail."""
+    """Resizes by nearest neighbour: a preview invents no detail."""
     if tile.shape[:2] == tuple(size):
         return tile
     rows = (np.arange(size[0]) + 0.5) * tile.shape[0] / size[0]
@@ -132,7 +164,9 @@ def _resized(tile: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def write_preview(folder: Path, step: int, image: np.ndarray) -> Path:
-    """`<folder>/step-000123.png`, written whole or not at all."""
+    """Writes `<folder>/step-000123.png`, whole or not at all."""
+    from PIL import Image
+
     path = folder / f"step-{step:06d}.png"
     with replacing(path) as partial:
         Image.fromarray(image).save(partial)

@@ -1,5 +1,5 @@
 """One run's state and all that happens to it: restored, stepped, checked for NaN,
-saved, shown, recorded, exported. `sdsjax.training.train` says when.
+saved, drawn, recorded, exported. `sdsjax.training.train` says when.
 
 Nothing here waits for the device but fetching what is due; steps fold their number into
 the seed's key, the first state and previews numbers that no step has.
@@ -10,26 +10,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 
 import jax
+from jax.tree_util import Partial
 
 from sdsjax import exports
 from sdsjax.distributed.sharding import replicate
 from sdsjax.representations.gaussians import GaussianParams, as_gaussians
 from sdsjax.runs.checkpoints import digest
+from sdsjax.runs.compile_cache import light_compilation
 from sdsjax.runs.logs import Log
 from sdsjax.runs.run_directory import RunDirectory
-from sdsjax.toybox.world.captions import CaptionError
-from sdsjax.training.build import Pieces
-from sdsjax.training.ceiling import ceiling as fit_ceiling
-from sdsjax.training.ceiling import settings_for
+from sdsjax.training.build import Phase, RunComponents
 from sdsjax.training.config import to_json
 from sdsjax.training.gradient_variance import make_step_variance
-from sdsjax.training.particles import take
-from sdsjax.training.previews import make_previews, picture, write_preview
-from sdsjax.training.train_step import INIT, PREVIEW, init_state
+from sdsjax.training.known_ceilings import ceiling_of_run
+from sdsjax.training.particles import state_of_particle
+from sdsjax.training.previews import make_draw, make_previews, picture, write_preview
+from sdsjax.training.train_step import INIT, PREVIEW, init_state, make_train_step
 
 Event = Callable[[str, dict], None]
 
@@ -40,28 +39,28 @@ class Diverged(RuntimeError):
     exit_code = 3
 
 
-def first_state(pieces: Pieces, config):
-    """(function, arguments) that make the state before the first step."""
+def first_state(components: RunComponents, config):
+    """Returns (function, arguments) that make the state before the first step."""
 
-    @jax.jit
     def start(prior_params, key):
         return init_state(
-            pieces.source,
-            pieces.representation,
-            pieces.estimator,
-            pieces.optimizer,
-            pieces.phases[-1].cameras,
+            components.source,
+            components.representation,
+            components.estimator,
+            components.optimizer,
+            components.phases[-1].cameras,
             prior_params,
-            key,
+            jax.random.fold_in(key, INIT),
             config.particles,
+            z_spec=components.z_spec,
         )
 
-    key = jax.random.fold_in(jax.random.key(config.seed), INIT)
-    return start, (pieces.source.params, key)
+    start = jax.jit(start, compiler_options=light_compilation(1))
+    return start, (components.source.params, jax.random.key(config.seed))
 
 
 def preset_and_overrides(command: Iterable[str]) -> dict:
-    """What a command line said of the config, for the report's own commands."""
+    """Reads what a command line said of the config, for the report's own commands."""
     pairs = [word[2:].split("=", 1) for word in command if word.startswith("--config")]
     said = dict(pair for pair in pairs if len(pair) == 2)
     preset = said.pop("config", None)
@@ -69,16 +68,22 @@ def preset_and_overrides(command: Iterable[str]) -> dict:
     return {"config": preset, "overrides": overrides}
 
 
-class Session:
-    """What the loop carries along: the state, and all that happens to it."""
+def _recoloured(render, rgb, camera):
+    # a rendering of latents, with the picture that was decoded from them
+    return render(camera)._replace(rgb=rgb)
 
-    def __init__(self, config, pieces: Pieces, directory: RunDirectory, on_event):
-        self.config, self.pieces, self.directory = config, pieces, directory
-        self.tell: Event = on_event or (lambda name, content: None)
+
+class Session:
+    """A session is what the loop carries along: the state, and what happens to it."""
+
+    def __init__(self, config, components: RunComponents, directory, on_event):
+        self.config, self.components = config, components
+        self.directory: RunDirectory = directory
+        self.notify: Event = on_event or (lambda name, content: None)
         self.notes: list[str] = []
-        self.key = jax.random.key(config.seed)
-        self.prior_params = pieces.source.params
-        start, arguments = first_state(pieces, config)
+        self.prior_params = components.source.params
+        start, arguments = first_state(components, config)
+        self.key = arguments[1]
         template = jax.eval_shape(start, *arguments)
         found = directory.checkpoints.restore(template, self.notes.append)
         self.saved = None if found is None else found[0]
@@ -90,22 +95,42 @@ class Session:
         earlier = rows[-1].get("seconds", 0.0) if rows else 0.0
         self.began = time.perf_counter() - earlier
         self.unchecked: list[tuple[int, jax.Array]] = []
+        self.draw = make_draw(components.representation)
         self.preview = make_previews(
-            pieces.source, pieces.representation, pieces.orbit, config.resolution
+            components.source,
+            components.representation,
+            components.orbit,
+            config.resolution,
+            self.draw,
         )
 
     def seconds(self) -> float:
-        """Wall clock of the run so far, all its sessions together."""
+        """Counts the wall clock of the run so far, all its sessions together."""
         return time.perf_counter() - self.began
 
-    def place(self, mesh, cameras) -> None:
-        """State and prior onto the devices of a phase, whose views `cameras` draws."""
-        self.cameras, self.study = cameras, None
+    def begin_phase(self, phase: Phase, mesh) -> Callable:
+        """Moves state and prior onto the devices of a phase; returns its training
+        step, which is compiled when it is first called."""
+        self.cameras, self.step_variance = phase.cameras, None
         self.state = replicate(self.state, mesh)
         self.prior_params = replicate(self.prior_params, mesh)
+        components = self.components
+        return make_train_step(
+            components.source,
+            components.representation,
+            components.estimator,
+            components.optimizer,
+            components.sampler,
+            phase.cameras,
+            total=self.config.steps,
+            mesh=mesh,
+            particles=self.config.particles,
+            supervise=components.supervise,
+            compiler_options=light_compilation(1),
+        )
 
     def advance(self, train_step) -> dict:
-        """One step; waits for the one before it, so that one is always queued."""
+        """Takes one step; waits for the one before, so that one is always queued."""
         self.state, metrics = train_step(self.state, self.prior_params, self.key)
         if self.unchecked:
             self.unchecked[-1][1].block_until_ready()
@@ -113,24 +138,24 @@ class Session:
         self.unchecked.append((self.step, metrics["finite"]))
         return metrics
 
-    def measure(self, samples: int) -> dict:
-        """The variance of the gradient that is due next; changes nothing."""
-        if self.study is None:  # compiled where it is asked for, and only there
-            pieces = self.pieces
-            self.study = make_step_variance(
-                pieces.source,
-                pieces.representation,
-                pieces.estimator,
-                pieces.sampler,
+    def measure_variance(self, samples: int) -> dict:
+        """Measures the variance of the gradient that is due next; changes nothing."""
+        if self.step_variance is None:  # compiled where it is asked for, and only there
+            components = self.components
+            self.step_variance = make_step_variance(
+                components.source,
+                components.representation,
+                components.estimator,
+                components.sampler,
                 self.cameras,
                 total=self.config.steps,
                 samples=samples,
                 particles=self.config.particles,
             )
-        return self.study(self.state, self.prior_params, self.key)
+        return self.step_variance(self.state, self.prior_params, self.key)
 
     def check_finite(self) -> None:
-        """Fetch the flags of the steps since the last check. Raises Diverged."""
+        """Fetches the flags of the steps since the last check. Raises Diverged."""
         flags = jax.device_get([flag for _, flag in self.unchecked])
         bad = [step for (step, _), good in zip(self.unchecked, flags) if not good]
         self.unchecked.clear()
@@ -143,26 +168,26 @@ class Session:
             )
 
     def save(self, log: Log) -> None:
-        """A checkpoint of this step, never of a state with a NaN."""
+        """Writes a checkpoint of this step, never of a state with a NaN."""
         self.check_finite()
         if self.saved == self.step:
             return
         self.directory.checkpoints.save(self.step, self.state)
         self.saved = self.step
         log.flush()
-        self.tell("checkpoint", {"step": self.step})
+        self.notify("checkpoint", {"step": self.step})
 
-    def show(self, log: Log) -> None:
-        """A preview as a picture, in TensorBoard and for whoever listens."""
+    def write_preview(self, log: Log) -> None:
+        """Draws a preview: a file, a picture in TensorBoard, and an event."""
         key = jax.random.fold_in(self.key, PREVIEW)
         params, rep_state = self.particle(0)
         image = picture(*self.preview(params, rep_state, self.prior_params, key))
         path = write_preview(self.directory.folder / "previews", self.step, image)
         log.image("preview", image, self.step)
-        self.tell("preview", {"step": self.step, "path": path, "image": image})
+        self.notify("preview", {"step": self.step, "path": path, "image": image})
 
-    def record(self, log: Log, metrics: dict) -> None:
-        """One line of the history: this step's metrics, fetched now."""
+    def record_metrics(self, log: Log, metrics: dict) -> None:
+        """Writes one line of the history: this step's metrics, fetched now."""
         row = {k: float(v) for k, v in jax.device_get(metrics).items()}
         row = {"step": self.step, **{k: row[k] for k in sorted(row) if k != "finite"}}
         row["seconds"] = round(self.seconds(), 3)
@@ -172,33 +197,34 @@ class Session:
             self.directory.append_history(row)
         log.scalars(row)
         log.progress(self.step)
-        self.tell("step", row)
+        self.notify("step", row)
 
     def particle(self, index: int):
-        """(parameters, representation's state) of one particle; the first is shown."""
-        state = take(self.state, index, self.config.particles)
+        """Returns (parameters, representation's state) of a particle; the first is
+        shown."""
+        state = state_of_particle(self.state, index, self.config.particles)
         return state.params, state.rep_state
 
     def asset(self, index: int):
-        """What is exported of a particle: Gaussians with their flags, a field as a
-        function of points, or the parameters; and camera -> Rendering."""
+        """Returns what is exported of a particle, and camera -> Rendering.
+
+        The first is Gaussians with their flags, a field as a function of points, or the
+        parameters. Both functions are compiled, their parameters arguments.
+        """
         params, rep_state = self.particle(index)
-        representation, decoded = self.pieces.representation, None
+        representation = self.components.representation
+        render = Partial(self.draw, params, rep_state)
         if representation.space == "latent":
-            decoded = self.preview(params, rep_state, self.prior_params, self.key)[0][0]
-
-        def render(camera):
-            rendering = representation.render(params, rep_state, camera, None)
-            return rendering if decoded is None else rendering._replace(rgb=decoded)
-
+            args = params, rep_state, self.prior_params, self.key
+            render = Partial(_recoloured, render, self.preview(*args)[0][0])
         if isinstance(params, GaussianParams):
             return as_gaussians(params, rep_state), render
         if representation.field is not None:
-            return jax.jit(partial(representation.field, params, rep_state)), render
+            return Partial(jax.jit(representation.field), params, rep_state), render
         return params, render
 
     def export(self, status: str, warnings: Iterable[str] = ()) -> dict[str, Path]:
-        """Everything a run leaves behind; after an abort, at least the report."""
+        """Writes all that a run leaves behind; after an abort, at least the report."""
         usable = status == "finished"
         others = range(1, self.config.particles) if usable else ()
         return exports.export_all(
@@ -208,7 +234,11 @@ class Session:
             self.directory.history,
             others=[self.asset(index) for index in others],
             status=status,
-            ceiling=self.ceiling() if usable else None,
+            ceiling=ceiling_of_run(
+                self.config, self.components.representation, self.state.params
+            )
+            if usable
+            else None,
             warnings=(*self.notes, *warnings),
             provenance_of_run={
                 **preset_and_overrides(self.directory.command),
@@ -217,24 +247,8 @@ class Session:
             },
         )
 
-    def ceiling(self) -> dict | None:
-        """What this representation scores when fitted to true renders; None where
-        there is no truth to fit."""
-        scoring = self.config.scoring
-        if not (scoring.truth and scoring.ceiling):
-            return None
-        settings = settings_for(self.state.params)
-        if settings is None:
-            return None
-        try:
-            return fit_ceiling(
-                self.config.prompt, self.pieces.representation, **settings
-            )
-        except CaptionError:
-            return None  # a prompt outside the toybox has no truth
-
     def finish(self, paths: dict[str, Path]) -> None:
-        """Mark the directory as done."""
+        """Marks the directory as done."""
         self.directory.finish(
             {
                 "step": self.step,

@@ -21,16 +21,17 @@ from sdsjax.runs.compile_cache import enable_compile_cache
 from sdsjax.runs.logs import Log
 from sdsjax.runs.run_directory import RunDirectory, inspect, read_json
 from sdsjax.runs.signals import Interrupted, Stop
-from sdsjax.training.build import Pieces, build
+from sdsjax.training.build import RunComponents, build
 from sdsjax.training.config import to_json
 from sdsjax.training.session import Diverged, Event, Session, first_state
-from sdsjax.training.train_step import make_train_step
 
 
 class Asset(NamedTuple):
-    """What a run made. params: the representation's parameters, stacked where there
-    are several particles; metrics: those of metrics.json; paths: name -> file
-    (turntable, splats, mesh, report, ...)."""
+    """An asset is what a run made.
+
+    params: the representation's parameters, stacked where there are several particles;
+    metrics: those of metrics.json; paths: name -> file (turntable, splats, ...).
+    """
 
     workdir: Path
     params: Any
@@ -46,7 +47,7 @@ def run(
     command: Iterable[str] = (),
     on_event: Event | None = None,
 ) -> Asset:
-    """Distil a validated config into `workdir`, continuing what is there.
+    """Distils a validated config into `workdir`, continuing what is there.
 
     on_event(name, content): "step", "preview", "checkpoint", "finished", as they
     happen. Raises RunError (the directory), CheckpointError, Diverged, Interrupted;
@@ -56,11 +57,11 @@ def run(
     workdir, frozen = Path(workdir), to_json(config)
     options = {"allow_config_change": allow_config_change}
     found = inspect(workdir, frozen, **options)
-    pieces = build(config)
+    components = build(config)
     if (found.get("finished") or {}).get("step", -1) >= config.steps:
-        return finished_asset(workdir, config, pieces, found["finished"])
+        return finished_asset(workdir, config, components, found["finished"])
     with RunDirectory(workdir, frozen, command=command, **options) as directory:
-        session = Session(config, pieces, directory, on_event)
+        session = Session(config, components, directory, on_event)
         tensorboard = directory.folder / "tensorboard"
         with Log(tensorboard, config.steps, session.step) as log:
             for note in session.notes:
@@ -76,80 +77,68 @@ def run(
             paths = session.export("finished")
             session.finish(paths)
             log.say(f"done: {paths.get('report', workdir)}")
-        session.tell("finished", {"step": session.step, "paths": paths})
+        session.notify("finished", {"step": session.step, "paths": paths})
         return Asset(workdir, session.state.params, read_metrics(workdir), paths)
 
 
 def optimise(session: Session, log: Log, stop: Stop) -> None:
-    """Every phase, every step. Raises Diverged, CheckpointError, Interrupted."""
-    config, pieces = session.config, session.pieces
-    for phase in pieces.phases:
+    """Takes every step of all phases. Raises Diverged, CheckpointError, Interrupted."""
+    for phase in session.components.phases:
         if session.step >= phase.last:
             continue
         mesh = data_mesh(phase.batch_size)
         log.say(describe(mesh))
-        session.place(mesh, phase.cameras)
-        train_step = make_train_step(
-            pieces.source,
-            pieces.representation,
-            pieces.estimator,
-            pieces.optimizer,
-            pieces.sampler,
-            phase.cameras,
-            total=config.steps,
-            mesh=mesh,
-            particles=config.particles,
-            supervise=pieces.supervise,
-        )
+        train_step = session.begin_phase(phase, mesh)
         log.timer.pause()
         while session.step < phase.last:
             metrics = session.advance(train_step)
             log.timer.lap(session.step)
-            attend(session, log, metrics)
+            write_what_is_due(session, log, metrics)
             if stop.requested:
                 session.save(log)
                 log.say(f"stopped: checkpoint {session.step} is written")
                 raise Interrupted(stop.requested, session.step)
 
 
-def attend(session: Session, log: Log, metrics: dict) -> None:
-    """What is due after this step."""
+def write_what_is_due(session: Session, log: Log, metrics: dict) -> None:
+    """Records, checks, saves and draws what is due after this step."""
     config, step = session.config, session.step
 
     def due(every: int) -> bool:
         return step == config.steps or (every > 0 and step % every == 0)
 
-    studied = config.diagnostics.variance_every and due(
-        config.diagnostics.variance_every
-    )
-    if studied:
-        metrics |= session.measure(config.diagnostics.variance_samples)
+    variance_every = config.diagnostics.variance_every
+    measured = variance_every and due(variance_every)
+    if measured:
+        metrics |= session.measure_variance(config.diagnostics.variance_samples)
         log.timer.pause()
-    if studied or due(config.diagnostics.every):
-        session.record(log, metrics)
+    if measured or due(config.diagnostics.every):
+        session.record_metrics(log, metrics)
     if due(config.diagnostics.nan_check_every):
         session.check_finite()
     if due(config.checkpoint_every):
         session.save(log)
         log.timer.pause()
     if config.preview_every and due(config.preview_every):
-        session.show(log)
+        session.write_preview(log)
         log.timer.pause()
 
 
 def read_metrics(workdir: Path) -> dict:
-    """The content of metrics.json, {} where there is none."""
+    """Reads metrics.json; {} where there is none."""
     return read_json(workdir / "metrics.json") or {}
 
 
-def finished_asset(workdir: Path, config, pieces: Pieces, finished: dict) -> Asset:
-    """The asset of a directory that is done; says so, and writes nothing."""
+def finished_asset(
+    workdir: Path, config, components: RunComponents, finished: dict
+) -> Asset:
+    """Loads the asset of a directory that is done; says so, and writes nothing."""
     print(
         f"sdsjax: {workdir} is finished (step {finished['step']}): nothing to do; "
         "raise --config.steps to continue it",
         file=sys.stderr,
     )
-    start, arguments = first_state(pieces, config)
+    start, arguments = first_state(components, config)
     template = jax.eval_shape(start, *arguments)
     state = Checkpoints(workdir / "checkpoints").load(finished["step"], template)
     paths = {

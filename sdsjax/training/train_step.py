@@ -25,7 +25,7 @@ from sdsjax.math import norm, tree_norm
 from sdsjax.training.encoding import bind, to_latent
 from sdsjax.training.forward_pass import make_forward
 from sdsjax.training.optimizers import make_control
-from sdsjax.training.particles import put, take
+from sdsjax.training.particles import state_of_particle, with_particle
 from sdsjax.training.pullback import all_finite, floating, linear_maps, merge
 from sdsjax.training.supervision import Penalty
 from sdsjax.types import Array, PriorSource, PyTree, View
@@ -65,9 +65,13 @@ def init_state(
     prior_params,
     key,
     particles: int = 1,
+    z_spec=None,
 ) -> TrainState:
-    """The state before the first step; traceable. cameras: key -> cameras [n];
-    particles: see sdsjax.training.particles."""
+    """Makes the state before the first step; traceable.
+
+    cameras: key -> cameras [n]; particles: see sdsjax.training.particles; z_spec: the
+    shape of one view's z, found by tracing one view where it is not given.
+    """
     key_params, key_estimator = jax.random.split(key)
     params, rep_state = representation.init(key_params)
     prior = bind(source, prior_params)
@@ -77,7 +81,8 @@ def init_state(
         rgb = representation.render(params, rep_state, camera, key).rgb
         return to_latent(source, prior, representation.space, rgb)[0]
 
-    z_spec = jax.eval_shape(one_latent, params, rep_state)
+    if z_spec is None:
+        z_spec = jax.eval_shape(one_latent, params, rep_state)
     begun = params, rep_state, optimizer.init(params)
     if particles > 1:
 
@@ -174,13 +179,15 @@ def make_train_step(
     mesh=None,
     particles: int = 1,
     supervise: Penalty | None = None,
+    compiler_options: dict | None = None,
 ) -> Callable:
     """step(state, prior_params, base_key) -> (state, metrics); jitted, state donated.
 
     cameras: key -> cameras [n] (n views a step); sampler: (key, step, total, shape) ->
     t; total: the run's number of steps; mesh: see distributed/sharding; particles: see
     particles.py; density control counts the steps of its own particle; supervise: see
-    supervision.py. metrics: scalars by name, left on the device.
+    supervision.py; compiler_options: as `jax.jit`'s, for a step that no other program
+    calls. metrics: scalars by name, left on the device.
     """
     draw = make_forward(source, representation, mesh, supervise)
     gradient = _make_gradient(
@@ -190,7 +197,7 @@ def make_train_step(
 
     def step(states: TrainState, prior_params, base_key):
         turn = states.step % particles
-        state = take(states, turn, particles)
+        state = state_of_particle(states, turn, particles)
         keys = step_keys(base_key, state.step)
         views = cameras(keys["camera"])
         grads, estimator_state, screen, metrics = gradient(
@@ -216,6 +223,6 @@ def make_train_step(
         )
         metrics |= {f"control/{name}": value for name, value in report.items()}
         new = TrainState(state.step + 1, params, rep_state, opt_state, estimator_state)
-        return put(states, turn, new, particles), metrics
+        return with_particle(states, turn, new, particles), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options)

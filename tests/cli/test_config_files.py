@@ -7,6 +7,7 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
+from sdsjax.cli import config_files as configs_module
 from sdsjax.cli.config_files import (
     config_folder,
     config_names,
@@ -15,7 +16,6 @@ from sdsjax.cli.config_files import (
     locate,
     read_module,
 )
-from sdsjax.training import config as configs_module
 from sdsjax.training.config import (
     ConfigError,
     flatten,

@@ -11,7 +11,9 @@ def bench():
     """run.py with the modules beside it, which are forgotten afterwards."""
     patch = pytest.MonkeyPatch()
     patch.syspath_prepend(str(FOLDER / "bench_nerf"))
-    others = {name: sys.modules.pop(name, None) for name in ("scenes", "peer")}
+    others = {
+        name: sys.modules.pop(name, None) for name in ("scenes", "peer", "figures")
+    }
     yield load("bench_nerf")
     for name, module in others.items():
         sys.modules.pop(name, None)
@@ -36,7 +38,7 @@ class Timed:
 
 
 def test_figures_are_medians_and_ratios_of_one_round(bench):
-    plan = {"grids": ["toybox"], "points": 64, "views": [(8, 10)]}
+    plan = bench.Plan(("toybox",), 64, ((8, 10),), (8,))
     # a machine that gets four times slower half way changes no ratio
     found = {
         f"toybox {name}": Timed(share, share, 4 * share)
@@ -65,7 +67,7 @@ def test_figures_are_medians_and_ratios_of_one_round(bench):
     assert least["matmul"] == pytest.approx(1e3 * 0.5 * flops / (2 * 1024**3))
     assert least["over_floor"] == pytest.approx(1 / (20 + 40 + least["matmul"] / 1e3))
     machine = dict.fromkeys(("date", "cores", "load", "jax", "device", "rounds"), "x")
-    text = bench.markdown(result, machine)
+    text = bench.markdown(machine | result)
     assert "| toybox | gradient | 0.00 M |" in text
     assert all(f"| {label} |" in text for label in bench.scenes.SAMPLERS)
     assert "| 8x8 | 10 Gaussians | 1000 | 1.00 | 4.0 | 1.00 | 2.0 |" in text

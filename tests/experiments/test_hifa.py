@@ -12,6 +12,7 @@ from sdsjax.files.atomic import read_rows
 from sdsjax.types import Rendering
 
 hifa = load("hifa")
+flicker = load("hifa", "distil").flicker
 
 
 def drawing(level):
@@ -25,10 +26,10 @@ def drawing(level):
 
 
 def test_flicker_is_blind_to_what_moves_evenly():
-    assert hifa.flicker(drawing(lambda a: 0.3)) == 0
-    assert hifa.flicker(drawing(lambda a: 0.1 + 0.02 * (a - 30))) < 0.01
+    assert flicker(drawing(lambda a: 0.3)) == 0
+    assert flicker(drawing(lambda a: 0.1 + 0.02 * (a - 30))) < 0.01
     # every other frame brighter by .01: second differences of .02
-    flips = hifa.flicker(drawing(lambda a: 0.3 + 0.01 * (round(4 * (a - 30)) % 2)))
+    flips = flicker(drawing(lambda a: 0.3 + 0.01 * (round(4 * (a - 30)) % 2)))
     np.testing.assert_allclose(flips, 20.0, rtol=1e-3)
 
 
@@ -64,9 +65,9 @@ def test_the_table_compares_the_same_runs(tmp_path):
 def test_a_run_that_is_there_is_not_repeated(tmp_path, monkeypatch):
     plan = hifa.Plan(("a red mug",), (0,), 2)
     monkeypatch.setattr(hifa, "SMALL", plan)
-    monkeypatch.setattr(hifa, "VARIANTS", {"HiFA": hifa.Variant({})})
-    hifa.main(["--out", str(tmp_path), "--strips", str(tmp_path)])
+    monkeypatch.setattr(hifa, "VARIANTS", {"HiFA": hifa.VARIANTS["HiFA"]})
+    hifa.main(["--out", str(tmp_path), "--runs", str(tmp_path)])
     first = (tmp_path / "small.jsonl").read_text()
     assert 0 <= json.loads(first)["iou"] <= 1
-    hifa.main(["--out", str(tmp_path), "--strips", str(tmp_path)])
+    hifa.main(["--out", str(tmp_path), "--runs", str(tmp_path)])
     assert (tmp_path / "small.jsonl").read_text() == first

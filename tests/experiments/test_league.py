@@ -12,6 +12,7 @@ from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.files.atomic import read_rows
 from sdsjax.priors import gaussian_mixture
+from sdsjax.studies.runner import run
 from sdsjax.toybox.world.captions import parse_caption
 
 NAMES = ("entries", "standings", "quality")
@@ -40,10 +41,10 @@ def invented(league, monkeypatch):
         value += 0.02 * (job.setting == 300.0) + 0.01 * job.seed
         truth = {"iou": value, "psnr": 20 * value, "ssim": 0.5, "chamfer": 0.1}
         truth["janus_rate"] = None
-        row = {"key": job.key(), **job._asdict(), "steps": 12, "cpu_seconds": 1.0}
+        row = {**job._asdict(), "steps": 12, "cpu_seconds": 1.0}
         return row | {"truth": truth}
 
-    monkeypatch.setattr(league["quality"].Stage, "perform", perform)
+    monkeypatch.setattr(league["quality"].LeagueRuns, "perform", perform)
     return calls
 
 
@@ -103,10 +104,18 @@ def test_an_alias_is_the_same_direction(league):
         np.testing.assert_allclose(found[alias], found[name], rtol=1e-4, atol=1e-6)
 
 
+def run_league(league, plan, path, minutes=60.0):
+    """The rows of sds and ssd, and no report: nobody draws the truth."""
+    experiment = league["quality"].experiment()
+    options = ["--out", str(path.parent), "--runs", str(path.parent)]
+    plan = plan._replace(only=("sds", "ssd"))
+    made = experiment._replace(small=plan, table=None, stem=path.stem)
+    run([*options, "--minutes", str(minutes)], made)
+
+
 def test_tunes_reports_and_resumes(league, plan, monkeypatch, tmp_path):
-    quality, calls = league["quality"], invented(league, monkeypatch)
-    path, names = tmp_path / "runs.jsonl", ["sds", "ssd"]
-    quality.run_all(plan, names, path, tmp_path, 60)
+    calls, path = invented(league, monkeypatch), tmp_path / "runs.jsonl"
+    run_league(league, plan, path)
     assert len(calls) == 2 * (3 * 2 + 2 * 2)  # trials x prompts, prompts x seeds
     assert {job.prompt for job in calls[:6]} == set(league["entries"].TUNE)
     done = read_rows(path, "key")
@@ -114,19 +123,20 @@ def test_tunes_reports_and_resumes(league, plan, monkeypatch, tmp_path):
     assert league["standings"].order(plan, done) == ["ssd", "sds"]
     # a crash in the middle of a line costs that run, and only that
     path.write_text(path.read_text()[:-40])
-    quality.run_all(plan, names, path, tmp_path, 60)
+    run_league(league, plan, path)
     assert len(calls) == 21
     assert read_rows(path, "key") == done
     # no run is begun once the time is up
     path.unlink()
-    quality.run_all(plan, names, path, tmp_path, -1)
+    with pytest.raises(SystemExit, match="holds no run yet"):
+        run_league(league, plan, path, minutes=-1)
     assert len(calls) == 21
 
 
 def test_table_ranks_what_is_done(league, plan, monkeypatch, tmp_path):
     invented(league, monkeypatch)
     path = tmp_path / "runs.jsonl"
-    league["quality"].run_all(plan, ["sds", "ssd"], path, tmp_path, 60)
+    run_league(league, plan, path)
     done = read_rows(path, "key")
     text = league["standings"].table(plan, done)
     rows = [line for line in text.splitlines() if line.startswith("| s")]

@@ -11,6 +11,7 @@ from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.priors import gaussian_mixture
 from sdsjax.studies.comparison import Plan
+from sdsjax.studies.runner import run
 
 SCHEDULE = NoiseSchedule.scaled_linear()
 STATIC = {
@@ -102,17 +103,15 @@ def test_schedules_cost_the_same_and_differ(times):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ssd_ablation", "timesteps"])
-def test_a_tiny_run_is_made_once_and_reported(name, tmp_path, monkeypatch):
+def test_a_tiny_run_is_made_once_and_reported(name, tmp_path):
     module = load(name, "on_toybox")
-    plan = Plan(("a red mug",), (0,), 2)
-    small = (plan, (500,)) if name == "ssd_ablation" else plan
-    monkeypatch.setattr(module, "SMALL", small)
+    plan = Plan(("a red mug",), (0,), 2, swept=(500,))
+    small = module.experiment()._replace(small=plan)
     argv = ["--toybox", "--out", str(tmp_path), "--runs", str(tmp_path / "runs")]
-    module.main(argv)
+    run(argv, small)
     first = (tmp_path / "small-toybox.jsonl").read_text()
     text = (tmp_path / "small-toybox.md").read_text()
-    cases = module.cases(*small[1:]) if name == "ssd_ablation" else module.cases(plan)
-    assert all(f"| {case.label} |" in text for case in cases)
+    assert all(f"| {case.label} |" in text for case in module.compared(plan).cases)
     assert (tmp_path / "small-toybox.png").stat().st_size > 5000
-    module.main(argv)
+    run(argv, small)
     assert (tmp_path / "small-toybox.jsonl").read_text() == first

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from experiment_folder import load, run_small
+from experiment_folder import load, modules, run_small
+
+from sdsjax.studies.runner import run
 
 pytestmark = pytest.mark.slow
 
@@ -11,10 +13,7 @@ def test_ssd_norms(tmp_path, monkeypatch):
     norms = load("ssd_norms")
     monkeypatch.setattr(norms, "SMALL", norms.Plan(96, (200, 900), 4, 16))
     monkeypatch.setattr(norms, "FIELD_TIMES", (200,))
-    both = norms.exact_cases
-    monkeypatch.setattr(
-        norms, "exact_cases", lambda plan: {"spread .02": both(plan)["spread .02"]}
-    )
+    monkeypatch.setattr(norms, "EXACT", ("spread .02",))
     text = run_small(norms, tmp_path)
     assert "**spread .02**: d = 48, 96 noises" in text
     rows = [line for line in text.splitlines() if line.startswith(("| 200", "| 900"))]
@@ -54,12 +53,12 @@ def test_stein_variance(tmp_path, monkeypatch):
     assert "| 0 | 0.2 |" in text
 
 
-def test_league(tmp_path, monkeypatch):
-    league = load("league")
-    monkeypatch.setattr(league, "SMALL", league.Plan(4, 2, 16, (0.01, 0.03), 2, 64))
-    names = ("sds", "ssd")
-    monkeypatch.setattr(league, "ENTRIES", {n: league.ENTRIES[n] for n in names})
-    league.main(["--out", str(tmp_path)])
+def test_league(tmp_path):
+    with modules("league", ("exact", "exact_entries", "exact_report")) as league:
+        exact, names = league["exact"], ("sds", "ssd")
+        plan = exact.Plan(4, 2, 16, (0.01, 0.03), 2, 64, names)
+        small = exact.experiment()._replace(small=plan)
+        run(["--out", str(tmp_path)], small)
     assert (tmp_path / "exact.png").stat().st_size > 5000
     text = (tmp_path / "exact.md").read_text()
     assert all(f"| {name} |" in text for name in names)
@@ -69,7 +68,8 @@ def test_the_league_knows_every_estimator():
     from sdsjax.estimators import ESTIMATORS
 
     league = load("league")
-    assert set(league.ENTRIES) == set(ESTIMATORS)
-    assert not set(league.TUNE) & set(league.REPORT)
+    entries = league.exact
+    assert set(entries.ENTRIES) == set(ESTIMATORS)
+    assert not set(entries.TUNE) & set(entries.REPORT)
     with pytest.raises(SystemExit):
         league.main(["--only", "nobody"])

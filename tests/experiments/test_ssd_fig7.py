@@ -7,6 +7,7 @@ import pytest
 from experiment_folder import load, run_small
 
 from sdsjax.diffusion import alpha_sigma
+from sdsjax.studies.statistics import wilson_interval
 
 
 @pytest.fixture(scope="module")
@@ -14,33 +15,38 @@ def fig7():
     return load("ssd_fig7")
 
 
-def test_the_modes_merge_from_t_147_on(fig7):
+@pytest.fixture(scope="module")
+def mixture():
+    return load("ssd_fig7", "mixture")
+
+
+def test_the_modes_merge_from_t_147_on(mixture):
     """Two equal Gaussians one apart merge where alpha^2 / 4 = alpha^2 v + sigma^2."""
-    assert fig7.merging_time() == 147
+    assert mixture.merging_time() == 147
     for t, two in [(146, True), (147, False)]:
-        alpha, sigma = (float(v) for v in alpha_sigma(fig7.SCHEDULE, t))
+        alpha, sigma = (float(v) for v in alpha_sigma(mixture.SCHEDULE, t))
         assert (0.25 * alpha**2 > 0.05 * alpha**2 + sigma**2) == two
 
 
-def test_lifts_keep_the_mixture_or_repeat_it(fig7):
-    pad, tile = (fig7.lift(fig7.MEANS, 6, how) for how in ("pad", "tile"))
-    np.testing.assert_array_equal(pad[:, :2], fig7.MEANS)
+def test_lifts_keep_the_mixture_or_repeat_it(mixture):
+    pad, tile = (mixture.lift(mixture.MEANS, 6, how) for how in ("pad", "tile"))
+    np.testing.assert_array_equal(pad[:, :2], mixture.MEANS)
     assert not pad[:, 2:].any()
-    np.testing.assert_array_equal(tile[:, 4:], fig7.MEANS)
+    np.testing.assert_array_equal(tile[:, 4:], mixture.MEANS)
     gap = np.linalg.norm(tile[2] - tile[1]) / np.linalg.norm(pad[2] - pad[1])
     assert abs(gap - 3**0.5) < 1e-6
 
 
-def test_the_density_is_the_prior_s(fig7):
+def test_the_density_is_the_prior_s(mixture):
     """e = -sigma grad log p, for both branches, by finite differences."""
-    prior, t, h = fig7.make_prior(), 350, 1e-4
-    alpha, sigma = (float(v) for v in alpha_sigma(fig7.SCHEDULE, t))
+    prior, t, h = mixture.make_prior(), 350, 1e-4
+    alpha, sigma = (float(v) for v in alpha_sigma(mixture.SCHEDULE, t))
     x = np.array([0.9, 0.3])
     e = prior.noise(jnp.asarray(x, jnp.float32), t)
     for branch, conditional in ((e.cond, True), (e.uncond, False)):
         slope = [
-            fig7.log_density(x + h * d, alpha, sigma, conditional)
-            - fig7.log_density(x - h * d, alpha, sigma, conditional)
+            mixture.log_density(x + h * d, alpha, sigma, conditional)
+            - mixture.log_density(x - h * d, alpha, sigma, conditional)
             for d in np.eye(2)
         ]
         np.testing.assert_allclose(
@@ -48,11 +54,11 @@ def test_the_density_is_the_prior_s(fig7):
         )
 
 
-def test_wilson_covers_a_certain_outcome(fig7):
-    low, high = fig7.wilson(16, 16)
+def test_wilson_covers_a_certain_outcome():
+    low, high = wilson_interval(16, 16)
     assert 0.78 < low < 0.83
     assert high == 1.0
-    assert fig7.wilson(8, 16)[0] < 0.5 < fig7.wilson(8, 16)[1]
+    assert wilson_interval(8, 16)[0] < 0.5 < wilson_interval(8, 16)[1]
 
 
 def test_ssd_needs_a_threshold_to_stay(fig7):

@@ -11,7 +11,7 @@ from sdsjax.estimators import ESTIMATORS
 from sdsjax.priors import gaussian_mixture
 from sdsjax.types import Rendering, View
 
-NAMES = ("toybox_figures", "toybox_report", "toybox")
+NAMES = ("toybox_figures", "toybox_samples")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_one_evaluation_serves_every_estimator(stein):
     view = View(None, Rendering(z, layer, 2 + layer, z, {}))
     vsd = ESTIMATORS["vsd"](schedule, guidance_scale=7.5)
     ssd = ESTIMATORS["ssd"](schedule, threshold=500)
-    toybox, key_noise = stein["toybox"], jax.random.split(key, 3)[1]
+    toybox, key_noise = stein["toybox_samples"], jax.random.split(key, 3)[1]
     steins = toybox.steins(schedule)
 
     @jax.jit
@@ -60,7 +60,9 @@ def samples(stein, count=64):
     one, other, rest = rng.normal(size=(3, *shape)).astype(np.float32)
     c = {"constant": one, "depth": other, "normal": one}
     a, zero = 0.1 - 0.5 * one - 0.25 * other + 0.01 * rest, np.zeros_like(one)
-    return stein["toybox"].Terms(np.arange(count) * 999 // count, a, c, a, a, zero)
+    return stein["toybox_samples"].Terms(
+        np.arange(count) * 999 // count, a, c, a, a, zero
+    )
 
 
 def test_optimal_mu_has_not_seen_the_noise_it_meets(stein):

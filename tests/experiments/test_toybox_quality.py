@@ -1,22 +1,21 @@
 """The quality experiment's bookkeeping: resuming, choosing, the table."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+from experiment_folder import load
 
 from sdsjax.files.atomic import read_rows
 from sdsjax.toybox.world.captions import parse_caption
 
-PATH = Path(__file__).parents[2] / "experiments" / "toybox_quality" / "run.py"
-
 
 @pytest.fixture(scope="module")
 def quality():
-    spec = importlib.util.spec_from_file_location("toybox_quality", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("toybox_quality")
+
+
+def run_full(quality, folder):
+    """The rows of the full plan, and whatever report follows."""
+    quality.main(["--full", "--out", str(folder), "--runs", str(folder)])
+    return read_rows(folder / "full.jsonl", "key")
 
 
 @pytest.fixture
@@ -48,28 +47,28 @@ def test_prompts_are_captions_and_tuning_prompts_are_not_reported(quality):
 
 def test_tunes_reports_and_resumes(quality, invented, tmp_path):
     plan, path = quality.FULL, tmp_path / "full.jsonl"
-    done = quality.perform(quality.tuning_jobs(plan), plan, path, tmp_path)
-    assert len(invented) == 32
-    chosen = quality.choose(plan, done)
-    assert chosen == {"sds": 50.0, "ssd": 300.0}
-    jobs = quality.report_jobs(plan, chosen)
-    assert len(jobs) == 2 * (12 + 2 * 3)
-    done = quality.perform(jobs, plan, path, tmp_path)
-    assert len(invented) == 68
+    done = run_full(quality, tmp_path)
+    # 32 trials, and both estimators on 12 prompts, three of them with three seeds
+    assert len(invented) == 32 + 2 * (12 + 2 * 3)
+    assert len(done) == len(invented) + 16  # ceilings
+    assert quality.choose(plan, done) == {"sds": 50.0, "ssd": 300.0}
+    tuned = {quality.Job(n, s, p, 0).key() for n in ("sds", "ssd")
+             for s in plan.settings[n] for p in plan.tune}  # fmt: skip
+    assert set(invented[:32]) == tuned
     # A crash in the middle of a line costs that run, and only that.
     path.write_text(path.read_text()[:-30])
-    again = quality.perform(jobs, plan, path, tmp_path)
+    assert run_full(quality, tmp_path) == done
     assert len(invented) == 69
-    assert again == done
-    assert read_rows(path, "key") == done
+    # A report of half the rows is one line.
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join(rows[: len(rows) // 2]))
+    with pytest.raises(SystemExit, match="runs are missing, first: "):
+        quality.main(["--full", "--only-report", "--out", str(tmp_path)])
 
 
 def test_table_holds_every_prompt_and_the_medians(quality, invented, tmp_path):
-    plan, path = quality.FULL, tmp_path / "full.jsonl"
-    done = quality.perform(quality.tuning_jobs(plan), plan, path, tmp_path)
-    chosen = quality.choose(plan, done)
-    done = quality.perform(quality.report_jobs(plan, chosen), plan, path, tmp_path)
-    text = quality.table(plan, chosen, done)
+    run_full(quality, tmp_path)
+    text = (tmp_path / "full.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| a")]
     assert len(rows) == 12
     assert all(row.count("|") == 14 for row in rows)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from if_folders import fixed_tensors, write_component
 
+from sdsjax.models.loading import configs_deepfloyd as configs
 from sdsjax.models.loading import hub
 from sdsjax.models.loading.errors import LoaderError
 from sdsjax.models.text_encoders.clip import CLIPTextConfig

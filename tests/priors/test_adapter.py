@@ -5,10 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_stable_diffusion import TEXT, UNET, VAE
+from test_stable_diffusion import TEXT, UNET, VAE, random_params
 
 from sdsjax.cameras import orbit_camera
-from sdsjax.models.loading import hub
 from sdsjax.models.loading.save import save_stable_diffusion
 from sdsjax.models.text_encoders.clip_tokenizer import train_word_tokenizer
 from sdsjax.models.unets.lora import Lora
@@ -19,12 +18,6 @@ WORDS = ["red", "cat", "front", "view", "left", "right", "side", "back", "overhe
 SHORT = ["red", "cat", "view", "overhead", "side", "right", "front", "left"]
 LEFT = View(orbit_camera(90.0, 0.0))
 NULL = View(jax.tree.map(jnp.zeros_like, LEFT.camera))
-
-
-def random_params(name, config, seed):
-    draw = np.random.default_rng(seed).normal
-    shapes = hub.param_shapes(name, config)
-    return jax.tree.map(lambda s: np.float32(0.2 * draw(size=s.shape)), shapes)
 
 
 def write(folder, *, seed=0, unet=UNET, words=WORDS, **scheduler):

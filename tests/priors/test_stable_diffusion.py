@@ -34,86 +34,126 @@ TEXT = CLIPTextConfig(
 
 
 def random_params(name, config, seed):
+    draw = np.random.default_rng(seed).normal
     shapes = hub.param_shapes(name, config)
-    leaves, structure = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    drawn = [0.2 * jax.random.normal(k, s.shape) for k, s in zip(keys, leaves)]
-    return jax.tree.unflatten(structure, drawn)
+    return jax.tree.map(lambda s: np.float32(0.2 * draw(size=s.shape)), shapes)
 
 
-@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
-def folder(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder for each kind of prediction, else alike."""
     words = train_word_tokenizer(["red", "cat", "front", "view", "left", "side"])
     text = TEXT._replace(vocab_size=len(words[0]))
-    return save_stable_diffusion(
-        tmp_path_factory.mktemp("sd"),
-        unet=(UNET, random_params("unet", UNET, 0)),
-        vae=(VAE, random_params("vae", VAE, 1)),
-        text_encoder=(text, random_params("text_encoder", text, 2)),
-        tokenizer=words,
-        prediction_type=request.param,
-    )
+    networks = {
+        "unet": (UNET, random_params("unet", UNET, 0)),
+        "vae": (VAE, random_params("vae", VAE, 1)),
+        "text_encoder": (text, random_params("text_encoder", text, 2)),
+    }
+    return {
+        kind: str(
+            save_stable_diffusion(
+                tmp_path_factory.mktemp(kind),
+                **networks,
+                tokenizer=words,
+                prediction_type=kind,
+            )
+        )
+        for kind in ("epsilon", "v_prediction")
+    }
 
 
-def test_branches_are_separate_calls_of_the_network(folder):
-    source = stable_diffusion.load(str(folder), "red cat", "side")
-    prior, networks = source.bind(source.params), hub.load_stable_diffusion(str(folder))
-    z_t, t = jax.random.normal(jax.random.key(0), (8, 8, 4)), jnp.int32(400)
-    e = prior.noise(z_t, t, None, branches=("cond", "uncond", "negative"))
-    encoder = networks.text_encoder
+@pytest.fixture(scope="module")
+def folder(folders):
+    return folders["epsilon"]
+
+
+@pytest.fixture(scope="module")
+def source(folder):
+    return stable_diffusion.load(folder, "red cat")
+
+
+Z_T, T = jax.random.normal(jax.random.key(0), (8, 8, 4)), jnp.int32(400)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_branches_are_separate_calls_of_the_network(folders, kind):
+    source = stable_diffusion.load(folders[kind], "red cat", "side")
+    networks = hub.load_stable_diffusion(folders[kind])
+    assert networks.prediction_type == kind
+
+    @jax.jit
+    def noise(params):
+        return source.bind(params).noise(
+            Z_T, T, None, branches=("cond", "uncond", "negative")
+        )
+
+    @jax.jit
+    def alone(unet, encoder, ids):
+        states = networks.text_encoder.module.apply({"params": encoder}, ids)
+        out = networks.unet.module.apply({"params": unet}, Z_T[None], T[None], states)
+        if kind == "v_prediction":
+            return velocity_to_noise(networks.schedule, Z_T, out[0], T)
+        return out[0]
+
+    e = noise(source.params)
     for got, text in [(e.cond, "red cat"), (e.uncond, ""), (e.negative, "side")]:
         ids = jnp.asarray(networks.tokenizer([text]))
-        states = encoder.module.apply({"params": encoder.params}, ids)
-        out = networks.unet.module.apply(
-            {"params": networks.unet.params}, z_t[None], t[None], states
-        )[0]
-        if networks.prediction_type == "v_prediction":
-            out = velocity_to_noise(networks.schedule, z_t, out, t)
-        np.testing.assert_allclose(got, out, rtol=1e-4, atol=1e-4)
-    assert prior.noise(z_t, t, None, branches=("cond",)).uncond is None
+        want = alone(networks.unet.params, networks.text_encoder.params, ids)
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    only = jax.eval_shape(
+        lambda p: source.bind(p).noise(Z_T, T, None, branches=("cond",)), source.params
+    )
+    assert only.cond.shape == Z_T.shape
+    assert only.uncond is only.negative is None
 
 
-def test_view_words_follow_the_camera(folder):
-    source = stable_diffusion.load(str(folder), "red cat")
-    prior = source.bind(source.params)
-    z_t, t = jax.random.normal(jax.random.key(0), (8, 8, 4)), jnp.int32(400)
+def test_view_words_follow_the_camera(folder, source):
+    def cond(source):
+        return jax.jit(lambda p, v: source.bind(p).noise(Z_T, T, v, ("cond",)).cond)
+
+    followed = cond(source)
     for azimuth, row in [(0.0, prompts.FRONT), (90.0, prompts.LEFT)]:
         view = View(orbit_camera(azimuth, 0.0))
-        got = prior.noise(z_t, t, view).cond
         text = prompts.view_prompts("red cat")[row]
-        alone = stable_diffusion.load(str(folder), text, view_prompts=False)
-        want = alone.bind(alone.params).noise(z_t, t, view).cond
+        alone = stable_diffusion.load(folder, text, view_prompts=False)
+        got, want = followed(source.params, view), cond(alone)(alone.params, view)
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_encode_is_the_scaled_mean_and_differentiable(folder):
-    source = stable_diffusion.load(str(folder), "red cat")
-    prior, vae = source.bind(source.params), hub.load_component(str(folder), "vae")
+def test_encode_is_the_scaled_mean_and_differentiable(folder, source):
+    vae = hub.load_component(folder, "vae")
     x = jax.random.uniform(jax.random.key(0), source.image_shape, minval=-1.0)
-    mean, _ = vae.module.apply({"params": vae.params}, x[None], method="encode")
-    np.testing.assert_allclose(prior.encode(x), 0.5 * mean[0], rtol=1e-5, atol=1e-5)
-    assert prior.decode(prior.encode(x)).shape == x.shape
-    slope = jax.grad(lambda x: jnp.sum(prior.encode(x) ** 2))(x)
+
+    @jax.jit
+    def there_and_back(params, x):
+        z, pull = jax.vjp(source.bind(params).encode, x)
+        return z, source.bind(params).decode(z), pull(2 * z)[0]
+
+    z, back, slope = there_and_back(source.params, x)
+    encode = jax.jit(vae.module.apply, static_argnames="method")
+    mean, _ = encode({"params": vae.params}, x[None], method="encode")
+    np.testing.assert_allclose(z, 0.5 * mean[0], rtol=1e-5, atol=1e-5)
+    assert back.shape == x.shape
     assert jnp.isfinite(slope).all()
     assert jnp.abs(slope).max() > 0
 
 
-def test_parameters_carry_no_gradient(folder):
-    source = stable_diffusion.load(str(folder), "red cat")
+def test_parameters_carry_no_gradient(source):
     x = jnp.ones(source.image_shape)
 
-    def through(params):
+    @jax.jit
+    @jax.grad
+    def slope(params):
         prior = source.bind(params)
         return jnp.sum(prior.noise(prior.encode(x), jnp.int32(9), None).cond ** 2)
 
-    for leaf in jax.tree.leaves(jax.grad(through)(source.params)):
+    for leaf in jax.tree.leaves(slope(source.params)):
         assert not leaf.any()
 
 
-def test_large_images_are_encoded_with_rematerialisation(folder, monkeypatch):
-    source = stable_diffusion.load(str(folder), "red cat")
+def test_large_images_are_encoded_with_rematerialisation(folder, source, monkeypatch):
     monkeypatch.setattr(stable_diffusion, "REMAT_FROM", 16)
-    lean = stable_diffusion.load(str(folder), "red cat", image_size=16)
+    lean = stable_diffusion.load(folder, "red cat", image_size=16)
     x = jax.random.uniform(jax.random.key(0), source.image_shape, minval=-1.0)
     programs = [
         str(jax.make_jaxpr(lambda p, x, s=s: s.bind(p).encode(x))(s.params, x))
@@ -124,17 +164,17 @@ def test_large_images_are_encoded_with_rematerialisation(folder, monkeypatch):
 
 def test_an_image_size_between_latents_is_refused(folder):
     with pytest.raises(ValueError, match="multiple of 2"):
-        stable_diffusion.load(str(folder), "red cat", image_size=15)
+        stable_diffusion.load(folder, "red cat", image_size=15)
 
 
 def test_the_text_encoder_is_freed(folder):
-    words = hub.load_component(str(folder), "text_encoder").config.vocab_size
+    words = hub.load_component(folder, "text_encoder").config.vocab_size
 
     def embeddings():  # nothing else has a row for every word
         gc.collect()
         return sum(words in array.shape for array in jax.live_arrays())
 
     before = embeddings()
-    source = stable_diffusion.load(str(folder), "red cat")
+    source = stable_diffusion.load(folder, "red cat")
     assert embeddings() == before
     assert source.params.states.uncond.shape == (TEXT.positions, TEXT.hidden)

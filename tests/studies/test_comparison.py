@@ -1,13 +1,16 @@
 """Cases over equal pairs: what is run again, what a table says, what is subtracted."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
 from sdsjax.files.atomic import read_rows
-from sdsjax.studies import comparison, run_rows
+from sdsjax.studies import comparison, report, statistics
 from sdsjax.studies.comparison import Case, Comparison, Plan
+from sdsjax.studies.results import run_missing
+from sdsjax.studies.runner import run
 from sdsjax.studies.toybox_run import Outcome
 
 PROMPTS = ("a red mug", "a blue house")
@@ -37,8 +40,9 @@ class Invented:
 
 def complete(path, root, runs, **options):
     done = read_rows(path, "key")
-    ended = comparison.perform(runs, CASES, PLAN, path, root, done, **options)
-    return ended, done
+    jobs = comparison.jobs_of(CASES, PLAN)
+    perform = partial(comparison.perform, runs, PLAN, root)
+    return run_missing(jobs, perform, path, done, **options), done
 
 
 @pytest.fixture
@@ -65,8 +69,8 @@ def test_all_cases_of_a_pair_come_before_the_next_and_none_twice(performed, tmp_
 def test_differences_are_taken_within_pairs(performed):
     _, _, done = performed
     bases = {"- plain": {"better": "plain", "plain": "plain"}, "- none": {}}
-    compared = Comparison(PLAN, CASES, bases)
-    text = comparison.table(compared, done, CEILINGS)
+    compared = Comparison(CASES, bases)
+    text = comparison.table(PLAN, compared, done, CEILINGS)
     rows = [line.split(" | ") for line in text.splitlines() if "+-" in line[:60]]
     assert len(rows) == 2
     # shares .5 (iou / .8 + .5): .5625, .625, twice; their errors do not cancel ...
@@ -81,7 +85,7 @@ def test_differences_are_taken_within_pairs(performed):
     assert rows[1][-1] == "4 (4 not finite) |"
     # a pair that one side lacks does not count
     kept = {key: row for key, row in done.items() if "plain | a red" not in key}
-    text = comparison.table(compared, kept, CEILINGS)
+    text = comparison.table(PLAN, compared, kept, CEILINGS)
     assert f"{gaps.mean():+.3f} +- {gaps[::2].std(ddof=1) / 2**0.5:.3f}" in text
     assert json.dumps(done)  # plain numbers throughout
 
@@ -93,7 +97,7 @@ def test_a_sheet_that_exists_is_replaced_by_a_complete_one_only(performed, tmp_p
         found.append(([label for label, _ in rows], titles))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_rows, "sheet", drawn)
+        patch.setattr(report, "save_sheet", drawn)
         patch.setattr(comparison, "true_views", lambda prompt: (None, None, prompt))
         patch.setattr(comparison, "side_by_side", lambda views: np.zeros((4, 16, 3)))
         comparison.draw_sheet(CASES, PLAN, tmp_path / "nothing", path)
@@ -110,27 +114,28 @@ def test_a_sheet_that_exists_is_replaced_by_a_complete_one_only(performed, tmp_p
 
 
 def test_figures_of_few_values():
-    assert run_rows.mean_error([2.0])[0] == 2.0
-    assert np.isnan(run_rows.mean_error([2.0])[1])
-    np.testing.assert_allclose(run_rows.mean_error([1.0, 3.0]), (2.0, 1.0))
-    assert run_rows.paired({"a": 1.0}, {"b": 1.0})[2] == 0
-    mean, error, count = run_rows.paired({"a": 1.0, "b": 4.0}, {"a": 0.5, "b": 2.0})
+    assert statistics.mean_error([2.0])[0] == 2.0
+    assert np.isnan(statistics.mean_error([2.0])[1])
+    np.testing.assert_allclose(statistics.mean_error([1.0, 3.0]), (2.0, 1.0))
+    assert statistics.paired_difference({"a": 1.0}, {"b": 1.0})[2] == 0
+    mean, error, count = statistics.paired_difference(
+        {"a": 1.0, "b": 4.0}, {"a": 0.5, "b": 2.0}
+    )
     np.testing.assert_allclose((mean, error), (1.25, 0.75))
     assert count == 2
 
 
 def test_a_sheet_has_every_row_and_title(tmp_path):
     rows = [(label, [np.zeros((4, 16, 3))] * 2) for label in ("truth", "plain")]
-    run_rows.sheet(rows, PROMPTS, tmp_path / "sheet.png")
+    report.save_sheet(rows, PROMPTS, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 3000
 
 
 def test_a_report_of_nothing_is_refused_in_one_line(tmp_path):
-    compared = Comparison(PLAN, CASES, {})
+    experiment = comparison.comparison_experiment(
+        folder=tmp_path, description="what it does", ceilings=tmp_path / "rows.jsonl",
+        small=PLAN, full=PLAN, compared=lambda plan: Comparison(CASES, {}), build=None,
+    )  # fmt: skip
     with pytest.raises(SystemExit, match="holds no run yet: leave out --only-report"):
-        comparison.command(
-            ["--toybox", "--only-report", "--out", str(tmp_path / "none")],
-            text="what it does", folder=tmp_path, ceilings=tmp_path / "rows.jsonl",
-            small=compared, full=compared, pieces=None,
-        )  # fmt: skip
+        run(["--toybox", "--only-report", "--out", str(tmp_path / "none")], experiment)
     assert not (tmp_path / "none").exists()

@@ -7,7 +7,7 @@ import pytest
 
 from sdsjax.cameras import OrbitRange
 from sdsjax.cli.checks import resolve
-from sdsjax.training.build import background, build, build_phases
+from sdsjax.training.build import background_of, build, build_phases
 from sdsjax.training.config import ConfigError
 
 MIXTURE = {"prior.name": "gaussian_mixture", "resolution": 8}
@@ -251,10 +251,10 @@ def test_nothing_is_asked_unless_a_config_asks():
     ],
 )
 def test_background(text, value):
-    assert background(text) == value
+    assert background_of(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "blue", "1,1", "0,0,2", "0,0,nan", "1,2,3,4"])
 def test_background_refuses(text):
     with pytest.raises(ConfigError, match=r"r,g,b"):
-        background(text)
+        background_of(text)

@@ -18,7 +18,7 @@ from sdsjax.estimators import ESTIMATORS
 from sdsjax.representations.image import image
 from sdsjax.training import train
 from sdsjax.training.config import ConfigError
-from sdsjax.training.particles import put, take
+from sdsjax.training.particles import state_of_particle, with_particle
 from sdsjax.training.train_step import init_state, make_train_step
 from sdsjax.types import PriorSource
 
@@ -59,7 +59,7 @@ def close(a, b):
 def test_side_by_side_equals_separate_states_that_hand_the_shared_one_on():
     step, state, prior_params, key = pieces(COUNT)
     alone = pieces(1)[0]
-    separate = [take(state, index, COUNT) for index in range(COUNT)]
+    separate = [state_of_particle(state, index, COUNT) for index in range(COUNT)]
     separate = jax.tree.map(jnp.array, separate)
     shared = separate[0].estimator_state
     for index in range(STEPS):
@@ -70,7 +70,7 @@ def test_side_by_side_equals_separate_states_that_hand_the_shared_one_on():
         mine, _ = alone(jax.tree.map(jnp.array, mine), prior_params, key)
         separate[index % COUNT], shared = mine, mine.estimator_state
     for index, mine in enumerate(separate):
-        own = take(state, index, COUNT)
+        own = state_of_particle(state, index, COUNT)
         close((own.params, own.opt_state), (mine.params, mine.opt_state))
     close(state.estimator_state, shared)
 
@@ -88,8 +88,8 @@ def test_a_step_moves_its_own_particle_and_no_other():
 def test_one_particle_has_no_axis():
     _, state, _, _ = pieces(1)
     assert state.params.pixels.shape == (4, 4, 3)
-    assert take(state, 0, 1) is state
-    assert put(state, 0, state, 1) is state
+    assert state_of_particle(state, 0, 1) is state
+    assert with_particle(state, 0, state, 1) is state
 
 
 def test_a_run_shows_every_particle(tmp_path):

@@ -17,6 +17,7 @@ import tiny_run
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from sdsjax.cli import python_api
 from sdsjax.runs import lock, logs
 from sdsjax.runs.compile_cache import enable_compile_cache
 from sdsjax.runs.lock import RunError
@@ -155,7 +156,7 @@ def test_directories_that_are_not_ours_stay_untouched(tmp_path, kind):
 
 def poisoned(monkeypatch, at: int):
     """A train step whose parameters become NaN at step `at`."""
-    make = train.make_train_step
+    make = session_module.make_train_step
 
     def make_poisoned(*args, **kwargs):
         step = make(*args, **kwargs)
@@ -170,7 +171,7 @@ def poisoned(monkeypatch, at: int):
 
         return wrapped
 
-    monkeypatch.setattr(train, "make_train_step", make_poisoned)
+    monkeypatch.setattr(session_module, "make_train_step", make_poisoned)
 
 
 def test_nan_aborts_and_never_becomes_a_checkpoint(tmp_path, monkeypatch):
@@ -303,7 +304,7 @@ def test_the_loop_fetches_only_what_is_due(tmp_path, monkeypatch):
 
 
 def test_every_diagnostic_is_attended_to():
-    source = inspect.getsource(train.attend)
+    source = inspect.getsource(train.write_what_is_due)
     for key in tiny_run.config().diagnostics:
         assert f"diagnostics.{key}" in source
 
@@ -324,7 +325,7 @@ def test_generate_is_the_same_job(finished, tmp_path):
     _, asset, _ = finished
     overrides = dict(tiny_run.OVERRIDES, preview_every=15)
     prompt = overrides.pop("prompt")
-    made = train.generate(prompt, "ssd:image", workdir=tmp_path / "b", **overrides)
+    made = python_api.generate(prompt, "ssd:image", workdir=tmp_path / "b", **overrides)
     np.testing.assert_array_equal(made.params.pixels, asset.params.pixels)
     run = json.loads((tmp_path / "b" / "run.json").read_text())
     said = preset_and_overrides(run["sessions"][0]["command"])
@@ -333,10 +334,10 @@ def test_generate_is_the_same_job(finished, tmp_path):
 
 
 def test_generate_passes_on_what_is_no_config_key(monkeypatch):
-    monkeypatch.setattr(train, "run", lambda *args, **options: (args, options))
+    monkeypatch.setattr(python_api, "run", lambda *args, **options: (args, options))
     overrides = dict(tiny_run.OVERRIDES, allow_config_change=True)
     prompt = overrides.pop("prompt")
-    (_, workdir), options = train.generate(prompt, "ssd:image", **overrides)
+    (_, workdir), options = python_api.generate(prompt, "ssd:image", **overrides)
     assert workdir == "runs/ssd-image-a-red-cube-0"
     assert options["allow_config_change"] is True
 
@@ -356,7 +357,8 @@ def test_picture_shows_every_kind_of_rendering():
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
 def test_compile_cache_is_private_and_optional(tmp_path, monkeypatch):
-    old = jax.config.jax_compilation_cache_dir
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    old = {name: getattr(jax.config, name) for name in names}
     assert enable_compile_cache() is None
     monkeypatch.delenv("SDSJAX_COMPILE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -367,4 +369,5 @@ def test_compile_cache_is_private_and_optional(tmp_path, monkeypatch):
         assert folder.is_relative_to(tmp_path / "sdsjax")
         assert folder.stat().st_mode & 0o777 == 0o700
     finally:
-        jax.config.update("jax_compilation_cache_dir", old)
+        for name, value in old.items():
+            jax.config.update(name, value)

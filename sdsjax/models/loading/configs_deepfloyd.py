@@ -9,6 +9,7 @@ from typing import Any
 
 from sdsjax.models.loading import configs
 from sdsjax.models.loading.configs import UNET_FIXED, UNET_INERT, ConfigReader
+from sdsjax.models.loading.configs_multiview import is_multiview, multiview_config
 from sdsjax.models.text_encoders.t5 import T5Config
 from sdsjax.models.unets.deepfloyd import ACTIVATIONS, TEXT_GROUPS, IFUNetConfig
 
@@ -73,6 +74,8 @@ def is_t5(config: Mapping[str, Any]) -> bool:
 
 def unet_config(config: Mapping[str, Any], where="unet/config.json"):
     """The config of any UNet; raises LoaderError for what is not implemented."""
+    if is_multiview(config):
+        return multiview_config(config, where)
     read = if_unet_config if is_if_unet(config) else configs.unet_config
     return read(config, where)
 

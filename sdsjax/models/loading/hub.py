@@ -21,18 +21,24 @@ from huggingface_hub import errors as hub_errors
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import configs, configs_deepfloyd, mapping, mapping_deepfloyd
 from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.loading.scheduler import read_schedule
 from sdsjax.models.loading.weights import find_weights, load_params, read_json
 from sdsjax.models.text_encoders.clip import CLIPTextConfig, CLIPTextEncoder
 from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
 from sdsjax.models.text_encoders.t5 import T5Config, T5Encoder
 from sdsjax.models.unets.deepfloyd import IFUNet, IFUNetConfig
+from sdsjax.models.unets.multiview import (
+    CAMERA_NUMBERS,
+    RAY_CHANNELS,
+    MultiViewConfig,
+    MultiViewUNet,
+)
 from sdsjax.models.unets.stable_diffusion import UNet2DCondition, UNetConfig
 from sdsjax.models.vae import AutoencoderKL
 
 BUILT_IN = Path(__file__).resolve().parents[2] / "weights"
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
 class Network(NamedTuple):
@@ -44,7 +50,10 @@ class Network(NamedTuple):
 
 
 class StableDiffusion(NamedTuple):
-    """The networks of one folder, its tokenizer, and how its UNet was trained."""
+    """The networks of one folder, its tokenizer, and how its UNet was trained.
+
+    unet: of `load_multiview` a MultiViewUNet, else a UNet2DCondition.
+    """
 
     unet: Network
     vae: Network
@@ -74,6 +83,7 @@ class Component(NamedTuple):
 MODULES = {
     UNetConfig: UNet2DCondition,
     IFUNetConfig: IFUNet,
+    MultiViewConfig: MultiViewUNet,
     CLIPTextConfig: CLIPTextEncoder,
     T5Config: T5Encoder,
 }
@@ -84,6 +94,15 @@ def _module(config, **options):
 
 
 def _unet_inputs(cfg):
+    if not isinstance(cfg, MultiViewConfig):
+        return _plain_inputs(cfg)
+    sample, t, text = _plain_inputs(cfg.unet)
+    camera = jnp.zeros((1, 1, CAMERA_NUMBERS))
+    rays = jnp.zeros((1, *sample.shape[:-1], RAY_CHANNELS)) if cfg.rays else None
+    return sample[None], t, text, camera, rays
+
+
+def _plain_inputs(cfg):
     side = 2 ** (len(cfg.channels) - 1)
     width = cfg.text_width if isinstance(cfg, IFUNetConfig) else cfg.context
     sample = jnp.zeros((1, side, side, cfg.in_channels))
@@ -218,19 +237,51 @@ def load_stable_diffusion(
     Raises LoaderError, also where the components do not belong together.
     """
     root = resolve(folder_or_repo, revision=revision, variant=variant)
-    for name, kind in (("unet", UNetConfig), ("text_encoder", CLIPTextConfig)):
-        if not isinstance(read_config(root, name), kind):
+    return _load_diffusion(root, UNetConfig, variant, dtype, remat, sharding)
+
+
+def load_multiview(
+    folder_or_repo,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype=jnp.float32,
+    remat: bool = False,
+    sharding=None,
+) -> StableDiffusion:
+    """Load all of a folder whose UNet is a multi-view one (toybox-mv).
+
+    Arguments as in `load_component`, LoaderError as of `load_stable_diffusion`.
+    """
+    root = resolve(folder_or_repo, revision=revision, variant=variant)
+    return _load_diffusion(root, MultiViewConfig, variant, dtype, remat, sharding)
+
+
+# whose a component is, and the prior that loads it, by the type of its config
+OWNERS = {
+    UNetConfig: ("Stable Diffusion's", "stable_diffusion"),
+    MultiViewConfig: ("a multi-view network's", "multiview"),
+    **dict.fromkeys((IFUNetConfig, T5Config), ("DeepFloyd IF's", "deepfloyd")),
+}
+
+
+def _load_diffusion(root, kind, variant, dtype, remat, sharding) -> StableDiffusion:
+    for name, expected in (("unet", kind), ("text_encoder", CLIPTextConfig)):
+        found = type(read_config(root, name))
+        if found is not expected:
+            owner, prior = OWNERS[found]
             raise LoaderError(
-                f"{root}: its {name} is DeepFloyd IF's, not Stable Diffusion's; "
-                "load it as the prior deepfloyd"
+                f"{root}: its {name} is {owner}, not {OWNERS[kind][0]}; load it as the "
+                f"prior {prior}"
             )
     unet, vae, text = (
         _load(root, name, variant, dtype, remat, sharding) for name in COMPONENTS
     )
+    config = unet.config.unet if kind is MultiViewConfig else unet.config
     for what, found, expected in (
-        ("unet cross_attention_dim", unet.config.context, text.config.hidden),
-        ("unet in_channels", unet.config.in_channels, vae.config.latent_channels),
-        ("unet out_channels", unet.config.out_channels, vae.config.latent_channels),
+        ("unet cross_attention_dim", config.context, text.config.hidden),
+        ("unet in_channels", config.in_channels, vae.config.latent_channels),
+        ("unet out_channels", config.out_channels, vae.config.latent_channels),
     ):
         if found != expected:
             raise LoaderError(
@@ -245,41 +296,6 @@ def load_stable_diffusion(
         )
     schedule, prediction_type = read_schedule(root / "scheduler")
     return StableDiffusion(unet, vae, text, tokenizer, schedule, prediction_type)
-
-
-def read_schedule(folder: Path) -> tuple[NoiseSchedule, str]:
-    """Reads scheduler_config.json: (schedule, "epsilon" or "v_prediction").
-
-    Only how the UNet was trained is read; the file's sampler settings are not. Raises
-    LoaderError for a schedule that is not implemented.
-    """
-    path = Path(folder) / "scheduler_config.json"
-    config = read_json(path)
-
-    def refuse(key, expected):
-        raise LoaderError(f"{path}: {key} = {config.get(key)!r}; expected {expected}")
-
-    for key in ("trained_betas", "rescale_betas_zero_snr"):
-        if config.get(key) not in (None, False):
-            refuse(key, "none: it is not implemented")
-    prediction_type = config.get("prediction_type", "epsilon")
-    if prediction_type not in PREDICTION_TYPES:
-        refuse("prediction_type", " or ".join(PREDICTION_TYPES))
-    steps = config.get("num_train_timesteps", 1000)
-    if type(steps) is not int or steps < 1:
-        refuse("num_train_timesteps", "a positive integer")
-    # the defaults of the published scheduler classes
-    kind = config.get("beta_schedule", "linear")
-    if kind == "squaredcos_cap_v2":
-        return NoiseSchedule.squaredcos_cap_v2(steps), prediction_type
-    betas = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    if not all(type(b) in (int, float) and 0 < b < 1 for b in betas):
-        refuse("beta_start", f"0 < beta_start, beta_end < 1; they are {betas}")
-    if kind == "linear":
-        return NoiseSchedule.linear(steps, *betas), prediction_type
-    if kind == "scaled_linear":
-        return NoiseSchedule.scaled_linear(steps, *betas), prediction_type
-    return refuse("beta_schedule", "scaled_linear, linear or squaredcos_cap_v2")
 
 
 def resolve(
@@ -305,6 +321,8 @@ def resolve(
         raise LoaderError(
             f"{path}: a file; expected a folder with {', '.join(FOLDERS)}"
         )
+    if path.is_symlink():
+        raise LoaderError(f"{path}: a link to {path.readlink()}, which does not exist")
     if text and Path(text).name == text and (BUILT_IN / text).is_dir():
         return BUILT_IN / text
     owner, slash, repo = text.partition("/")

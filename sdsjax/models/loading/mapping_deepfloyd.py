@@ -13,9 +13,11 @@ from safetensors import safe_open
 from sdsjax.models.loading import mapping
 from sdsjax.models.loading.errors import LoaderError
 from sdsjax.models.loading.mapping import Entry, layer, layers, resnet, unet_levels
+from sdsjax.models.loading.mapping_multiview import multiview_table
 from sdsjax.models.loading.weights import Source
 from sdsjax.models.text_encoders.t5 import T5Config
 from sdsjax.models.unets.deepfloyd import IFUNetConfig
+from sdsjax.models.unets.multiview import MultiViewConfig
 
 # one tensor under two names: files hold either or both
 T5_TOKENS = ("shared.weight", "encoder.embed_tokens.weight")
@@ -25,6 +27,8 @@ def unet_table(config, keys: Collection[str] = ()) -> list[Entry]:
     """The table of any UNet."""
     if isinstance(config, IFUNetConfig):
         return if_unet_table(config)
+    if isinstance(config, MultiViewConfig):
+        return multiview_table(config)
     return mapping.unet_table(config)
 
 

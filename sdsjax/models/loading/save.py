@@ -15,14 +15,23 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
 from sdsjax.files.atomic import replacing, write_text
-from sdsjax.models.loading import configs
+from sdsjax.models.loading import configs, configs_multiview
 from sdsjax.models.loading.hub import COMPONENTS, param_shapes
 from sdsjax.models.loading.mapping import to_torch
 from sdsjax.models.loading.weights import check_table
 from sdsjax.models.text_encoders.clip_tokenizer import write_tokenizer
+from sdsjax.models.unets.multiview import MultiViewConfig
+
+
+def unet_json(config):
+    """The config.json of a UNet of either kind that can be saved."""
+    if isinstance(config, MultiViewConfig):
+        return configs_multiview.multiview_json(config)
+    return configs.unet_json(config)
+
 
 WRITERS = {
-    "unet": configs.unet_json,
+    "unet": unet_json,
     "vae": configs.vae_json,
     "text_encoder": configs.clip_text_json,
 }
@@ -36,6 +45,11 @@ MODEL_INDEX = {
     "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", configs.UNET_CLASS],
     "vae": ["diffusers", configs.VAE_CLASS],
+}
+MULTIVIEW_INDEX = {
+    **MODEL_INDEX,
+    "_class_name": "MVDreamPipeline",
+    "unet": ["mv_unet", configs_multiview.MULTIVIEW_CLASS],
 }
 
 
@@ -98,8 +112,9 @@ def save_stable_diffusion(
 ) -> Path:
     """Write a whole folder that `load_stable_diffusion` and diffusers read.
 
-    unet, vae, text_encoder: (config, params) each; tokenizer: (vocab, merges), as
-    `train_word_tokenizer` gives them; the rest describes the training of the UNet.
+    With a multi-view UNet, `load_multiview` reads it. unet, vae, text_encoder: (config,
+    params) each; tokenizer: (vocab, merges), as `train_word_tokenizer` gives them; the
+    rest describes the training of the UNet.
     """
     folder = Path(folder)
     networks = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
@@ -120,7 +135,9 @@ def save_stable_diffusion(
     }
     (folder / "scheduler").mkdir(exist_ok=True)
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    write_json(folder / "model_index.json", MODEL_INDEX)
+    multiview = isinstance(unet[0], MultiViewConfig)
+    index = MULTIVIEW_INDEX if multiview else MODEL_INDEX
+    write_json(folder / "model_index.json", index)
     return folder
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
-from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.loading.errors import LoaderError, absence
 from sdsjax.models.loading.mapping import Entry, to_flax, torch_shape
 
 DTYPES = ("F32", "F16", "BF16")
@@ -38,7 +38,7 @@ def read_json(path: Path) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LoaderError(f"{path}: no such file") from None
+        raise LoaderError(f"{path}: {absence(path)}") from None
     except (OSError, ValueError) as error:
         raise LoaderError(f"{path}: not readable as JSON ({_line(error)})") from None
     if not isinstance(found, dict):
@@ -60,6 +60,7 @@ def find_weights(folder: Path, stem: str, variant: str | None = None) -> Source:
         index = folder / f"{stem}.safetensors.index{infix}.json"
         if index.is_file():
             return Source(index, _read_index(index))
+    _refuse_dangling(folder)
     wanted = f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
     present = sorted(p.name for p in folder.iterdir())
     pickles = [name for name in present if name.endswith(PICKLES)]
@@ -69,6 +70,13 @@ def find_weights(folder: Path, stem: str, variant: str | None = None) -> Source:
             "(a pickle can run any code): convert it, or name a folder that has them"
         )
     raise LoaderError(f"{folder}: no {wanted}; found {', '.join(present) or 'nothing'}")
+
+
+def _refuse_dangling(folder: Path) -> None:
+    # A hub cache holds links; a download that was cut off or cleaned leaves them.
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not path.exists():
+            raise LoaderError(f"{path}: {absence(path)}")
 
 
 def _read_index(index: Path) -> dict[str, Path]:
@@ -85,7 +93,7 @@ def _read_index(index: Path) -> dict[str, Path]:
     shards = {name: index.parent / name for name in sorted(set(weight_map.values()))}
     for name, path in shards.items():
         if not path.is_file():
-            raise LoaderError(f"{path}: missing; {index.name} names it")
+            raise LoaderError(f"{path}: {absence(path)}; {index.name} names it")
         listed = {key for key, where in weight_map.items() if where == name}
         _same_keys(path, _keys(path), listed, f"listed in {index.name}")
     return {key: shards[name] for key, name in weight_map.items()}

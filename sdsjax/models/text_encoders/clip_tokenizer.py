@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, from the files vocab.json and merges.txt of a tokenizer folder.
+"""CLIP's tokenizer, from vocab.json and merges.txt, or tokenizer.json, of a folder.
 
 Notation: ids `[b n]` int32, n = model_max_length (77 in Stable Diffusion): start token,
 byte-pair tokens of the text, end token, then padding. SD 1 pads with the end token, SD
@@ -21,7 +21,8 @@ import tokenizers
 from tokenizers import normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.loading.errors import LoaderError, absence
+from sdsjax.models.text_encoders.prompt_length import beginning_that_fits
 
 START, END, SUFFIX = "<|startoftext|>", "<|endoftext|>", "</w>"
 PATTERN = (
@@ -73,16 +74,24 @@ class Tokenizer:
             row[: len(ids)] = ids
         return out
 
+    def shorten(self, text: str, endings: list[str]) -> str:
+        """Cuts a text between words where it leaves an ending no room.
+
+        A warning quotes what was dropped.
+        """
+        return beginning_that_fits(self._backend, text, endings, self.length)
+
     def pieces(self, text: str) -> list[str]:
         """The byte-pair tokens of a text, without start, end and padding."""
         return self._backend.encode(text, add_special_tokens=False).tokens
 
     @classmethod
     def from_folder(cls, folder, length: int | None = None) -> "Tokenizer":
-        """Read vocab.json, merges.txt and the two optional json files of `folder`.
+        """Read the tokenizer of `folder`.
 
-        length: the encoder's number of positions, an upper bound on n.
-        Raises LoaderError for a missing or malformed file.
+        vocab.json and merges.txt, or tokenizer.json where these are absent, and the two
+        optional json files. length: the encoder's number of positions, an upper bound
+        on n. Raises LoaderError for a missing or malformed file.
         """
         folder = Path(folder)
         config = _read_json(folder / "tokenizer_config.json", optional=True)
@@ -96,8 +105,12 @@ class Tokenizer:
         if not limits:
             where = folder / "tokenizer_config.json"
             raise LoaderError(f"{where}: model_max_length is missing; expected e.g. 77")
-        vocab = _read_json(folder / "vocab.json")
-        merges = _read_merges(folder / "merges.txt")
+        whole = folder / "tokenizer.json"
+        if whole.is_file() and not (folder / "vocab.json").is_file():
+            vocab, merges = _read_whole(whole)
+        else:
+            vocab = _read_json(folder / "vocab.json")
+            merges = _read_merges(folder / "merges.txt")
         try:
             return cls(vocab, merges, min(limits), special)
         except Exception as error:  # tokenizers raises bare Exception
@@ -150,7 +163,9 @@ def _read_json(path, optional=False) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LoaderError(f"{path}: missing; a tokenizer folder has it") from None
+        raise LoaderError(
+            f"{path}: {absence(path)}; a tokenizer folder has it"
+        ) from None
     except (OSError, ValueError) as error:
         raise LoaderError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(found, dict):
@@ -162,7 +177,9 @@ def _read_merges(path) -> list[tuple[str, str]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        raise LoaderError(f"{path}: missing; a tokenizer folder has it") from None
+        raise LoaderError(
+            f"{path}: {absence(path)}; a tokenizer folder has it"
+        ) from None
     except (OSError, ValueError) as error:
         raise LoaderError(f"{path}: not readable as UTF-8: {error}") from None
     merges = [
@@ -174,6 +191,23 @@ def _read_merges(path) -> list[tuple[str, str]]:
         if len(pair) != 2:
             raise LoaderError(f"{path}: two pieces a line were expected, got {pair}")
     return merges
+
+
+def _read_whole(path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """(vocab, merges) of a tokenizer.json, as transformers 5 writes it alone."""
+    content = _read_json(path)
+    try:
+        model = content["model"]
+        if model["type"] != "BPE":
+            raise LoaderError(f"{path}: model {model['type']!r}; CLIP's is BPE")
+        added = {token["content"]: token["id"] for token in content["added_tokens"]}
+        vocab = {**model["vocab"], **added}
+        # one text a pair in older files, a list in newer ones
+        pairs = [p.split(" ") if isinstance(p, str) else p for p in model["merges"]]
+        merges = [(first, second) for first, second in pairs]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise LoaderError(f"{path}: not a CLIP tokenizer: {error!r}") from None
+    return vocab, merges
 
 
 def byte_alphabet() -> list[str]:

@@ -22,6 +22,7 @@ from tokenizers.models import Unigram
 
 from sdsjax.models.loading.errors import LoaderError
 from sdsjax.models.loading.weights import read_json
+from sdsjax.models.text_encoders.prompt_length import beginning_that_fits
 
 PAD, END, UNKNOWN, SPACE = "<pad>", "</s>", "<unk>", "\u2581"
 # numbers of the fields in SentencePiece's sentencepiece_model.proto
@@ -75,6 +76,13 @@ class T5Tokenizer:
             row[: len(found)] = found
             seen[: len(found)] = True
         return TokenIds(ids, mask)
+
+    def shorten(self, text: str, endings: list[str]) -> str:
+        """Cuts a text between words where it leaves an ending no room.
+
+        A warning quotes what was dropped.
+        """
+        return beginning_that_fits(self._backend, text, endings, self.length)
 
     @classmethod
     def from_folder(cls, folder, length: int = 77) -> "T5Tokenizer":

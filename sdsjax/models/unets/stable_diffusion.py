@@ -10,6 +10,7 @@ layer and a skip connection each. `attention_head_dim` in those files is, for th
 models, the NUMBER of heads; `UNetConfig.heads` says so.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -53,15 +54,21 @@ class UNetConfig(NamedTuple):
 
 
 class TimeEmbedding(nn.Module):
-    """Two linear layers, with SiLU between, on the sinusoidal embedding."""
+    """Two linear layers, with SiLU between, on the sinusoidal embedding.
+
+    zero: whether the last one is 0 at first (for what is added to it).
+    """
 
     width: int
     dtype: jnp.dtype = jnp.float32
+    zero: bool = False
 
     @nn.compact
     def __call__(self, x):
-        x = nn.silu(nn.Dense(self.width, dtype=self.dtype, name="linear_1")(x))
-        return nn.Dense(self.width, dtype=self.dtype, name="linear_2")(x)
+        last = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
+        dense = partial(nn.Dense, self.width, dtype=self.dtype)
+        x = nn.silu(dense(name="linear_1")(x))
+        return dense(kernel_init=last, name="linear_2")(x)
 
 
 class Stage(nn.Module):
@@ -75,6 +82,7 @@ class Stage(nn.Module):
     layers: int
     attend: bool
     dtype: jnp.dtype = jnp.float32
+    group: int = 1
 
     def setup(self):
         cfg, channels = self.config, self.config.channels[self.level]
@@ -83,12 +91,12 @@ class Stage(nn.Module):
             for _ in range(self.layers)
         ]
         if self.attend:
-            self.attentions = [
-                SpatialTransformer(
-                    cfg.heads[self.level], cfg.groups, cfg.linear_projection, self.dtype
-                )
-                for _ in range(self.layers)
-            ]
+            transformer = partial(
+                SpatialTransformer,
+                cfg.heads[self.level], cfg.groups, cfg.linear_projection,
+                self.dtype, self.group,
+            )  # fmt: skip
+            self.attentions = [transformer() for _ in range(self.layers)]
 
     def run(self, x, time, text, skips=None):
         """Returns the outputs of all blocks on x `[b h w c]`."""
@@ -141,6 +149,7 @@ class MidStage(nn.Module):
 
     config: UNetConfig
     dtype: jnp.dtype = jnp.float32
+    group: int = 1
 
     def setup(self):
         cfg = self.config
@@ -150,7 +159,9 @@ class MidStage(nn.Module):
             for _ in range(2)
         ]
         self.attentions = [
-            SpatialTransformer(heads, cfg.groups, cfg.linear_projection, self.dtype)
+            SpatialTransformer(
+                heads, cfg.groups, cfg.linear_projection, self.dtype, self.group
+            )
         ]
 
     def __call__(self, x, time, text):
@@ -163,11 +174,13 @@ class UNet2DCondition(nn.Module):
 
     h and w may be any size: an odd level is doubled and cropped on the way up.
     class_embedding `[b time_width]`: added to the embedding of t (the slot that the
-    published classes call so; see lora.py).
+    published classes call so; see lora.py). group: how many consecutive rows of the
+    batch share their self-attention (1: none do; see multiview.py).
     """
 
     config: UNetConfig
     dtype: jnp.dtype = jnp.float32
+    group: int = 1
 
     @nn.compact
     def __call__(self, sample, timesteps, encoder_hidden_states, class_embedding=None):
@@ -182,15 +195,16 @@ class UNet2DCondition(nn.Module):
         skips = [x]
         for i in range(depth):
             stage = DownStage(
-                cfg, i, cfg.layers, cfg.down_attention[i], self.dtype,
+                cfg, i, cfg.layers, cfg.down_attention[i], self.dtype, self.group,
                 last=i == depth - 1, name=f"down_blocks_{i}",
             )  # fmt: skip
             skips += stage(skips[-1], time, text)
-        x = MidStage(cfg, self.dtype, name="mid_block")(skips[-1], time, text)
+        middle = MidStage(cfg, self.dtype, self.group, name="mid_block")
+        x = middle(skips[-1], time, text)
         for i in range(depth):
             stage = UpStage(
                 cfg, depth - 1 - i, cfg.layers + 1, cfg.up_attention[i], self.dtype,
-                last=i == depth - 1, name=f"up_blocks_{i}",
+                self.group, last=i == depth - 1, name=f"up_blocks_{i}",
             )  # fmt: skip
             taken = [skips.pop() for _ in range(cfg.layers + 1)]
             size = skips[-1].shape[1:3] if skips else None

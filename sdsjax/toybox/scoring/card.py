@@ -100,11 +100,11 @@ def _swept(sweep: dict[float, dict]) -> list[str]:
 def write_card(
     folder: Path, work: Path, recipe: PriorRecipe, *, count: int = 1000
 ) -> None:
-    """Measures the prior in `folder` and writes README.md, measured.json, samples.png
-    and losses.svg there.
+    """Measures the prior in `folder` and writes its model card there.
 
-    `work`: the training folder, for its logs and the held-out renders; `count`: samples
-    that are drawn and judged (a fifth of that at each other guidance scale).
+    README.md, measured.json, samples.png and losses.svg. `work`: the training folder,
+    for its logs and the held-out renders; `count`: samples that are drawn and judged (a
+    fifth of that at each other guidance scale).
     """
     networks = hub.load_stable_diffusion(str(folder))
     scale = measure.GUIDANCE_SCALE

@@ -1,5 +1,8 @@
-"""The cards of toybox-dpt, toybox-normals and toybox-clip: README.md, measured.json,
-samples.png and losses.svg, in the folder of the weights they describe."""
+"""The model cards of toybox-dpt, toybox-normals and toybox-clip.
+
+README.md, measured.json, samples.png and losses.svg, in the folder of the weights they
+describe.
+"""
 
 from __future__ import annotations
 
@@ -113,8 +116,10 @@ def _tile(picture, zoom: int = 2) -> Image.Image:
 
 
 def shape_sheet(path: Path, network, name: str, pool: pools.Pool, columns: int = 8):
-    """Draws, for held-out renders: the truth, and under each look what the network
-    sees and, beneath, what it says."""
+    """Draws held-out renders with what the network says of them.
+
+    The truth, and under each look what the network sees and, beneath, what it says.
+    """
     chosen, x, surface, mask = measures.heldout_batch(pool, columns, seed=12)
     true = surface[..., 0] if name == "depth" else surface[..., 1:]
     rows = [0.5 * x + 0.5, true * (mask if name == "depth" else mask[..., None])]
@@ -198,8 +203,10 @@ def card_text(name: str, folder: Path, record: dict) -> str:
 
 
 def write_card(name: str, folder: Path, work: Path, recipe) -> None:
-    """Measures what `train depth`, `normals` or `clip` wrote into `folder`, and writes
-    its card there. work: the training folder, for its log and the held-out renders."""
+    """Measures what `train depth`, `normals` or `clip` wrote and writes its card.
+
+    Into `folder`. work: the training folder, for its log and the held-out renders.
+    """
     figures = measure(name, str(folder), work)
     pool = measures.heldout_surfaces(work / "heldout_surfaces")
     if name == "clip":

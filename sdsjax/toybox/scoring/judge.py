@@ -1,5 +1,6 @@
-"""The judge: a small classifier, trained on true renders alone, that names what a
-picture shows. The prior never sees it and it never sees the prior.
+"""The judge: a small classifier that names what a picture shows.
+
+Trained on true renders alone: the prior never sees it and it never sees the prior.
 
 Input x [b 64 64 3] in [-1, 1]; output: logits of the kind (30), its colour (9), the
 base's kind (bases and "none"), the base's colour (colours and "none") and the view
@@ -195,8 +196,10 @@ def agreement(said: Labels, true: Labels) -> dict[str, float | None]:
 
 
 def prompts_to_judge(count: int, pair_fraction: float, seed: int):
-    """Random captions with view words: (texts, Labels). Overhead is a tenth, as in
-    training; wording 0."""
+    """Random captions with view words: (texts, Labels).
+
+    Overhead is a tenth, as in training; wording 0.
+    """
     rng = np.random.default_rng([seed, 5])
     specs, views = [], []
     for _ in range(count):

@@ -39,7 +39,10 @@ def heldout_surfaces(folder: Path, *, singles: int = 8, pairs: int = 2) -> pools
 
 
 def looks(prior: str = "toybox-sd") -> dict[str, Callable]:
-    """name -> (key, x, background) -> what a network sees of renders x `[b h w 3]`."""
+    """What a network sees of renders by name: (key, x, background) -> pictures.
+
+    x and pictures `[b h w 3]`.
+    """
     vae, schedule = hub.load_component(prior, "vae"), NoiseSchedule.scaled_linear()
     frozen = {"vae": vae.params, "scaling_factor": vae.config.scaling_factor}
     plain = jax.jit(lambda key, x, t: noised(key, x, t, schedule))

@@ -19,20 +19,21 @@ with 4x4 rays a pixel; M = [A > .5].
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from sdsjax.cameras import Camera, orbit_camera
 from sdsjax.diagnostics import metrics
 from sdsjax.toybox.world.captions import parse_caption
 from sdsjax.toybox.world.objects import COLORS, DIRECTED_KINDS
-from sdsjax.toybox.world.renderer import compose, render_batch
-from sdsjax.toybox.world.scene import SceneSpec, build_scene
+from sdsjax.toybox.world.renderer import TILE, render_batch
+from sdsjax.toybox.world.scene import Scene, SceneSpec, build_scene
 from sdsjax.toybox.world.views import FOV_DEG, heldout_orbits
 from sdsjax.types import Rendering
 
@@ -42,6 +43,9 @@ POINTS = 4096
 JANUS_BEYOND = 60.0
 # Correlation of two true views above which they cannot be told apart.
 JANUS_ALIKE = 0.98
+# True pictures are traced in pieces of so many samples a side, so many at a time.
+BLOCK = 256
+TOGETHER = 4
 
 
 class Views(NamedTuple):
@@ -53,22 +57,104 @@ class Views(NamedTuple):
     normal: np.ndarray
 
 
-def orbit_cameras(orbits, size: int) -> Camera:
-    """A batch of cameras for rows of (azimuth, elevation, distance)."""
-    table = jnp.asarray(orbits, jnp.float32)
-    return jax.vmap(
-        lambda o: orbit_camera(o[0], o[1], o[2], fov=FOV_DEG, width=size, height=size)
-    )(table)
+@jax.jit
+def _orbit_of_one_pixel(orbit, fov) -> Camera:
+    """The camera at orbit [3] whose whole picture is one pixel; fov in degrees."""
+    return orbit_camera(orbit[0], orbit[1], orbit[2], fov=fov, width=1, height=1)
+
+
+def orbit_cameras(orbits, size: int, *, fov: float = FOV_DEG) -> Camera:
+    """A batch of square cameras, host arrays, for rows of (azimuth, elevation,
+    distance).
+
+    One small program serves every size and every number of views.
+    """
+    rows = np.asarray(orbits, np.float32).reshape(-1, 3)
+    unit = [_orbit_of_one_pixel(row, np.float32(fov)) for row in rows]
+    unit = jax.tree.map(
+        lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *unit
+    )
+    scale = np.float32(size)
+    return Camera(
+        unit.world_to_camera, scale * unit.focal, scale * unit.principal, size, size
+    )
+
+
+def _blocks(
+    cameras: Camera, supersample: int
+) -> Iterator[tuple[int, int, int, Camera]]:
+    """Yields (view, row, column, camera) of square pieces of every picture: a piece's
+    pixels are the picture's samples, from (row, column) on."""
+    samples = cameras.width * supersample
+    side = min(BLOCK, -(-samples // TILE) * TILE)
+    for view in range(len(cameras.focal)):
+        for row in range(0, samples, side):
+            for column in range(0, samples, side):
+                yield (
+                    view,
+                    row,
+                    column,
+                    Camera(
+                        cameras.world_to_camera[view],
+                        supersample * cameras.focal[view],
+                        supersample * cameras.principal[view]
+                        - np.array([column, row], np.float32),
+                        side,
+                        side,
+                    ),
+                )
+
+
+def _traced_samples(scene: Scene, cameras: Camera, supersample: int) -> np.ndarray:
+    """Traces every sample of the true pictures `[V n n 10]`, n = size supersample.
+
+    The ten: fixed 3, primary, secondary, hit, camera z, normal 3. Pictures are traced
+    in pieces of one size, so many at a time that one program serves all of them: it
+    takes longer to compile than most pictures take to trace.
+    """
+    pieces = list(_blocks(cameras, supersample))
+    samples = cameras.width * supersample
+    traced = np.zeros((len(cameras.focal), samples, samples, 10), np.float32)
+    scenes = jax.tree.map(lambda a: np.broadcast_to(a, (TOGETHER, *a.shape)), scene)
+    for first in range(0, len(pieces), TOGETHER):
+        some = pieces[first : first + TOGETHER]
+        filled = some + some[-1:] * (TOGETHER - len(some))
+        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *(p[3] for p in filled))
+        layers = jax.device_get(render_batch(scenes, batch, supersample=1))
+        columns = [a if a.ndim == 4 else a[..., None] for a in layers]
+        for (view, row, column, _), found in zip(some, np.concatenate(columns, -1)):
+            place = traced[view, row:, column:][: len(found), : len(found)]
+            place[...] = found[: place.shape[0], : place.shape[1]]
+    return traced
 
 
 def true_views(spec: SceneSpec, orbits, *, size: int = SIZE, supersample=4) -> Views:
-    """The world's pictures of a caption's scene on white."""
-    scene = build_scene(spec)
-    scenes = jax.tree.map(lambda a: np.broadcast_to(a, (len(orbits), *a.shape)), scene)
-    layers = render_batch(scenes, orbit_cameras(orbits, size), supersample=supersample)
+    """The world's pictures of a caption's scene on white, `supersample` rays a pixel
+    along each side."""
+    cameras = orbit_cameras(orbits, size)
+    traced = _traced_samples(build_scene(spec), cameras, supersample)
+    shape = (len(traced), size, supersample, size, supersample, 10)
+    pixels = traced.reshape(shape).mean(axis=(2, 4))
+    fixed, (primary, secondary, opacity, z) = (
+        pixels[..., :3],
+        np.moveaxis(pixels[..., 3:7], -1, 0),
+    )
+    normal, covered = pixels[..., 7:], opacity > 0
+    length = np.linalg.norm(normal, axis=-1, keepdims=True)
     second = COLORS[spec.base_color] if spec.base_color else (0.0, 0.0, 0.0)
-    rgb = compose(layers, COLORS[spec.color], second, (1.0, 1.0, 1.0))
-    return Views(*map(np.asarray, (rgb, layers.opacity, layers.depth, layers.normal)))
+    # as renderer.compose, on white
+    rgb = fixed + primary[..., None] * np.asarray(COLORS[spec.color], np.float32)
+    rgb = (
+        rgb
+        + secondary[..., None] * np.asarray(second, np.float32)
+        + (1 - opacity[..., None])
+    )
+    return Views(
+        rgb,
+        opacity,
+        np.where(covered, z / np.where(covered, opacity, 1), 0).astype(np.float32),
+        normal / np.where(length > 1e-6, length, np.inf),
+    )
 
 
 @cache
@@ -81,15 +167,27 @@ def _heldout_truth(spec: SceneSpec, size: int) -> tuple[Views, Views]:
     return Views(*(a[:half] for a in views)), Views(*(a[half:] for a in views))
 
 
+def compiled(render: Callable[[Camera], Rendering]) -> Callable[[Camera], Rendering]:
+    """`render` as one program a size, without its aux.
+
+    A `Partial` of a jitted function is one already, and is shared: its parameters enter
+    as arguments, so that another asset of that kind is not compiled again.
+    """
+    if isinstance(render, Partial):
+        return render
+    return jax.jit(lambda camera: render(camera)._replace(aux=None))
+
+
 def draw_views(render: Callable[[Camera], Rendering], orbits, *, size: int) -> Views:
     """The asset's pictures; what is not finite becomes 0."""
-    cameras = orbit_cameras(orbits, size)
-    draw = jax.jit(render)  # once compiled for a size, a jitted `render` is reused
+    cameras, draw = orbit_cameras(orbits, size), compiled(render)
     rows = []
     for index in range(len(orbits)):
         drawn = draw(jax.tree.map(operator.itemgetter(index), cameras))
-        rows.append([drawn.rgb, drawn.opacity, drawn.depth, drawn.normal])
-    arrays = (np.stack([np.asarray(a) for a in column]) for column in zip(*rows))
+        rows.append(
+            jax.device_get([drawn.rgb, drawn.opacity, drawn.depth, drawn.normal])
+        )
+    arrays = (np.stack(column) for column in zip(*rows))
     return Views(*(np.nan_to_num(a, posinf=0.0, neginf=0.0) for a in arrays))
 
 
@@ -126,13 +224,14 @@ def surface_distance(views: Views, truth: Views, orbits, *, size: int) -> float 
     ours, true = unproject(views, cameras), unproject(truth, cameras)
     if len(ours) == 0 or len(true) == 0:
         return None
-    pair = (jnp.asarray(_thinned(p, POINTS)) for p in (ours, true))
-    return float(jax.jit(metrics.chamfer)(*pair))
+    return float(_chamfer(*(_thinned(p, POINTS) for p in (ours, true))))
 
 
 def correlation(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
-    """Pearson's correlation of two pictures `[s s 3]` over a mask `[s s]`, each channel
-    centred by itself: blind to a gain and to a shift of the colours."""
+    """Pearson's correlation of two pictures `[s s 3]` over a mask `[s s]`.
+
+    Each channel is centred by itself: blind to a gain and to a shift of the colours.
+    """
     a, b = (np.asarray(x, np.float64)[mask] for x in (a, b))
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     return float((a * b).sum() / max(np.sqrt((a**2).sum() * (b**2).sum()), 1e-12))
@@ -168,6 +267,9 @@ def janus_rate(
 def has_front(spec: SceneSpec) -> bool:
     """Whether the scene has a distinct front, so that a Janus rate means something."""
     return spec.kind in DIRECTED_KINDS or spec.base_kind in DIRECTED_KINDS
+
+
+_chamfer = jax.jit(metrics.chamfer)
 
 
 @jax.jit

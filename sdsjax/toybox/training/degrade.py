@@ -42,10 +42,11 @@ def _spread(amount):
 
 
 def early_render(key, x, background, strength: float = 1.0):
-    """Half of the pictures faded into their flat background `[b 3]` in [0, 1], half
-    blurred, and all with blotchy noise of a random level and grain.
+    """Pictures as an optimisation renders them early.
 
-    strength: 1 for the amounts above, less for proportionally less of each.
+    Half of them faded into their flat background `[b 3]` in [0, 1], half blurred, and
+    all with blotchy noise of a random level and grain. strength: 1 for these amounts,
+    less for proportionally less of each.
     """
     keys = jax.random.split(key, 7)
     count = (x.shape[0],)

@@ -75,19 +75,38 @@ def _ema(recipe: Recipe, step, average, params):
     return jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), average, params)
 
 
+def _train_step(recipe: Recipe, optimizer: optax.GradientTransformation) -> Callable:
+    # (state, frozen, batch) -> (state, figures), jitted; donates its state.
+    @partial(jax.jit, donate_argnums=0)
+    def train(state: FitState, frozen, batch):
+        key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+        value = jax.value_and_grad(recipe.loss, has_aux=True)
+        (loss, aux), grads = value(state.params, frozen, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = _ema(recipe, state.step, state.ema, params)
+        return FitState(state.step + 1, params, ema, opt_state), {"loss": loss} | aux
+
+    return train
+
+
 def fit(
     folder: Path,
     recipe: Recipe,
     params: PyTree,
     frozen: PyTree = (),
     *,
+    minutes: float | None = None,
+    pictures: int | None = None,
     log: Callable[[str], None] = print,
 ) -> FitState:
     """Trains to `recipe.steps`, from the checkpoint in `folder` if there is one.
 
     `params`: the initial weights (also the average's); `frozen`: weights that the loss
-    needs and that do not change. Appends the log to `folder/log.jsonl`.
+    needs and that do not change; `minutes`: stop after so long all the same; `pictures`
+    a step, so that the log tells how many a second. Appends it to `folder/log.jsonl`.
     """
+    deadline = time.monotonic() + 60.0 * (float("inf") if minutes is None else minutes)
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -106,34 +125,30 @@ def fit(
     _remember(folder, recipe)
     _forget(folder, int(state.step))
 
-    @partial(jax.jit, donate_argnums=0)
-    def train(state: FitState, frozen, batch):
-        key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-        value = jax.value_and_grad(recipe.loss, has_aux=True)
-        (loss, aux), grads = value(state.params, frozen, batch, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = _ema(recipe, state.step, state.ema, params)
-        return FitState(state.step + 1, params, ema, opt_state), {"loss": loss} | aux
-
+    train = _train_step(recipe, optimizer)
     start = int(state.step)
     recent, began, saved = [], time.monotonic(), time.monotonic()
     with ThreadPoolExecutor(1) as ahead:
         pending = ahead.submit(recipe.batch_at, start)
         for step in range(start, recipe.steps):
+            if time.monotonic() >= deadline:
+                break
             batch = pending.result()
             pending = ahead.submit(recipe.batch_at, step + 1)
             state, aux = train(state, frozen, batch)
             recent.append(aux)
-            if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
+            last = step + 1 == recipe.steps or time.monotonic() >= deadline
+            if (step + 1) % 50 == 0 or last:
                 mean = _mean(recent)
                 seconds = (time.monotonic() - began) / len(recent)
+                if pictures is not None:
+                    mean["pictures_per_second"] = pictures / seconds
                 _record(folder, step + 1, mean, seconds)
                 figures = "  ".join(f"{k} {v:.4f}" for k, v in mean.items())
                 at = f"{folder.name} {step + 1}/{recipe.steps}"
                 log(f"{at} {figures}  {seconds:.2f} s")
                 recent, began = [], time.monotonic()
-            if time.monotonic() - saved > SAVE_EVERY or step + 1 == recipe.steps:
+            if time.monotonic() - saved > SAVE_EVERY or last:
                 save_state(path, state)
                 saved = time.monotonic()
     return state
@@ -232,3 +247,20 @@ def load_state(path: Path, like: PyTree) -> PyTree:
     if found:
         raise ValueError(f"{path}: unexpected entry {next(iter(found))}")
     return jax.tree_util.tree_unflatten(structure, out)
+
+
+def load_ema(path: Path, like: PyTree) -> PyTree:
+    """The moving average of a checkpoint that `fit` wrote, in the structure of `like`.
+
+    Raises ValueError, naming the entry, if one is missing or of another shape.
+    """
+    found = read_arrays(path)
+
+    def taken(key_path, leaf):
+        name = ".ema" + jax.tree_util.keystr(key_path)
+        value = found.get(name)
+        if value is None or value.shape != leaf.shape:
+            raise ValueError(f"{path}: entry {name} is missing or not {leaf.shape}")
+        return jnp.asarray(value)
+
+    return jax.tree_util.tree_map_with_path(taken, like)

@@ -5,6 +5,9 @@ serves every colour and background. The pool holds, as uint8, the six layers fix
 (3), primary, secondary and opacity, `[n, size, size, 6]`; a batch is a pure function
 of (seed, step), so that training resumes exactly.
 
+For a prior that is shown several views at once a pool holds sets: each run of `views`
+rows shows one geometry from one elevation and distance, at azimuths spread evenly.
+
 For what reads shapes from pictures a pool also holds the surface: its disparity from 0
 at depth FAR (and where nothing is) to 1 at depth NEAR, and its normal in camera axes.
 """
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sdsjax.cameras import orbit_camera
@@ -26,7 +30,7 @@ from sdsjax.toybox.world.captions import caption, pair_split
 from sdsjax.toybox.world.objects import BASES, COLORS, KINDS
 from sdsjax.toybox.world.renderer import render_batch
 from sdsjax.toybox.world.scene import SceneSpec, build_scene, stack_scenes
-from sdsjax.toybox.world.views import FOV_DEG, draw_orbit, view_index
+from sdsjax.toybox.world.views import FOV_DEG, draw_orbit, spread_azimuths, view_index
 
 PALETTE = np.asarray(list(COLORS.values()), np.float32)
 COLOR_NAMES = tuple(COLORS)
@@ -36,14 +40,19 @@ CHUNK = 64  # pictures a call: small enough to show progress, large enough to be
 
 
 class Pool(NamedTuple):
-    """layers [n, s, s, 6] uint8 (a memory map); geometry [n] index into `geometries()`;
+    """Rendered pictures before they are coloured.
+
+    layers [n, s, s, 6] uint8 (a memory map); geometry [n] index into `geometries()`;
     view [n] index into VIEW_WORDS; surface [n, s, s, 4] uint8: disparity and normal, 0
-    where nothing is covered, or None."""
+    where nothing is covered, or None; orbit [n, 3] float32: azimuth and elevation in
+    degrees and distance, or None (pools of sets have it).
+    """
 
     layers: np.ndarray
     geometry: np.ndarray
     view: np.ndarray
     surface: np.ndarray | None = None
+    orbit: np.ndarray | None = None
 
 
 class Draw(NamedTuple):
@@ -74,14 +83,19 @@ def _plan(singles: int, pairs: int) -> np.ndarray:
 
 
 def disparity_of(depth):
-    """Camera z, world units -> 0 at FAR .. 1 at NEAR; exact, so 1 / depth = (1 - d) /
-    FAR + d / NEAR gives the depth back."""
+    """The disparity of camera z in world units: 0 at FAR, 1 at NEAR.
+
+    Exact, so 1 / depth = (1 - d) / FAR + d / NEAR gives the depth back.
+    """
     return (1.0 / depth - 1.0 / FAR) / (1.0 / NEAR - 1.0 / FAR)
 
 
 def _surface(layers, cameras) -> np.ndarray:
-    """[b, s, s, 4] in [0, 1]: disparity, and (normal + 1) / 2 in camera axes (x right,
-    y down, z forward); all 0 where nothing is covered."""
+    """The surfaces of pictures, [b, s, s, 4] in [0, 1].
+
+    Disparity, and (normal + 1) / 2 in camera axes (x right, y down, z forward); all 0
+    where nothing is covered.
+    """
     depth, covered = np.asarray(layers.depth), np.asarray(layers.opacity) > 0
     disparity = np.where(covered, disparity_of(np.where(covered, depth, FAR)), 0.0)
     turn = np.asarray(cameras.world_to_camera)[:, :3, :3]
@@ -94,6 +108,18 @@ def _bytes(values) -> np.ndarray:
     return np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)
 
 
+def _begin_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    return np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
+
+
+def _check_settings(folder: Path, found: dict, settings: dict) -> None:
+    if found != settings:
+        raise ValueError(
+            f"{folder} holds a pool made with {found}, this run asks for "
+            f"{settings}: choose another folder or the same settings"
+        )
+
+
 def build_pool(
     folder: Path,
     *,
@@ -102,45 +128,62 @@ def build_pool(
     size: int = 64,
     seed: int = 0,
     surfaces: bool = False,
+    views: int = 1,
     log=print,
 ) -> Pool:
     """Renders the pool into `folder`, or opens the one that is there.
 
-    `singles`, `pairs`: views of each single object and of each pair; `surfaces`: also
-    disparity and normals. A pool that was begun and not finished is rendered anew; one
-    made with other settings is refused with a ValueError.
+    `singles`, `pairs`: views of each single object and of each pair, or sets of so
+    many `views`; `surfaces`: also disparity and normals. A pool that was begun and not
+    finished is rendered anew; one made with other settings is refused with a
+    ValueError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"singles": singles, "pairs": pairs, "size": size, "seed": seed}
     if surfaces:
         settings["surfaces"] = True
+    if views > 1:
+        settings["views"] = views
     done = folder / "pool.json"
     if done.exists():
-        found = json.loads(done.read_text())
-        if found != settings:
-            raise ValueError(
-                f"{folder} holds a pool made with {found}, this run asks for "
-                f"{settings}: choose another folder or the same settings"
-            )
+        _check_settings(folder, json.loads(done.read_text()), settings)
         return _open(folder)
-    plan = _plan(singles, pairs)
-    scenes = [_scene(geometry) for geometry in geometries()]
-    keys = jax.random.split(jax.random.key(seed), len(plan))
+    plan = np.repeat(_plan(singles, pairs), views)
+    orbit = _orbits(seed, len(plan) // views, views)
+    _render_pool(folder, plan, orbit, size, surfaces, log)
+    np.save(folder / "geometry.npy", plan)
+    seen = view_index(jnp.asarray(orbit[:, 0]), jnp.asarray(orbit[:, 1]))
+    np.save(folder / "view.npy", np.asarray(seen))
+    if views > 1:
+        np.save(folder / "orbit.npy", orbit)
+    write_text(done, json.dumps(settings))
+    return _open(folder)
+
+
+def _orbits(seed: int, sets: int, views: int) -> np.ndarray:
+    """[sets * views, 3]: azimuth, elevation, distance; the views of a set in a run."""
+    keys = jax.random.split(jax.random.key(seed), sets)
     azimuth, elevation, distance = jax.vmap(draw_orbit)(keys)
+    if views > 1:
+        azimuth = spread_azimuths(azimuth, views).reshape(-1)
+    rest = (np.repeat(np.asarray(a), views) for a in (elevation, distance))
+    return np.stack([np.asarray(azimuth), *rest], axis=-1)
 
-    def begin(name: str, channels: int) -> np.ndarray:
-        shape = (len(plan), size, size, channels)
-        path = folder / f"{name}.npy"
-        return np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
 
-    layers = begin("layers", 6)
-    surface = begin("surface", 4) if surfaces else None
+def _render_pool(folder: Path, plan, orbit, size: int, surfaces: bool, log) -> None:
+    """Writes layers.npy, and surface.npy if asked, chunk by chunk on two threads."""
+    scenes = [_scene(geometry) for geometry in geometries()]
+
+    shape = (len(plan), size, size)
+    layers = _begin_array(folder / "layers.npy", (*shape, 6))
+    path = folder / "surface.npy"
+    surface = _begin_array(path, (*shape, 4)) if surfaces else None
 
     def render(start: int) -> None:
         rows = np.arange(start, start + CHUNK) % len(plan)
         cameras = jax.vmap(
             lambda a, e, d: orbit_camera(a, e, d, fov=FOV_DEG, width=size, height=size)
-        )(azimuth[rows], elevation[rows], distance[rows])
+        )(*orbit[rows].T)
         batch = stack_scenes([scenes[plan[row]] for row in rows])
         out = render_batch(batch, cameras)
         stacked = [out.fixed, *(a[..., None] for a in out[1:4])]
@@ -157,19 +200,16 @@ def build_pool(
     layers.flush()
     if surface is not None:
         surface.flush()
-    np.save(folder / "geometry.npy", plan)
-    np.save(folder / "view.npy", np.asarray(view_index(azimuth, elevation)))
-    write_text(done, json.dumps(settings))
-    return _open(folder)
 
 
 def _open(folder: Path) -> Pool:
-    surface = folder / "surface.npy"
+    surface, orbit = folder / "surface.npy", folder / "orbit.npy"
     return Pool(
         np.load(folder / "layers.npy", mmap_mode="r"),
         np.load(folder / "geometry.npy"),
         np.load(folder / "view.npy"),
         np.load(surface, mmap_mode="r") if surface.exists() else None,
+        np.load(orbit) if orbit.exists() else None,
     )
 
 
@@ -178,6 +218,13 @@ def surfaces_of(pool: Pool) -> np.ndarray:
     if pool.surface is None:
         raise ValueError("the pool holds no surfaces: build it with surfaces=True")
     return pool.surface
+
+
+def orbits_of(pool: Pool) -> np.ndarray:
+    """`pool.orbit`; ValueError if the pool holds no view sets."""
+    if pool.orbit is None:
+        raise ValueError("the pool holds no view sets: build it with views=4")
+    return pool.orbit
 
 
 def draw(
@@ -247,8 +294,10 @@ def captions(
     view_fraction: float,
     dropout: float,
 ) -> list[str]:
-    """A caption for every picture of the batch: random wording, view words for
-    `view_fraction` of them, and "" for `dropout` of them (for guidance)."""
+    """A caption for every picture of the batch, in random wording.
+
+    View words for `view_fraction` of them, and "" for `dropout` of them (for guidance).
+    """
     count = len(chosen.row)
     wording = rng.integers(0, 16, count)
     named, dropped = rng.random(count) < view_fraction, rng.random(count) < dropout

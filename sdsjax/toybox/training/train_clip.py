@@ -82,11 +82,12 @@ def clip_config(tokenizer: Tokenizer) -> CLIPConfig:
 
 
 def contrast_loss(cosines, logit_scale, true):
-    """(total, parts) of cosines `[b m]` between b pictures and m texts, of which the
-    i-th is the i-th picture's own; true `[b m]` bool: what does not count as wrong.
+    """The contrastive loss of pictures and texts: (total, parts).
 
-    Half the cross-entropy of each picture's text among all, half that of each own
-    text's picture among all.
+    Of cosines `[b m]` between b pictures and m texts, of which the i-th is the i-th
+    picture's own; true `[b m]` bool: what does not count as wrong. Half the
+    cross-entropy of each picture's text among all, half that of each own text's picture
+    among all.
     """
     count = cosines.shape[0]
     own = jnp.arange(count)
@@ -101,8 +102,11 @@ def contrast_loss(cosines, logit_scale, true):
 
 
 def captioned(pool: pools.Pool, rng, recipe: ClipRecipe):
-    """(pictures [b s s 3], backgrounds [b 3], texts, true [b m]); the first b texts are
-    the pictures' own, then come one wrong by each aspect, "" where there is none."""
+    """A batch of pictures with their texts, and which texts are true of which.
+
+    (pictures [b s s 3], backgrounds [b 3], texts, true [b m]); the first b texts are
+    the pictures' own, then come one wrong by each aspect, "" where there is none.
+    """
     chosen = pools.draw(pool, rng, recipe.batch, pair_fraction=recipe.pair_fraction)
     views = pool.view[chosen.row]
     shown = [Said(s, int(v)) for s, v in zip(pools.specs(pool, chosen), views)]

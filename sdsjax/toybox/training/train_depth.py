@@ -68,8 +68,10 @@ def frozen_vae(recipe: DepthRecipe):
 
 
 def raw_outputs(module: DPT, params, x):
-    """x `[b h w 3]` -> `[b h w 4]`: what the last layer gives before any clipping, so
-    that what is clipped away still has a gradient."""
+    """What the last layer gives before any clipping, x `[b h w 3]` -> `[b h w 4]`.
+
+    So what is clipped away still has a gradient.
+    """
     _, seen = module.apply(
         {"params": params},
         x,
@@ -80,11 +82,11 @@ def raw_outputs(module: DPT, params, x):
 
 
 def shape_loss(raw, surface):
-    """(total, parts) of outputs and surfaces `[b h w 4]`, over covered pixels but for
-    the background's disparity, which is 0.
+    """The loss of outputs against surfaces `[b h w 4]`: (total, parts).
 
-    disparity: mean |error|, and of its differences between neighbours, which is what
-    tells shapes; normals: 1 - cosine, and |error| before clipping.
+    Over covered pixels but for the background's disparity, which is 0. disparity: mean
+    |error|, and of its differences between neighbours, which is what tells shapes;
+    normals: 1 - cosine, and |error| before clipping.
     """
     mask = (surface[..., 1:].sum(-1) > 0).astype(jnp.float32)
     area = jnp.maximum(mask.sum(), 1.0)

@@ -110,8 +110,10 @@ def train_vae(
     recipe: PriorRecipe,
     log,
 ) -> FitState:
-    """The AutoencoderKL: |x - D(z)| + (x - D(z))^2 and a slight pull of q(z|x) to
-    N(0, I), z drawn from q; from the weights of `start` if there are any."""
+    """Trains the AutoencoderKL, from the weights of `start` if there are any.
+
+    |x - D(z)| + (x - D(z))^2 and a slight pull of q(z|x) to N(0, I), z drawn from q.
+    """
     module: Any = AutoencoderKL(VAE)
     encode: Any = partial(module.apply, method="encode")
 
@@ -163,10 +165,11 @@ def latent_scale(pool: pools.Pool, vae_params, recipe: PriorRecipe) -> float:
 
 def word_tokenizer() -> Tokenizer:
     """The toybox's tokenizer: every word of its vocabulary is one token ("3d" two)."""
-    return Tokenizer(*_vocab_and_merges(), POSITIONS)
+    return Tokenizer(*vocab_and_merges(), POSITIONS)
 
 
-def _vocab_and_merges():
+def vocab_and_merges():
+    """The toybox's tokenizer as `save_stable_diffusion` takes it."""
     return train_word_tokenizer([word for word in vocabulary() if word.isalpha()])
 
 
@@ -275,7 +278,7 @@ def write_prior(folder: Path, vae_params, scale: float, params) -> None:
         unet=(UNET, params["unet"]),
         vae=(VAE._replace(scaling_factor=scale), vae_params),
         text_encoder=(text_config(tokenizer), params["text_encoder"]),
-        tokenizer=_vocab_and_merges(),
+        tokenizer=vocab_and_merges(),
     )
 
 

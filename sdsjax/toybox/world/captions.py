@@ -9,6 +9,7 @@ A caption fixes geometry, pose and colours; wording 0 is the plain "a red ball".
 
 import difflib
 import re
+import unicodedata
 from functools import cache
 
 import numpy as np
@@ -66,6 +67,17 @@ def vocabulary() -> tuple[str, ...]:
     words = set(COLORS) | set(KINDS) | _OPENINGS | _ARTICLES
     words |= set(" ".join(JOININGS + VIEW_WORDS).split())
     return tuple(sorted(words))
+
+
+def plain_caption(text: str) -> str:
+    """A text as the toybox's encoder reads it: words and commas, single spaces.
+
+    Quotes, dashes, brackets and other marks, typographic ones too, say nothing in a
+    caption, but would reach the text encoder as tokens that it never met in training.
+    """
+    text = unicodedata.normalize("NFKC", text)
+    text = re.sub(r"[^\w,]|_", " ", text)
+    return re.sub(r"\s*,[\s,]*", ", ", " ".join(text.split())).strip(", ")
 
 
 def _reject_unknown(words):

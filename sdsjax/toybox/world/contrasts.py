@@ -33,8 +33,10 @@ def _other(rng: np.random.Generator, names, *taken):
 
 
 def wrong(rng: np.random.Generator, said: Said, aspect: str) -> Said | None:
-    """`said` with one aspect changed; None for the view of what says none, or of a
-    kind whose sides look alike."""
+    """`said` with one aspect changed.
+
+    None for the view of what says none, or of a kind whose sides look alike.
+    """
     spec, view = said
     below = spec.base_kind is not None and rng.random() < 0.5
     if aspect == "view":

@@ -1,6 +1,6 @@
 """True pictures of a prompt as references for image-to-3D: RGBA files, cameras.json.
 
-    python -m sdsjax.toybox.world.references "a red mug" --out FOLDER --azimuths 0 90
+    python -m sdsjax.toybox references "a red mug" --out FOLDER --azimuths 0 90
 
 writes them in the form that `--config.reference.path=FOLDER` reads
 (files/reference_images.py).
@@ -8,9 +8,7 @@ writes them in the form that `--config.reference.path=FOLDER` reads
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +30,9 @@ BLACK = (0.0, 0.0, 0.0)
 def true_rgba(
     prompt: str, orbits: Sequence[Orbit], size: int
 ) -> tuple[np.ndarray, list[Camera]]:
-    """rgba [n size size 4] in [0, 1], rgb times alpha, and the cameras, of a prompt.
+    """The true pictures of a prompt and their cameras.
+
+    rgba [n size size 4] in [0, 1], rgb times alpha.
 
     Raises captions.CaptionError for what is no caption.
     """
@@ -55,7 +55,7 @@ def true_rgba(
 def write_references(
     folder: Path, prompt: str, orbits: Sequence[Orbit], size: int
 ) -> None:
-    """`NNN.png`, straight RGBA, and cameras.json."""
+    """Writes `NNN.png`, straight RGBA, and cameras.json into `folder`."""
     rgba, _ = true_rgba(prompt, orbits, size)
     views = []
     for index, (picture, orbit) in enumerate(zip(rgba, orbits)):
@@ -69,30 +69,3 @@ def write_references(
             image.save(partial)
         views.append({"file": name, **orbit._asdict()})
     write_text(folder / CAMERAS, json.dumps({"views": views}, indent=1) + "\n")
-
-
-def main(argv=None) -> int:
-    """The command of the module's text; bad input prints one line and returns 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sdsjax.toybox.world.references", description=__doc__
-    )
-    parser.add_argument("prompt", help="a caption of the toybox")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--azimuths", type=float, nargs="+", default=[0.0])
-    parser.add_argument("--elevation", type=float, default=15.0)
-    parser.add_argument("--distance", type=float, default=Orbit().distance)
-    parser.add_argument("--fov", type=float, default=Orbit().fov)
-    parser.add_argument("--size", type=int, default=256, help="pixels a side")
-    said = parser.parse_args(argv)
-    orbits = [Orbit(a, said.elevation, said.distance, said.fov) for a in said.azimuths]
-    try:
-        write_references(said.out, said.prompt, orbits, said.size)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {len(orbits)} picture(s) and {CAMERAS} to {said.out}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -124,8 +124,11 @@ def _tile_rays(camera: Camera, first_column, first_row, supersample):
 
 
 def _bounds(scene: Scene, eye, directions):
-    """Per ray (entry, exit) of the primitives' bounding balls; per primitive, if any
-    ray of the tile meets its ball. A ray that meets none has entry > exit."""
+    """Where rays may hit: (entry, exit) [n] of the primitives' bounding balls.
+
+    And per primitive, if any ray of the tile meets its ball. A ray that meets none has
+    entry > exit.
+    """
     to_ball = jnp.asarray(scene.position) - eye  # [P, 3]
     closest = sum(to_ball[:, a, None] * directions[a] for a in range(3))  # [P, n]
     miss = jnp.sum(to_ball * to_ball, axis=-1)[:, None] - closest * closest
@@ -165,8 +168,10 @@ def _march(scene: Scene, order, count, eye, directions, entry, leave):
 
 
 def _normals(scene: Scene, order, count, points):
-    """Unit normals (three arrays [n]) by differences on a tetrahedron's corners, and
-    the corners' mean distance [n]: the points' own, to second order."""
+    """Unit normals (three arrays [n]) by differences on a tetrahedron's corners.
+
+    And the corners' mean distance [n]: the points' own, to second order.
+    """
     corners = jnp.array([(1, -1, -1), (-1, -1, 1), (-1, 1, -1), (1, 1, 1)], jnp.float32)
     moved = tuple(
         (p + _DIFFERENCE * corners[:, axis, None]).ravel()

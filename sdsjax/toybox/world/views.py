@@ -46,6 +46,12 @@ def draw_orbit(key):
     return azimuth, elevation, distance
 
 
+def spread_azimuths(first, count: int):
+    """[..., count] azimuths in (-180, 180]: `first` [...] and its even spread."""
+    turned = jnp.asarray(first)[..., None] + jnp.arange(count) * (360.0 / count)
+    return 180.0 - (180.0 - turned) % 360.0
+
+
 def heldout_orbits():
     """The fixed scoring views: 16 of (azimuth, elevation, distance).
 

@@ -103,3 +103,29 @@ def test_other_settings_are_refused(tmp_path, pool):
     (tmp_path / "pool.json").write_text('{"singles": 1}')
     with pytest.raises(ValueError, match="another folder"):
         pools.build_pool(tmp_path, singles=2, pairs=1, size=SIZE)
+
+
+def test_a_set_shows_one_thing_from_evenly_spread_azimuths(tmp_path):
+    sets = pools.build_pool(
+        tmp_path, singles=1, pairs=1, size=8, views=4, seed=2, log=lambda line: None
+    )
+    orbit = pools.orbits_of(sets).reshape(-1, 4, 3)
+    assert len(orbit) == len(pools.geometries())
+    assert (sets.geometry.reshape(-1, 4) == sets.geometry[::4, None]).all()
+    np.testing.assert_array_equal(orbit[..., 1:], np.repeat(orbit[:, :1, 1:], 4, 1))
+    turns = (orbit[:, :, 0] - orbit[:, :1, 0]) % 360.0
+    np.testing.assert_allclose(
+        turns, np.tile([0, 90, 180, 270], (len(turns), 1)), atol=1e-3
+    )
+    row = 4 * 17 + 2
+    camera = orbit_camera(*orbit[17, 2], fov=FOV_DEG, width=8, height=8)
+    scene = build_scene(
+        pools.specs(sets, pools.Draw(*np.array([[row], [0], [1], [0]])))[0]
+    )
+    covered = render(scene, camera, pools.PALETTE[0], pools.PALETTE[1]).opacity
+    np.testing.assert_allclose(sets.layers[row, ..., 5] / 255, covered, atol=1 / 255)
+
+
+def test_a_pool_without_sets_says_so(pool):
+    with pytest.raises(ValueError, match="no view sets"):
+        pools.orbits_of(pool)

@@ -4,11 +4,13 @@ import jax
 import numpy as np
 
 from sdsjax.files.reference_images import Orbit, read_reference
-from sdsjax.toybox.world.references import main, true_rgba
+from sdsjax.toybox.__main__ import main
+from sdsjax.toybox.world.references import true_rgba
 
 
 def test_what_is_written_is_what_is_read(tmp_path, capsys):
     said = [
+        "references",
         "a red mug",
         "--out",
         str(tmp_path),
@@ -38,6 +40,6 @@ def test_what_is_written_is_what_is_read(tmp_path, capsys):
 
 
 def test_what_is_no_caption_is_one_line(tmp_path, capsys):
-    assert main(["a red thing", "--out", str(tmp_path / "new")]) == 2
+    assert main(["references", "a red thing", "--out", str(tmp_path / "new")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "new").exists()

@@ -1,6 +1,7 @@
-"""From a config to what is asked of renderings besides the estimator (supervision.py).
+"""From a config to what is asked of renderings besides the estimator.
 
-`losses.depth` weighs the depth loss; `reference` has given pictures and their weights.
+The penalties themselves are in training/supervision. `losses.depth` weighs the depth
+loss; `reference` has given pictures and their weights.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ DEPTH = "depth"
 TOYBOX = "toybox"
 
 
-def read(config: Config) -> Reference:
-    """The given pictures of `reference.path` at the last phase's resolution; "toybox":
-    the prompt's true picture. Raises ConfigError."""
+def read_given_views(config: Config) -> Reference:
+    """Reads the pictures of `reference.path` at the last phase's resolution; "toybox"
+    is the prompt's true picture. Raises ConfigError."""
     said, size = config.reference, config.resolution
     orbit = Orbit(*(said[name] for name in Orbit._fields))
     try:
@@ -49,7 +50,7 @@ def read(config: Config) -> Reference:
 
 
 def with_disparity(source: PriorSource, given: Reference) -> Reference:
-    """The same with the prior's monocular estimate of every picture, on white."""
+    """Adds the prior's monocular estimate of every given picture, on white."""
 
     @jax.jit
     def one(params, rgb, mask):
@@ -68,8 +69,9 @@ def with_disparity(source: PriorSource, given: Reference) -> Reference:
 def build_supervision(
     config: Config, source: PriorSource, representation: Representation
 ) -> tuple[PriorSource, Penalty | None]:
-    """The prior with the given pictures attached, and all penalties as one; the same
-    prior and None where nothing is asked. Nothing of the step is compiled.
+    """Attaches the given pictures to the prior, and returns all penalties as one.
+
+    The same prior and None where nothing is asked; nothing of the step is compiled.
 
     Raises ConfigError for pictures or cameras that cannot be used, and for a depth loss
     with a prior that has no monocular estimate.
@@ -96,7 +98,7 @@ def build_supervision(
                 "reference.path needs a representation with cameras: choose "
                 "representation.name gaussians or nerf"
             )
-        given = read(config)
+        given = read_given_views(config)
         if said.weight_depth:
             given = with_disparity(source, given)
         source = attach(source, given)

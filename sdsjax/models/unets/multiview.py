@@ -1,0 +1,146 @@
+"""MultiViewUNet: Stable Diffusion's UNet for several views at once, told the cameras.
+
+Notation: b samples, g views a sample (a group), h w rows and columns of a latent, n
+tokens, d their width. z_t `[b g h w c]`, one t a group `[b]`, text `[b n d]` one prompt
+a group, camera `[b g 16]` (`cameras.camera_numbers`), rays `[b g h w 6]`
+(`cameras.plucker_rays` at the latent's size). The output has z_t's shape.
+
+MVDream (arXiv 2308.16512): the camera's numbers pass through Linear, SiLU, Linear and
+are added to the embedding of t; self-attention runs over the tokens of all views of a
+group; text attention and convolutions stay per view. Two options are not MVDream's:
+
+    rays        Pluecker coordinates of each latent's ray beside z_t's channels
+                (as LFN, arXiv 2106.02634, and many multi-view networks since);
+    joint code  an MLP of view direction and pooled text together: added to the
+                embedding of t as SDXL's pooled text is (arXiv 2307.01952), and given
+                as further text tokens as IP-Adapter's are (arXiv 2308.06721).
+
+Sixteen zeros are the null camera: its rays are zeros too. With one view a group, and
+with last layers at zero as they begin, the network is the UNet beneath.
+"""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from sdsjax.models.unets.stable_diffusion import (
+    TimeEmbedding,
+    UNet2DCondition,
+    UNetConfig,
+)
+
+CAMERA_NUMBERS = 16
+RAY_CHANNELS = 6
+
+
+class MultiViewConfig(NamedTuple):
+    """What of a multi-view UNet's config.json decides its arithmetic.
+
+    unet: the network beneath, `in_channels` those of z_t alone; rays: whether Pluecker
+    rays are seen; code_tokens: further text tokens made by the joint code, 0: no joint
+    code; code_width: its hidden layer; harmonics: octaves of the view direction that it
+    is told. Nothing beside `unet`: MVDream's network.
+    """
+
+    unet: UNetConfig
+    rays: bool = False
+    code_tokens: int = 0
+    code_width: int = 512
+    harmonics: int = 3
+
+
+def direction_harmonics(direction, octaves: int):
+    """Encodes directions `[... 3]` as `[... 3 (1 + 2 octaves)]`.
+
+    x, sin and cos of 2^i pi x / 2, i from 0.
+
+    The lowest octave tells -1 from 1; positional encoding as in arXiv 2003.08934.
+    """
+    phase = direction[..., None] * (0.5 * math.pi * 2.0 ** jnp.arange(octaves))
+    phase = phase.reshape(*direction.shape[:-1], 3 * octaves)
+    return jnp.concatenate([direction, jnp.sin(phase), jnp.cos(phase)], axis=-1)
+
+
+class JointCode(nn.Module):
+    """A code of camera `[m 16]` and text `[m n d]` together.
+
+    It gives (embedding `[m width]`, tokens `[m k d]`).
+
+    A two-layer MLP of the view direction's harmonics and the mean text state: what is
+    seen from there is a function of both that neither tells alone. The embedding is
+    zero at first; the tokens are not, since attention would otherwise starve them.
+    """
+
+    config: MultiViewConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, camera, text):
+        cfg, context = self.config, self.config.unet.context
+        # the translation of a unit-length camera-to-world is its direction
+        direction = camera.reshape(-1, 4, 4)[:, :3, 3]
+        seen = direction_harmonics(direction, cfg.harmonics).astype(self.dtype)
+        x = jnp.concatenate([seen, text.mean(axis=1)], axis=-1)
+        x = nn.silu(nn.Dense(cfg.code_width, dtype=self.dtype, name="linear_1")(x))
+        x = nn.silu(nn.Dense(cfg.code_width, dtype=self.dtype, name="linear_2")(x))
+        embedding = nn.Dense(
+            cfg.unet.time_width,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.zeros,
+            name="to_time",
+        )(x)
+        tokens = nn.Dense(
+            cfg.code_tokens * context, dtype=self.dtype, name="to_tokens"
+        )(x)
+        return embedding, tokens.reshape(-1, cfg.code_tokens, context)
+
+
+class MultiViewUNet(nn.Module):
+    """A multi-view UNet: (z_t, t, text, camera, rays) to eps_hat.
+
+    z_t `[b g h w c]`, t `[b]`, text `[b n d]`, camera `[b g 16]`.
+
+    rays `[b g h w 6]`: only where the config asks for them. g may be any number, 1 too,
+    with the same parameters. ValueError for arrays that do not fit each other.
+    """
+
+    config: MultiViewConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, sample, timesteps, encoder_hidden_states, camera, rays=None):
+        cfg, (b, g) = self.config, sample.shape[:2]
+        if camera.shape != (b, g, CAMERA_NUMBERS):
+            raise ValueError(
+                f"camera {camera.shape}; expected {(b, g, CAMERA_NUMBERS)}, 16 numbers "
+                "a view"
+            )
+        if (rays is not None) != cfg.rays:
+            asked = "asks for" if cfg.rays else "takes no"
+            raise ValueError(f"this network {asked} rays [b g h w {RAY_CHANNELS}]")
+
+        def per_view(x):  # [b ...] -> [b g ...], a copy for each view
+            return jnp.repeat(x, g, axis=0)
+
+        z = sample.reshape(b * g, *sample.shape[2:])
+        inputs = cfg.unet.in_channels
+        if rays is not None:
+            z = jnp.concatenate([z, rays.reshape(*z.shape[:-1], -1)], axis=-1)
+            inputs += RAY_CHANNELS
+        camera = camera.reshape(b * g, CAMERA_NUMBERS)
+        text = per_view(encoder_hidden_states.astype(self.dtype))
+        width = cfg.unet.time_width
+        embed = TimeEmbedding(width, self.dtype, zero=True, name="camera_embed")
+        embedding = embed(camera)
+        if cfg.code_tokens:
+            code = JointCode(cfg, self.dtype, name="joint_code")
+            added, tokens = code(camera, text)
+            embedding = embedding + added
+            text = jnp.concatenate([text, tokens], axis=1)
+        unet = UNet2DCondition(
+            cfg.unet._replace(in_channels=inputs), self.dtype, group=g, name="unet"
+        )
+        out = unet(z, per_view(timesteps), text, class_embedding=embedding)
+        return out.reshape(*sample.shape[:-1], -1).astype(sample.dtype)

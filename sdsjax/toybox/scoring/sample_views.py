@@ -1,0 +1,73 @@
+"""Sets of views from captions: DDIM sampling of a multi-view prior, guided.
+
+Shapes: x [n g h w 3] in [-1, 1], g views a set, from the cameras of orbits [n g 3]
+(azimuth, elevation in degrees, distance). Deterministic from the key (DDIM, eta 0,
+arXiv 2010.02502); e_s = e_0 + s (e_y - e_0), both told the cameras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdsjax.diffusion import ddim_step, guide, velocity_to_noise
+from sdsjax.models.loading.hub import StableDiffusion
+from sdsjax.toybox.scoring.sample import ddim_times
+from sdsjax.toybox.training.train_multiview import view_conditions
+
+
+def sample_views(
+    networks: StableDiffusion,
+    texts: Sequence[str],
+    orbits,
+    key: jax.Array,
+    *,
+    guidance_scale: float,
+    steps: int,
+) -> np.ndarray:
+    """A set of views a caption, [n g h w 3] in [-1, 1], clipped; orbits [n g 3]."""
+    unet, vae, text = networks.unet, networks.vae, networks.text_encoder
+    config = unet.config.unet
+    times = jnp.asarray(ddim_times(steps, networks.schedule.num_steps))
+    side, channels = config.sample_size, config.in_channels
+
+    @jax.jit
+    def draw(params, key, ids, nothing, orbit):
+        z = jax.random.normal(key, (*orbit.shape[:2], side, side, channels))
+        encode: Any = text.module.apply
+        states = encode({"params": params["text_encoder"]}, ids)
+        empty = encode({"params": params["text_encoder"]}, nothing)
+        both = jnp.concatenate([states, jnp.broadcast_to(empty, states.shape)])
+        seen = jnp.ones(len(orbit), bool)
+        camera, rays = view_conditions(orbit, seen, side)
+        camera, rays = (jnp.concatenate([a, a]) for a in (camera, rays))
+
+        def step(z, pair):
+            t, after = pair
+            out: Any = unet.module.apply(
+                {"params": params["unet"]},
+                jnp.concatenate([z, z]),
+                jnp.full(len(both), t),
+                both,
+                camera,
+                rays if unet.config.rays else None,
+            )
+            cond, uncond = jnp.split(out, 2)
+            e = guide(cond, uncond, guidance_scale)
+            if networks.prediction_type == "v_prediction":
+                e = velocity_to_noise(networks.schedule, z, e, t)
+            return ddim_step(networks.schedule, z, e, t, after), None
+
+        z, _ = jax.lax.scan(step, z, (times[:-1], times[1:]))
+        z = z.reshape(-1, *z.shape[2:]) / vae.config.scaling_factor
+        x: Any = vae.module.apply({"params": params["vae"]}, z, method="decode")
+        return jnp.clip(x.reshape(*orbit.shape[:2], *x.shape[1:]), -1.0, 1.0)
+
+    params = {name: getattr(networks, name).params for name in ("unet", "vae")}
+    params["text_encoder"] = text.params
+    ids, nothing = networks.tokenizer(list(texts)), networks.tokenizer([""])
+    return np.asarray(draw(params, key, ids, nothing, jnp.asarray(orbits)))

@@ -1,0 +1,120 @@
+"""From a config to its prior: a literal dict of the kinds, and how each is loaded.
+
+Colours rgb in [0, 1], images x in [-1, 1], angles in degrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from sdsjax import priors
+from sdsjax.diffusion import NoiseSchedule
+from sdsjax.diffusion.prompts import VIEW_WORDS
+from sdsjax.training.config import Config, ConfigError
+from sdsjax.types import PriorSource
+
+
+def _folder_and_prompt(config: Config) -> dict[str, Any]:
+    """Returns what the loaders of all networks that read a prompt are given."""
+    prior = config.prior
+    return {
+        "folder": prior.folder,
+        "prompt": config.prompt,
+        "negative_prompt": config.negative_prompt,
+        "revision": prior.revision,
+        "variant": prior.variant,
+        "dtype": jnp.dtype(prior.dtype),
+        "view_prompts": prior.view_prompts,
+        "view_words": VIEW_WORDS[prior.view_words],
+        "image_size": prior.image_size,
+    }
+
+
+def _stable_diffusion(config: Config) -> PriorSource:
+    """Loads a folder of Stable Diffusion, the embedded toybox-sd among them."""
+    # Imported here: networks and tokenizers take a second to import.
+    from sdsjax.priors import stable_diffusion
+
+    prior = config.prior
+    return stable_diffusion.load(
+        **_folder_and_prompt(config),
+        adapter_folder=prior.adapter_folder,
+        lora_rank=prior.lora_rank,
+        depth_folder=prior.depth_folder,
+        normals_folder=prior.normals_folder,
+        perp_neg=prior.perp_neg,
+    )
+
+
+def _deepfloyd(config: Config) -> PriorSource:
+    """Loads the first stage of DeepFloyd IF, which denoises pixels."""
+    from sdsjax.priors import deepfloyd
+
+    return deepfloyd.load(**_folder_and_prompt(config))
+
+
+def _gaussian_mixture(config: Config) -> PriorSource:
+    """Makes a mixture of k flat colours with isotropic variances, on images x."""
+    prior, shape = config.prior, (config.resolution, config.resolution, 3)
+    colors = 2.0 * np.asarray(prior.means, np.float32) - 1.0
+    means = np.broadcast_to(colors[:, None, None, :], (len(colors), *shape))
+    schedule = NoiseSchedule.scaled_linear()
+    params = (
+        jnp.asarray(prior.weights),
+        jnp.asarray(means),
+        jnp.asarray(prior.variances),
+    )
+
+    def bind(params):
+        weights, means, variances = params
+        return priors.gaussian_mixture(
+            schedule, weights, means, variances, prior.conditional
+        )
+
+    return PriorSource(params, bind, shape)
+
+
+def _empirical(config: Config) -> PriorSource:
+    """Makes the exact prior of true renders of the prompt and of `prior.captions`.
+
+    Raises ConfigError for a negative prompt whose scene is not among them.
+    """
+    from sdsjax.toybox.world.captions import parse_caption
+    from sdsjax.toybox.world.sheet import render_specs
+
+    prior, size = config.prior, config.resolution
+    captions = (config.prompt, *prior.captions)
+    turns = 360.0 * np.arange(prior.views) / prior.views
+    orbits = [(turn, 15.0, float(np.mean(config.camera.distance))) for turn in turns]
+    specs = [parse_caption(text)[0] for text in captions]
+    repeated = [spec for spec in specs for _ in orbits]
+    rgb = render_specs(repeated, orbits * len(specs), size=size)
+    images = jnp.asarray(2.0 * rgb - 1.0, jnp.float32)
+    kept = np.repeat(np.arange(len(specs)) == 0, prior.views)
+    negative = None
+    if config.negative_prompt:
+        avoided = parse_caption(config.negative_prompt)[0]
+        negative = np.repeat([spec == avoided for spec in specs], prior.views)
+        if not negative.any():
+            raise ConfigError(
+                f"negative_prompt {config.negative_prompt!r}: the empirical prior only "
+                "knows the prompt and prior.captions; add it to these"
+            )
+    schedule = NoiseSchedule.scaled_linear()
+    return PriorSource(
+        images,
+        lambda images: priors.empirical(schedule, images, kept, negative=negative),
+        (size, size, 3),
+    )
+
+
+PRIORS: dict[str, Callable[[Config], PriorSource]] = {
+    "stable_diffusion": _stable_diffusion,
+    "deepfloyd": _deepfloyd,
+    "gaussian_mixture": _gaussian_mixture,
+    "empirical": _empirical,
+}
