@@ -51,7 +51,7 @@ class OrbitRange(NamedTuple):
 
 
 def look_at(eye: jax.Array, target: jax.Array, up: jax.Array) -> jax.Array:
-    """World-to-camera matrix [4, 4] of an eye [3] that looks at a target [3].
+    """Returns the world-to-camera matrix [4, 4] of an eye [3] looking at a target [3].
 
     A view along `up` borrows +z as its up vector: the top of an overhead picture is
     then the object's back.
@@ -69,7 +69,7 @@ def look_at(eye: jax.Array, target: jax.Array, up: jax.Array) -> jax.Array:
 
 
 def orbit_position(azimuth, elevation, distance) -> jax.Array:
-    """Camera position [3] (world) for angles in degrees."""
+    """Returns the camera position [3] (world) for angles in degrees."""
     azimuth, elevation = jnp.deg2rad(azimuth), jnp.deg2rad(elevation)
     return distance * jnp.stack(
         [
@@ -96,7 +96,7 @@ def orbit_up(azimuth, elevation) -> jax.Array:
 def orbit_camera(
     azimuth, elevation, distance=3.1, *, fov=40.0, width: int = 64, height: int = 64
 ) -> Camera:
-    """A camera on a sphere around the origin, looking at it.
+    """Makes a camera on a sphere around the origin, looking at it.
 
     azimuth, elevation, fov (vertical) in degrees; distance in world units.
     """
@@ -117,7 +117,7 @@ def orbit_camera(
 
 
 def camera_position(camera: Camera) -> jax.Array:
-    """The camera's centre [3] in the world."""
+    """Returns the camera's centre [3] in the world."""
     rotation, translation = (
         camera.world_to_camera[:3, :3],
         camera.world_to_camera[:3, 3],
@@ -126,21 +126,48 @@ def camera_position(camera: Camera) -> jax.Array:
 
 
 def camera_angles(camera: Camera) -> tuple[jax.Array, jax.Array]:
-    """Azimuth in (-180, 180] and elevation in [-90, 90], degrees, of one camera."""
+    """Returns a camera's azimuth in (-180, 180] and elevation in [-90, 90], degrees."""
     x, y, z = camera_position(camera)
     elevation = jnp.arctan2(y, jnp.sqrt(x**2 + z**2))
     return jnp.rad2deg(jnp.arctan2(x, z)), jnp.rad2deg(elevation)
 
 
 def random_orbits(
-    key: jax.Array, count: int, orbit: OrbitRange, *, width: int, height: int
+    key: jax.Array,
+    count: int,
+    orbit: OrbitRange,
+    *,
+    width: int,
+    height: int,
+    group: int = 1,
 ) -> Camera:
-    """A batch [count] of views, azimuth stratified over the batch (threestudio's rule).
+    """Draws a batch [count] of views, azimuth stratified over the batch.
 
-    Half of the elevations are uniform in degrees and half uniform on the sphere, as
-    in DreamFusion (arXiv 2209.14988); `overhead_fraction` of them are redrawn in
-    60..85 degrees.
+    The stratification is threestudio's rule. Half of the elevations are uniform in
+    degrees and half uniform on the sphere, as in DreamFusion (arXiv 2209.14988);
+    `overhead_fraction` of them are redrawn in 60..85 degrees. group: so many views in a
+    run are drawn together, at one elevation, distance and field of view, their azimuths
+    evenly spread over the range from a random first (MVDream, arXiv 2308.16512);
+    `count` must be a multiple of it.
     """
+    azimuth, *rest = _random_angles(key, count // group, orbit)
+    if group > 1:
+        azimuth = _spread(azimuth, orbit.azimuth, group)
+        rest = [jnp.repeat(values, group) for values in rest]
+    build = partial(orbit_camera, width=width, height=height)
+    return jax.vmap(lambda a, e, d, f: build(a, e, d, fov=f))(azimuth, *rest)
+
+
+def _spread(first: jax.Array, interval: tuple[float, float], group: int) -> jax.Array:
+    """Azimuths [n group]: from each of `first` [n] on, even steps round an interval."""
+    low, high = interval
+    steps = jnp.arange(group, dtype=first.dtype) * ((high - low) / group)
+    turned = first[:, None] - low + steps
+    return (low + jnp.mod(turned, high - low)).reshape(-1)
+
+
+def _random_angles(key: jax.Array, count: int, orbit: OrbitRange):
+    """Azimuth, elevation, distance and fov, each [count]; see `random_orbits`."""
     names = ("azimuth", "elevation", "sphere", "half", "distance", "fov", "over", "top")
     keys = dict(zip(names, jax.random.split(key, len(names))))
     low, high = orbit.azimuth
@@ -164,14 +191,11 @@ def random_orbits(
     fov = jax.random.uniform(
         keys["fov"], (count,), minval=orbit.fov[0], maxval=orbit.fov[1]
     )
-    build = partial(orbit_camera, width=width, height=height)
-    return jax.vmap(lambda a, e, d, f: build(a, e, d, fov=f))(
-        azimuth, elevation, distance, fov
-    )
+    return azimuth, elevation, distance, fov
 
 
 def pixel_rays(camera: Camera) -> tuple[jax.Array, jax.Array]:
-    """Origins and unit directions [h, w, 3] (world) through the pixel centres."""
+    """Returns origins and unit directions [h, w, 3] (world) through pixel centres."""
     u, v = jnp.meshgrid(
         jnp.arange(camera.width, dtype=float) + 0.5,
         jnp.arange(camera.height, dtype=float) + 0.5,

@@ -22,61 +22,77 @@ OPAQUE = 0.5
 
 
 def masked_mean(values: Array, mask: Array) -> Array:
-    """Mean of values [n] where mask [n]; 0 where the mask is empty."""
+    """Returns the mean of values [n] where mask [n]; 0 where the mask is empty."""
     mask = mask.astype(values.dtype)
     return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def sparsity(opacity: Array) -> Array:
-    """Mean sqrt(opacity^2 + 0.01): empties the picture gently (threestudio)."""
+    """Measures the mean of sqrt(opacity^2 + 0.01): empties the picture gently.
+
+    Source: threestudio.
+    """
     return jnp.mean(jnp.sqrt(opacity**2 + 0.01))
 
 
 def binary_entropy(opacity: Array) -> Array:
-    """Mean entropy (nats) of opacities, clamped to [1e-3, 1 - 1e-3]: pushes each to
-    nothing or all."""
+    """Measures the mean entropy (nats) of opacities: pushes each to nothing or all.
+
+    They are clamped to [1e-3, 1 - 1e-3].
+    """
     p = jnp.clip(opacity, 1e-3, 1 - 1e-3)
     return -jnp.mean(p * jnp.log(p) + (1 - p) * jnp.log1p(-p))
 
 
 def total_variation(rgb: Array) -> Array:
-    """Mean squared difference of neighbouring pixels of rgb [... h w c]."""
+    """Measures the mean squared difference of neighbouring pixels of rgb.
+
+    rgb [... h w c].
+    """
     down = jnp.diff(rgb, axis=-3) ** 2
     across = jnp.diff(rgb, axis=-2) ** 2
     return jnp.mean(down) + jnp.mean(across)
 
 
 def mean_opacity(opacities: Array, mask: Array) -> Array:
-    """Mean opacity of the Gaussians (3DGS-MCMC, arXiv 2404.09591, L1 on opacity)."""
+    """Measures the mean opacity of the Gaussians.
+
+    Source: 3DGS-MCMC, arXiv 2404.09591, L1 on opacity.
+    """
     return masked_mean(opacities, mask)
 
 
 def mean_scale(scales: Array, mask: Array) -> Array:
-    """Mean scale of the Gaussians over their three axes (arXiv 2404.09591)."""
+    """Measures the mean scale of the Gaussians over their axes (arXiv 2404.09591)."""
     return masked_mean(jnp.mean(scales, axis=-1), mask)
 
 
 def mean_distance(means: Array, mask: Array) -> Array:
-    """Mean distance of the Gaussians from the origin (threestudio's position loss)."""
+    """Measures the mean distance of the Gaussians from the origin.
+
+    Source: threestudio's position loss.
+    """
     # 1e-12: the root's gradient at the origin stays finite.
     return masked_mean(jnp.sqrt(jnp.sum(means**2, axis=-1) + 1e-12), mask)
 
 
 def outside_ball(means: Array, mask: Array, radius: float) -> Array:
-    """Mean squared distance by which Gaussians leave the ball of a radius."""
+    """Measures the mean squared distance by which Gaussians leave a ball."""
     length = jnp.sqrt(jnp.sum(means**2, axis=-1) + 1e-12)
     return masked_mean(jnp.maximum(length - radius, 0) ** 2, mask)
 
 
 def anisotropy(scales: Array, mask: Array, limit: float = 10.0) -> Array:
-    """Mean excess of longest over shortest axis beyond limit (PhysGaussian,
-    arXiv 2311.12198: no needles)."""
+    """Measures the mean excess of longest over shortest axis beyond a limit.
+
+    It forbids needles; source: PhysGaussian, arXiv 2311.12198.
+    """
     ratio = jnp.max(scales, axis=-1) / jnp.maximum(jnp.min(scales, axis=-1), 1e-12)
     return masked_mean(jnp.maximum(ratio, limit) - limit, mask)
 
 
 def reduce_rays(values: Array, counted: Array, reduction: str) -> Array:
-    """Values [...] of rays as one number, those counted [...] (bool) alone.
+    """Reduces values [...] of rays to one number, those counted [...] (bool) alone.
 
     reduction: "mean" over all rays, the others being 0 (HiFA, arXiv 2305.18766, eq. 8);
     "counted", the mean over those that count, 0 where none does; "sum" (HiFA's code).
@@ -95,8 +111,11 @@ def reduce_rays(values: Array, counted: Array, reduction: str) -> Array:
 
 
 def ray_variance(weights: Array, z: Array) -> Array:
-    """sum_i (z_i - mu)^2 p_i [...] of distances z [... n] along rays, with p = w / sum
-    w and mu = sum_i z_i p_i (HiFA, arXiv 2305.18766, eqs. 6-7); 0 without weights."""
+    """Measures the variance [...] of distances z [... n] along rays.
+
+    sum_i (z_i - mu)^2 p_i, with p = w / sum w and mu = sum_i z_i p_i (HiFA, arXiv
+    2305.18766, eqs. 6-7); 0 without weights.
+    """
     total = jnp.sum(weights, axis=-1, keepdims=True)
     # 1e-8: below, the square of 1 / total would overflow the gradient
     p = weights / jnp.maximum(total, 1e-8)
@@ -105,15 +124,19 @@ def ray_variance(weights: Array, z: Array) -> Array:
 
 
 def z_variance(weights: Array, z: Array, *, reduction: str) -> Array:
-    """HiFA's z-variance (arXiv 2305.18766, eqs. 7-8) of weights and z [... n] of rays,
-    of which those whose weights sum to more than one half count."""
+    """Measures HiFA's z-variance of weights and z [... n] of rays.
+
+    Those rays count whose weights sum to more than one half (arXiv 2305.18766, eqs.
+    7-8).
+    """
     counted = jnp.sum(weights, axis=-1) > OPAQUE
     return reduce_rays(ray_variance(weights, z), counted, reduction)
 
 
 def ray_distortion(weights: Array, edges: Array) -> Array:
-    """mip-NeRF 360's distortion [...] (arXiv 2111.12077, eq. 15) of weights [... n] in
-    the bins of edges [... n+1]:
+    """Measures mip-NeRF 360's distortion [...] of rays (arXiv 2111.12077, eq. 15).
+
+    Of weights [... n] in the bins of edges [... n+1] it is
 
         sum_ij w_i w_j |m_i - m_j| + 1/3 sum_i w_i^2 (t_{i+1} - t_i),  m: centres,
 
@@ -129,15 +152,21 @@ def ray_distortion(weights: Array, edges: Array) -> Array:
 
 
 def ray_orientation(weights: Array, normals: Array, directions: Array) -> Array:
-    """Ref-NeRF's orientation [...] (arXiv 2112.03907, eq. 11): sum_i w_i max(0, n_i .
-    d)^2 of normals [... n 3] that face away from rays of directions [... 3]."""
+    """Measures Ref-NeRF's orientation [...] of rays (arXiv 2112.03907, eq. 11).
+
+    sum_i w_i max(0, n_i . d)^2 of normals [... n 3] that face away from rays of
+    directions [... 3].
+    """
     away = jnp.maximum(jnp.sum(normals * directions[..., None, :], axis=-1), 0)
     return jnp.sum(weights * away**2, axis=-1)
 
 
 def normal_smoothness(normal: Array, opacity: Array) -> Array:
-    """Mean squared difference of neighbouring pixels' unit normals [... h w 3], over
-    the pairs of which both are opaque (> 1/2) in opacity [... h w]; 0 without any."""
+    """Measures the mean squared difference of neighbouring pixels' unit normals.
+
+    normal [... h w 3]; it is taken over the pairs of which both are opaque (> 1/2) in
+    opacity [... h w]; 0 without any.
+    """
     opaque = opacity > OPAQUE
     down = jnp.sum(jnp.diff(normal, axis=-3) ** 2, axis=-1)
     across = jnp.sum(jnp.diff(normal, axis=-2) ** 2, axis=-1)
@@ -147,12 +176,12 @@ def normal_smoothness(normal: Array, opacity: Array) -> Array:
 
 
 def aligned_disparity(depth: Array, counted: Array, disparity: Array) -> Array:
-    """a / depth + b [h w] with a >= 0 and b nearest to `disparity` over the pixels
-    counted [h w] in the sense of least squares; b alone where they do not vary together
-    or 1 / depth hardly varies.
+    """Returns a / depth + b [h w], a >= 0 and b being those nearest to `disparity`.
 
-    A monocular estimate is known up to such a scale and shift (HiFA, arXiv 2305.18766,
-    eq. 6); a negative scale would turn the relief inside out.
+    Nearest in the sense of least squares over the pixels counted [h w]; b alone where
+    they do not vary together or 1 / depth hardly varies. A monocular estimate is known
+    up to such a scale and shift (HiFA, arXiv 2305.18766, eq. 6); a negative scale would
+    turn the relief inside out.
     """
     counted = counted.astype(depth.dtype)
     ours = safe_divide(counted, depth)
@@ -168,12 +197,13 @@ def aligned_disparity(depth: Array, counted: Array, disparity: Array) -> Array:
 
 
 def disparity_mismatch(depth: Array, opacity: Array, disparity: Array) -> Array:
-    """Share in 0..1 of the variance of an estimated disparity [h w] that the rendered
-    one, aligned by scale and shift, leaves unexplained over opacity > 1/2.
+    """Measures how far a rendered depth is from an estimated disparity [h w], in 0..1.
 
-    HiFA's depth loss in the estimate's own units (arXiv 2305.18766, eq. 6): 1, without
-    a gradient, where the two run against each other; 0 where no pixel is opaque or the
-    estimate is flat. `disparity` gets no gradient.
+    It is the share of the estimate's variance that the rendered disparity, aligned by
+    scale and shift, leaves unexplained over opacity > 1/2: HiFA's depth loss in the
+    estimate's own units (arXiv 2305.18766, eq. 6). 1, without a gradient, where the two
+    run against each other; 0 where no pixel is opaque or the estimate is flat.
+    `disparity` gets no gradient.
     """
     disparity = jax.lax.stop_gradient(disparity)
     counted = (opacity > OPAQUE) & (depth > 0)

@@ -28,8 +28,11 @@ class NoisePrediction(NamedTuple):
 
 
 class Rendering(NamedTuple):
-    """What a representation draws: rgb [h w 3] in [0, 1], opacity [h w], depth [h w]
-    (camera z, normalised by opacity), normal [h w 3] (world), aux: anything else."""
+    """One view as a representation renders it.
+
+    rgb [h w 3] in [0, 1]; opacity [h w]; depth [h w] (camera z, normalised by opacity);
+    normal [h w 3] (world); aux: anything else.
+    """
 
     rgb: Array
     opacity: Array
@@ -46,7 +49,7 @@ class View(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """VSD's second network. init: key -> psi; noise: (psi, z_t, t, view) -> eps."""
+    """VSD's second network: init: key -> psi; noise: (psi, z_t, t, view) -> eps."""
 
     init: Callable[[Array], PyTree]
     noise: Callable[[PyTree, Array, Array, View | None], Array]
@@ -58,6 +61,9 @@ class Prior(NamedTuple):
     noise: (z_t, t, view, branches=("cond", "uncond")) -> NoisePrediction, for ONE z_t;
     `branches` is static. encode: x -> z. decode: z -> x. monocular: x -> (disparity
     [h w], normal [h w 3]).
+    group: how many views one call of `noise` sees together, static. Where it is g > 1
+    a sample is z [g h w c] with one scalar t, and `view` has a leading axis g on its
+    camera and rendering; encode and decode take one view, or map over that axis.
     """
 
     schedule: NoiseSchedule
@@ -66,11 +72,15 @@ class Prior(NamedTuple):
     decode: Callable[[Array], Array] | None = None
     monocular: Callable[[Array], tuple[Array, Array]] | None = None
     adapter: Adapter | None = None
+    group: int = 1
 
 
 class Estimate(NamedTuple):
-    """grad: descent direction in z, times w(t). aux: what a person wants to see
-    (a dict of scalars or z-shaped arrays). image_grad: the same on the image x."""
+    """An estimator's gradient for one view.
+
+    grad: descent direction in z, times w(t). aux: what a person wants to see (a dict of
+    scalars or z-shaped arrays). image_grad: the same on the image x.
+    """
 
     grad: Array
     aux: dict[str, Array]
@@ -85,7 +95,7 @@ class Linear(NamedTuple):
 
 
 def keep_state(prior, key, state, zs, ts, views, estimates, linear):
-    """The default `learn`: an estimator without state returns it as it was."""
+    """Returns the state as it was: the default `learn` of an estimator."""
     del prior, key, zs, ts, views, estimates, linear
     return state
 
@@ -94,8 +104,8 @@ class Estimator(NamedTuple):
     """A score-distillation estimator.
 
     init: (prior, key, z_spec) -> state; estimate: (prior, key, state, z, t, view) ->
-    Estimate, pure, ONE view (vmap outside), reads state; learn: (prior, key, state, zs,
-    ts, views, estimates, linear) -> state.
+    Estimate, pure, ONE sample (a view, or a group of them; vmap outside), reads state;
+    learn: (prior, key, state, zs, ts, views, estimates, linear) -> state.
     """
 
     init: Callable[..., PyTree]
@@ -104,9 +114,11 @@ class Estimator(NamedTuple):
 
 
 class RowEdit(NamedTuple):
-    """What density control did to the rows of the parameters: row i now holds what row
-    source[i] held, and its optimizer moments are zeroed where reset[i] is true. aux:
-    scalars by name, for a person to see (a dict or nothing)."""
+    """What density control did to the rows of the parameters.
+
+    Row i now holds what row source[i] held, and its optimizer moments are zeroed where
+    reset[i] is true. aux: scalars by name, for a person to see (a dict or nothing).
+    """
 
     source: Array
     reset: Array
@@ -114,17 +126,16 @@ class RowEdit(NamedTuple):
 
 
 class Representation(NamedTuple):
-    """A thing to be optimised and drawn.
+    """A thing that is optimised and rendered.
 
     init: key -> (params, state); render: (params, state, camera, key) -> Rendering;
-    space: "image" (rgb is an image) or "latent" (rgb is a latent z);
-    regularize: (params, state, renderings, step) -> (scalar, dict of terms);
-    control: (key, step, params, state, aux) -> (params, state, RowEdit) or None; aux
-    has the step's `grads` and `renderings` [n ...].
-    probe: params -> zeros that `render` takes as a fifth argument, or None; their
-    gradient, summed over the views of a step, comes to `control` as aux["probe"].
-    field: (params, state, points [n 3]) -> (density [n] per world unit, rgb [n 3]), or
-    None; for a mesh.
+    space: "image" (rgb is an image) or "latent" (rgb is a latent z); regularize:
+    (params, state, renderings, step) -> (scalar, dict of terms); control: (key, step,
+    params, state, aux) -> (params, state, RowEdit) or None; aux has the step's `grads`
+    and `renderings` [n ...]. probe: params -> zeros that `render` takes as a fifth
+    argument, or None; their gradient, summed over the views of a step, comes to
+    `control` as aux["probe"]. field: (params, state, points [n 3]) -> (density [n] per
+    world unit, rgb [n 3]), or None; for a mesh.
     """
 
     init: Callable[[Array], tuple[PyTree, PyTree]]
@@ -137,9 +148,12 @@ class Representation(NamedTuple):
 
 
 class PriorSource(NamedTuple):
-    """A prior before it is bound: its parameters travel into the jitted step as an
-    argument (closed over, they would become constants), `bind(params) -> Prior` runs
-    inside. image_shape: the (h, w, c) that `encode` takes, None if it takes any."""
+    """A prior before it is bound.
+
+    params travel into the jitted step as an argument (closed over, they would become
+    constants); bind: params -> Prior runs inside. image_shape: the (h, w, c) that
+    `encode` takes, None if it takes any.
+    """
 
     params: PyTree
     bind: Callable[[PyTree], Prior]

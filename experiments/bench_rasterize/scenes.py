@@ -71,12 +71,12 @@ def cameras_of(scene: Scene) -> Camera:
     )
 
 
-def plan_of(scene: Scene) -> composite.Plan:
+def plan_of(scene: Scene) -> composite.RasterPlan:
     """The plan that `rasterize` makes by itself."""
     return rasterize.default_plan(scene.count, scene.size, scene.size)
 
 
-def whole_plan(scene: Scene) -> composite.Plan:
+def whole_plan(scene: Scene) -> composite.RasterPlan:
     """The same with a buffer that holds all pairs of a view: one slab."""
     plan, total = plan_of(scene), 1
     for i in range(scene.views):
@@ -129,16 +129,16 @@ def picture_of(scene: Scene):
 
 def table_of(gaussians, camera):
     """Splats and the compositor's table [1 n 13] of one camera."""
-    splats, features = rasterize._shade(gaussians, camera, False, None)
+    splats, features = rasterize._splats_and_features(gaussians, camera, False, None)
     rows = [splats.mean, splats.conic, splats.log_opacity[:, None], features]
     return jax.tree.map(lambda a: a[None], (splats, jnp.concatenate(rows, axis=-1)))
 
 
-def lists_of(plan: composite.Plan, splats):
+def lists_of(plan: composite.RasterPlan, splats):
     """The tile lists of splats [1 n]: binning alone."""
-    prints = binning.footprints(splats, plan.grid)
+    footprints = binning.footprints(splats, plan.grid)
     begin = jnp.zeros(1, jnp.int32)
-    return binning.tile_lists(prints, begin, plan.grid, plan.capacity)[0]
+    return binning.tile_lists(footprints, begin, plan.grid, plan.capacity)[0]
 
 
 def binning_of(scene: Scene):
@@ -165,16 +165,16 @@ def contributing(scene: Scene) -> jax.Array:
     def count(gaussians):
         splats, table = table_of(gaussians, camera)
         lists = lists_of(plan, splats)
-        listed = composite.lay_out(table, lists, plan)
-        work = composite.divide_work(lists, plan, table.dtype)
+        listed = composite.list_rows(table, lists, plan)
+        work = composite.group_tiles(lists, plan, table.dtype)
 
         def group(total, tiles):
             def step(chunk, total):
-                rows, _ = composite._read(listed, tiles, chunk, plan)
+                rows, _ = composite._read_chunk(listed, tiles, chunk, plan)
                 alpha, _ = composite._alphas(rows, tiles.centre, plan)
                 return total + jnp.sum(alpha > 0, dtype=jnp.float32)
 
-            return composite._chunks(tiles, step, total, plan), None
+            return composite._run_chunks(tiles, step, total, plan), None
 
         return lax.scan(group, jnp.zeros(()), work)[0]
 
@@ -199,13 +199,13 @@ def autodiff(longest: int, capacity: int):
     """
 
     def chunks(tiles, step, state, plan):
-        last = (jnp.max(tiles.count) + plan.chunk - 1) // plan.chunk
+        last = (jnp.max(tiles.count) + plan.splats_per_step - 1) // plan.splats_per_step
 
         def body(state, chunk):
             go = partial(step, chunk)
             return lax.cond(chunk < last, go, lambda state: state, state), None
 
-        return lax.scan(body, state, jnp.arange(-(-longest // plan.chunk)))[0]
+        return lax.scan(body, state, jnp.arange(-(-longest // plan.splats_per_step)))[0]
 
     def accumulate(plan, splats, features, differentiation):
         del differentiation
@@ -214,12 +214,12 @@ def autodiff(longest: int, capacity: int):
         table, lifted = jax.tree.map(
             lambda a: a[None], (jnp.concatenate(rows, axis=-1), splats)
         )
-        prints = binning.footprints(lax.stop_gradient(lifted), plan.grid)
+        footprints = binning.footprints(lax.stop_gradient(lifted), plan.grid)
         begin = jnp.zeros(1, jnp.int32)
-        lists, _ = binning.tile_lists(prints, begin, plan.grid, plan.capacity)
+        lists, _ = binning.tile_lists(footprints, begin, plan.grid, plan.capacity)
         shape, pixels = (1, plan.grid.tiles), plan.grid.size**2
         carry = (jnp.ones((*shape, pixels)), jnp.zeros((*shape, 8, pixels)))
-        with mock.patch.object(composite, "_chunks", chunks):
+        with mock.patch.object(composite, "_run_chunks", chunks):
             _, sums = composite.forward_slab(table, lists, carry, plan)
         return rasterize._untile(sums[0], plan.grid), {}
 

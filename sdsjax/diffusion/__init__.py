@@ -1,7 +1,8 @@
-"""Diffusion in general, without a network: noise schedules and the forward process
-(`noise_schedules`), classifier-free guidance (`guidance`), timestep samplers
-(`timesteps`) and the words that a prompt gets for a camera (`prompts`). Arrays in,
-arrays out. It knows nothing else of sdsjax; everything else may import it, the names
+"""Diffusion in general, without a network: arrays in, arrays out.
+
+`noise_schedules` has the schedules and the forward process, `guidance` classifier-free
+guidance, `timesteps` the timestep samplers and `prompts` the words that a prompt gets
+for a camera. It knows nothing else of sdsjax; everything else may import it, the names
 below from `sdsjax.diffusion` itself.
 """
 

@@ -7,5 +7,5 @@ import jax
 
 
 def guide(cond: jax.Array, uncond: jax.Array, guidance_scale: float) -> jax.Array:
-    """Classifier-free guidance e_s = e_0 + s (e_y - e_0) (arXiv 2207.12598)."""
+    """Applies classifier-free guidance: e_s = e_0 + s (e_y - e_0)."""
     return uncond + guidance_scale * (cond - uncond)

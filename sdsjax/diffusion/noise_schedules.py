@@ -1,10 +1,9 @@
-"""The forward process: noise schedules, adding noise, and what follows from a noise
-prediction. Arrays in, arrays out.
+"""Noise schedules, the forward process, and what follows from a noise prediction.
 
 Notation: variance preserving, z_t = alpha_t z + sigma_t eps, eps ~ N(0, I),
 alpha_t^2 + sigma_t^2 = 1, alpha_t = sqrt(alphas_cumprod_t), t in 0..T-1 (T = 1000).
 Guidance: e_s = e_0 + s (e_y - e_0), s = `guidance_scale` (s = 1: no guidance;
-DreamFusion's and SSD's omega is s - 1).
+DreamFusion's and SSD's omega is s - 1). Arrays in, arrays out.
 Sources: DDPM arXiv 2006.11239; scaled-linear arXiv 2112.10752; cosine arXiv 2102.09672;
 v-prediction arXiv 2202.00512; weights w(t) as in each estimator's paper.
 """
@@ -22,18 +21,22 @@ Weighting = str | Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class NoiseSchedule(NamedTuple):
-    """alphas [T] and sigmas [T], both float32, alphas^2 + sigmas^2 = 1."""
+    """A variance-preserving noise schedule of T timesteps.
+
+    alphas [T] and sigmas [T], both float32, alphas^2 + sigmas^2 = 1.
+    """
 
     alphas: jax.Array
     sigmas: jax.Array
 
     @property
     def num_steps(self) -> int:
+        """The number T of timesteps."""
         return self.alphas.shape[0]
 
     @classmethod
     def from_betas(cls, betas) -> NoiseSchedule:
-        """From DDPM's per-step variances [T], accumulated in float64."""
+        """Makes a schedule from DDPM's per-step variances [T], in float64."""
         cumprod = np.cumprod(1.0 - np.asarray(betas, np.float64))
         return cls(
             jnp.asarray(np.sqrt(cumprod), jnp.float32),
@@ -44,7 +47,7 @@ class NoiseSchedule(NamedTuple):
     def scaled_linear(
         cls, num_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
     ) -> NoiseSchedule:
-        """Stable Diffusion's: sqrt(beta) linear in t."""
+        """Makes Stable Diffusion's schedule: sqrt(beta) linear in t."""
         return cls.from_betas(
             np.linspace(beta_start**0.5, beta_end**0.5, num_steps, dtype=np.float64)
             ** 2
@@ -54,14 +57,14 @@ class NoiseSchedule(NamedTuple):
     def linear(
         cls, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
     ) -> NoiseSchedule:
-        """DDPM's: beta linear in t."""
+        """Makes DDPM's schedule: beta linear in t."""
         return cls.from_betas(np.linspace(beta_start, beta_end, num_steps))
 
     @classmethod
     def squaredcos_cap_v2(
         cls, num_steps: int = 1000, max_beta: float = 0.999
     ) -> NoiseSchedule:
-        """Improved DDPM's cosine schedule, beta capped (DeepFloyd IF)."""
+        """Makes Improved DDPM's cosine schedule, beta capped (DeepFloyd IF)."""
 
         def remaining(u):
             return np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
@@ -74,20 +77,20 @@ class NoiseSchedule(NamedTuple):
 def add_noise(
     schedule: NoiseSchedule, z: jax.Array, eps: jax.Array, t: jax.Array
 ) -> jax.Array:
-    """z_t = alpha_t z + sigma_t eps, in z's dtype; t a scalar."""
+    """Returns z_t = alpha_t z + sigma_t eps, in z's dtype; t a scalar."""
     alpha, sigma = alpha_sigma(schedule, t, z.dtype)
     return alpha * z + sigma * eps
 
 
 def alpha_sigma(schedule: NoiseSchedule, t: jax.Array, dtype=jnp.float32):
-    """(alpha_t, sigma_t) in `dtype`."""
+    """Returns (alpha_t, sigma_t) in `dtype`."""
     return schedule.alphas[t].astype(dtype), schedule.sigmas[t].astype(dtype)
 
 
 def denoised(
     schedule: NoiseSchedule, z_t: jax.Array, eps_hat: jax.Array, t: jax.Array
 ) -> jax.Array:
-    """zhat = (z_t - sigma_t eps_hat) / alpha_t, the one-step estimate of z."""
+    """Returns zhat = (z_t - sigma_t eps_hat) / alpha_t, the one-step estimate of z."""
     alpha, sigma = alpha_sigma(schedule, t, z_t.dtype)
     return (z_t - sigma * eps_hat) / alpha
 
@@ -95,7 +98,10 @@ def denoised(
 def velocity_to_noise(
     schedule: NoiseSchedule, z_t: jax.Array, velocity: jax.Array, t: jax.Array
 ) -> jax.Array:
-    """eps = alpha_t v + sigma_t z_t (progressive distillation, arXiv 2202.00512)."""
+    """Returns eps = alpha_t v + sigma_t z_t of a v-prediction.
+
+    Source: progressive distillation, arXiv 2202.00512.
+    """
     alpha, sigma = alpha_sigma(schedule, t, z_t.dtype)
     return alpha * velocity + sigma * z_t
 
@@ -107,7 +113,10 @@ def ddim_step(
     t: jax.Array,
     t_next: jax.Array,
 ) -> jax.Array:
-    """Deterministic DDIM (arXiv 2010.02502, eq. 12, eta 0); t_next < 0 gives zhat."""
+    """Takes a deterministic DDIM step from t to t_next; t_next < 0 gives zhat.
+
+    Source: arXiv 2010.02502, eq. 12, eta 0.
+    """
     zhat = denoised(schedule, z_t, eps_hat, t)
     alpha, sigma = alpha_sigma(schedule, jnp.maximum(t_next, 0), z_t.dtype)
     stepped = alpha * zhat + sigma * eps_hat
@@ -127,7 +136,7 @@ WEIGHTINGS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 def weight_function(
     schedule: NoiseSchedule, weighting: Weighting
 ) -> Callable[[jax.Array], jax.Array]:
-    """w(t) by name (a key of WEIGHTINGS) or from a callable (alpha, sigma) -> w.
+    """Makes w(t) of a name (a key of WEIGHTINGS) or of a callable (alpha, sigma) -> w.
 
     Raises ValueError for an unknown name.
     """

@@ -44,8 +44,11 @@ def view_index(
     half_angle: float = 45.0,
     overhead: float = 60.0,
 ) -> jax.Array:
-    """Which side is seen, int32: FRONT within `half_angle` of azimuth 0, BACK within
-    it of 180, OVERHEAD above an elevation of `overhead`."""
+    """Returns which side of the object is seen, int32.
+
+    FRONT within `half_angle` of azimuth 0, BACK within it of 180, OVERHEAD above an
+    elevation of `overhead`, else LEFT or RIGHT.
+    """
     turn = jnp.mod(jnp.asarray(azimuth) + 180.0, 360.0) - 180.0
     side = jnp.where(turn > 0, LEFT, RIGHT)
     index = jnp.where(jnp.abs(turn) <= half_angle, FRONT, side)
@@ -61,12 +64,12 @@ def view_endings(words: ViewWords = TWO_SIDED) -> list[str]:
 
 
 def view_prompts(prompt: str, words: ViewWords = TWO_SIDED) -> list[str]:
-    """The prompt with each view's words, then the plain prompt: indices FRONT..ANY."""
+    """Returns the prompt with each view's words, then the plain prompt: FRONT..ANY."""
     return [prompt + ending for ending in view_endings(words)] + [prompt]
 
 
 class Interpolation(NamedTuple):
-    """What Perp-Neg needs of one view.
+    """The prompts and weights that Perp-Neg needs of one view.
 
     rows [2] int32: the two prompts between which the camera stands; mix [2]: their
     shares in the positive prompt's text states, 1 together; negatives [2] int32: the
@@ -95,8 +98,11 @@ def _decay(coefficients: tuple[float, float, float], r: jax.Array) -> jax.Array:
 def perp_neg_view(
     azimuth: jax.Array, elevation: jax.Array, *, overhead: float = 60.0
 ) -> Interpolation:
-    """Prompts and weights of a view. Above `overhead` the overhead prompt stands alone:
-    its weights are 0. angles: degrees, scalars (vmap outside)."""
+    """Returns the prompts and weights of a view from its angles (degrees, scalars).
+
+    Above `overhead` the overhead prompt stands alone: its weights are 0. (vmap
+    outside.)
+    """
     turn = jnp.mod(jnp.asarray(azimuth, jnp.float32) + 180.0, 360.0) - 180.0
     side, away = jnp.where(turn > 0, LEFT, RIGHT), jnp.abs(turn) / 90.0
     ahead, above = away <= 1.0, jnp.asarray(elevation) > overhead
@@ -116,18 +122,20 @@ def perp_neg_view(
 
 
 def perpendicular(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a without its part along b: a - <a, b> / max(|b|^2, 1e-6) b, over all elements
-    of ONE sample."""
+    """Returns a without its part along b, over all elements of ONE sample.
+
+    a - <a, b> / max(|b|^2, 1e-6) b.
+    """
     share = jnp.sum(a * b) / jnp.maximum(jnp.sum(b * b), 1e-6)
     return a - share.astype(a.dtype) * b
 
 
 def perp_neg(cond, uncond, negatives, weights) -> jax.Array:
-    """e_0 + e + sum_i w_i perp(e_i - e_0, e), e = e_y - e_0: what a prior returns as
-    `cond`, so that every estimator inherits it.
+    """Folds negative prompts into `cond` by Perp-Neg, for every estimator.
 
-    cond, uncond: z's shape; negatives [m ...]; weights [m]. ONE sample: inner products
-    run over one z, and vmap makes it right at any batch size.
+    e_0 + e + sum_i w_i perp(e_i - e_0, e), e = e_y - e_0. cond, uncond: z's shape;
+    negatives [m ...]; weights [m]. ONE sample: inner products run over one z, and vmap
+    makes it right at any batch size.
     """
     e = cond - uncond
     for negative, weight in zip(negatives, weights):

@@ -1,4 +1,4 @@
-"""Timestep samplers: `(key, step, total, shape) -> int32` diffusion times t.
+"""Timestep samplers: functions (key, step, total, shape) -> int32 diffusion times t.
 
 `step` counts from 0 and `total` is the run's number of steps (there is no second
 number that could disagree with it); i/N below is step / total. Every sampler is pure
@@ -47,7 +47,7 @@ def _constant(level: Callable[[jax.Array], jax.Array]) -> Sampler:
 
 
 def uniform(*, t_min: int = 20, t_max: int = 980) -> Sampler:
-    """U[t_min, t_max] throughout (DreamFusion, arXiv 2209.14988)."""
+    """Samples U[t_min, t_max] throughout (DreamFusion, arXiv 2209.14988)."""
     _check(t_min=t_min, t_max=t_max)
     return lambda key, step, total, shape: _draw(key, shape, t_min, t_max)
 
@@ -55,7 +55,7 @@ def uniform(*, t_min: int = 20, t_max: int = 980) -> Sampler:
 def two_phase(
     *, t_min: int = 20, t_max: int = 980, t_end: int = 500, switch: float = 1 / 3
 ) -> Sampler:
-    """U[t_min, t_max] for the first `switch` of the run, then U[t_min, t_end].
+    """Samples U[t_min, t_max] for the first `switch` of the run, then U[t_min, t_end].
 
     SSD's (sec. 5): 5 000 of 15 000 steps, then [20, 500]; the paper says "anneal" for
     what is a switch.
@@ -70,8 +70,10 @@ def two_phase(
 
 
 def annealed_window(*, t_min: int = 20, t_max: int = 980, t_end: int = 500) -> Sampler:
-    """U[t_min, hi], hi falling linearly from t_max to t_end over the run
-    (StableDreamer's annealed noise level, arXiv 2312.02189)."""
+    """Samples U[t_min, hi], hi falling linearly from t_max to t_end over the run.
+
+    StableDreamer's annealed noise level, arXiv 2312.02189.
+    """
     _check(t_min=t_min, t_max=t_max, t_end=t_end)
 
     def sample(key, step, total, shape):
@@ -82,19 +84,19 @@ def annealed_window(*, t_min: int = 20, t_max: int = 980, t_end: int = 500) -> S
 
 
 def sqrt(*, t_min: int = 20, t_max: int = 980) -> Sampler:
-    """t = t_max - (t_max - t_min) sqrt(i/N) (HiFA, arXiv 2305.18766)."""
+    """Lets t fall as t_max - (t_max - t_min) sqrt(i/N) (HiFA, arXiv 2305.18766)."""
     _check(t_min=t_min, t_max=t_max)
     return _constant(lambda u: t_max - (t_max - t_min) * jnp.sqrt(u))
 
 
 def linear(*, t_min: int = 20, t_max: int = 980) -> Sampler:
-    """t falls linearly from t_max to t_min."""
+    """Lets t fall linearly from t_max to t_min."""
     _check(t_min=t_min, t_max=t_max)
     return _constant(lambda u: t_max - (t_max - t_min) * u)
 
 
 def cosine(*, t_min: int = 20, t_max: int = 980) -> Sampler:
-    """t = t_min + (t_max - t_min) (1 + cos(pi i/N)) / 2."""
+    """Lets t fall as t_min + (t_max - t_min) (1 + cos(pi i/N)) / 2."""
     _check(t_min=t_min, t_max=t_max)
     return _constant(
         lambda u: t_min + (t_max - t_min) * 0.5 * (1 + jnp.cos(jnp.pi * u))
@@ -115,12 +117,12 @@ def dreamtime(
     s1: int = 300,
     s2: int = 100,
 ) -> Sampler:
-    """TP-SDS: t falls so that the time spent at each t is proportional to W(t), 1 in
-    m2..m1 and Gaussian beyond, of deviation s1 above and s2 below.
+    """Lets t fall so that the time spent at each t is proportional to W(t) (TP-SDS).
 
-    t(i) = argmin_t' |sum_{t >= t'} W(t) / sum W - i/N| (DreamTime, arXiv 2306.12422;
-    the defaults are the published ones as others quote them, the paper is unread).
-    Raises ValueError for m2 above m1 or deviations that are not positive.
+    W is 1 in m2..m1 and Gaussian beyond, of deviation s1 above and s2 below: t(i) =
+    argmin_t' |sum_{t >= t'} W(t) / sum W - i/N| (DreamTime, arXiv 2306.12422; the
+    defaults are the published ones as others quote them, the paper is unread). Raises
+    ValueError for m2 above m1 or deviations that are not positive.
     """
     _check(t_min=t_min, t_max=t_max)
     if m2 > m1 or min(s1, s2) <= 0:

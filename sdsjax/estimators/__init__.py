@@ -1,5 +1,8 @@
-"""Estimators by name: `ESTIMATORS[name](schedule, **hyperparameters) -> Estimator`, and
-`image_space(factory)`, which adds the loss on the decoded image to any of them."""
+"""Estimators by name: `ESTIMATORS[name](schedule, **hyperparameters) -> Estimator`.
+
+`image_space(factory)` adds the loss on the decoded image to any of them. They import
+only the ground; training builds them by name.
+"""
 
 from collections.abc import Callable
 

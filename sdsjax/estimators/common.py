@@ -1,9 +1,9 @@
-"""What every estimator shares: the noise, drawn the same way from equal keys so that
-estimators can be compared sample by sample, and the way from a direction to a gradient.
+"""What every estimator shares: its noise, and the way from a direction to a gradient.
 
-A `direction` is (prior, key, state, z, t, view) -> (d, aux) for ONE view: d the
-unweighted direction in noise space, z's shape (SDS: e_s - eps); aux a dict of scalars
-or z-shaped arrays. `from_direction` multiplies by w(t), for the L2 forms by
+The noise is drawn the same way from equal keys, so that estimators can be compared
+sample by sample. A `direction` is (prior, key, state, z, t, view) -> (d, aux) for ONE
+view: d the unweighted direction in noise space, z's shape (SDS: e_s - eps); aux a dict
+of scalars or z-shaped arrays. `from_direction` multiplies by w(t), for the L2 forms by
 w(t) sigma_t / alpha_t, since z - zhat = (sigma_t / alpha_t) d.
 """
 
@@ -28,7 +28,7 @@ Direction = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
 def no_state(prior, key, z_spec) -> tuple:
-    """The `init` of an estimator that learns nothing."""
+    """Returns the empty state: the `init` of an estimator that learns nothing."""
     del prior, key, z_spec
     return ()
 
@@ -44,7 +44,10 @@ def check_time(schedule: NoiseSchedule, t: Any) -> None:
 
 
 def draw_noise(schedule: NoiseSchedule, key: jax.Array, z: jax.Array, t: jax.Array):
-    """(eps, z_t), both of z's shape and dtype; eps from the first half of `key`."""
+    """Draws eps from the first half of `key` and returns (eps, z_t).
+
+    Both have z's shape and dtype.
+    """
     check_time(schedule, t)
     key_noise, _ = jax.random.split(key)
     eps = jax.random.normal(key_noise, z.shape, z.dtype)
@@ -52,12 +55,12 @@ def draw_noise(schedule: NoiseSchedule, key: jax.Array, z: jax.Array, t: jax.Arr
 
 
 def key_rest(key: jax.Array) -> jax.Array:
-    """The half of `key` that `draw_noise` leaves to the estimator."""
+    """Returns the half of `key` that `draw_noise` leaves to the estimator."""
     return jax.random.split(key)[1]
 
 
 def term_norms(cond: jax.Array, uncond: jax.Array) -> dict[str, jax.Array]:
-    """aux of a prediction with both branches: |e_y| and |h|, h = e_y - e_0."""
+    """Returns aux of a prediction with both branches: |e_y| and |h|, h = e_y - e_0."""
     return {"cond_norm": norm(cond), "h_norm": norm(cond - uncond)}
 
 
@@ -70,10 +73,10 @@ def from_direction(
     init: Callable[..., Any] = no_state,
     learn: Callable[..., Any] = keep_state,
 ) -> Estimator:
-    """The estimator w(t) d or, with `residual`, w(t) (z - zhat) = w(t) sigma/alpha d.
+    """Makes the estimator w(t) d or, with `residual`, w(t) (z - zhat).
 
-    aux: the direction's, and `direction_norm`, the norm of what w(t) multiplies.
-    Raises ValueError for an unknown weighting, at once.
+    z - zhat = sigma/alpha d. aux: the direction's, and `direction_norm`, the norm of
+    what w(t) multiplies. Raises ValueError for an unknown weighting, at once.
     """
     weight = weight_function(schedule, weighting)
 

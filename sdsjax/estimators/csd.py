@@ -20,13 +20,19 @@ from sdsjax.types import Estimator
 
 
 class CSDState(NamedTuple):
-    """step: int32 scalar, training steps done (it places a between its two ends)."""
+    """The state of CSD.
+
+    step: int32 scalar, training steps done (it places a between its two ends).
+    """
 
     step: jax.Array
 
 
 def csd_direction(cond, uncond, negative, a) -> jax.Array:
-    """e_y + a e_neg + b e_0, b = -1 - a, z's shape. negative: None stands for a = 0."""
+    """Returns e_y + a e_neg + b e_0 with b = -1 - a, z's shape.
+
+    negative: None stands for a = 0.
+    """
     if negative is None:
         return cond - uncond
     return cond + a * negative - (1.0 + a) * uncond
@@ -40,10 +46,11 @@ def csd(
     negative_end: float = 0.0,
     anneal_steps: int = 5000,
 ) -> Estimator:
-    """CSD. negative, negative_end: a at the first step and after `anneal_steps`, each
-    in -1..0; both 0 asks for no negative branch.
+    """Makes Classifier Score Distillation (CSD).
 
-    aux: norms of e_y and h, and a. Raises ValueError outside these ranges.
+    negative, negative_end: a at the first step and after `anneal_steps`, each in -1..0;
+    both 0 asks for no negative branch. aux: norms of e_y and h, and a. Raises
+    ValueError outside these ranges.
     """
     for name, a in (("negative", negative), ("negative_end", negative_end)):
         if not -1 <= a <= 0:

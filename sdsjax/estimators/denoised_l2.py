@@ -21,8 +21,11 @@ from sdsjax.types import Estimator
 
 
 def stochastic_step(schedule, z_t, eps_hat, xi, t, t_next, eta: float) -> jax.Array:
-    """DDIM from t to t_next < t with fresh noise xi ~ N(0, I): eta 0 deterministic,
-    1 as DDPM; t_next < 0 gives zhat (arXiv 2010.02502, eqs. 12 and 16)."""
+    """Takes a DDIM step from t to t_next < t with fresh noise xi ~ N(0, I).
+
+    eta: 0 deterministic, 1 as DDPM; t_next < 0 gives zhat (arXiv 2010.02502, eqs. 12
+    and 16).
+    """
     zhat = denoised(schedule, z_t, eps_hat, t)
     alpha, sigma = alpha_sigma(schedule, t, z_t.dtype)
     lower = jnp.clip(t_next, 0, t)
@@ -35,7 +38,10 @@ def stochastic_step(schedule, z_t, eps_hat, xi, t, t_next, eta: float) -> jax.Ar
 
 
 def denoise(schedule, predict, key, z_t, t, *, steps: int, stride: int, eta: float):
-    """zhat after at most `steps` DDIM steps. predict: (z_tau, tau) -> e_s."""
+    """Returns zhat after at most `steps` DDIM steps.
+
+    predict: (z_tau, tau) -> e_s.
+    """
 
     def body(carry, key_xi):
         z_tau, tau = carry
@@ -67,10 +73,11 @@ def denoised_l2(
     stride: int = 250,
     eta: float = 1.0,
 ) -> Estimator:
-    """z - zhat. steps: n >= 1; stride: timesteps between two; eta: 0..1, fresh noise.
+    """Makes SDS as an L2 loss, whose direction is z - zhat.
 
-    aux: norms of e_y and h (one step), or of d = (alpha/sigma)(z - zhat). Raises
-    ValueError outside these ranges.
+    steps: n >= 1; stride: timesteps between two; eta: 0..1, fresh noise. aux: norms of
+    e_y and h (one step), or of d = (alpha/sigma)(z - zhat). Raises ValueError outside
+    these ranges.
     """
     if steps < 1 or stride < 1:
         raise ValueError(

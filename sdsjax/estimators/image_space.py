@@ -1,4 +1,4 @@
-"""`image_space(base)`: any estimator pulled towards its denoised image as well.
+"""Any estimator, pulled towards its denoised image as well: `image_space(base)`.
 
 With d the base's unweighted direction in noise space, zhat = z - (sigma_t / alpha_t) d;
 grad = w lambda_latent (z - zhat) and image_grad = w lambda_rgb (x - D(zhat)), D the
@@ -31,7 +31,7 @@ NOISE_SPACE = {denoised_l2: "alpha_over_sigma"}
 
 
 def image_of(prior, z, view, shape) -> jax.Array:
-    """x [h w 3] of `shape` in z's dtype: what was rendered, or D(z) without a view."""
+    """Returns x [h w 3] of `shape` in z's dtype: the rendering, or D(z) without one."""
     if view is None or view.rendering is None:
         return prior.decode(z)
     rgb = view.rendering.rgb
@@ -52,8 +52,16 @@ def check_decoder(prior) -> None:
         )
 
 
+def _check_lambdas(lambda_rgb: float, lambda_latent: float) -> None:
+    if lambda_rgb < 0 or lambda_latent < 0 or lambda_rgb + lambda_latent == 0:
+        raise ValueError(
+            f"image_space: lambda_rgb = {lambda_rgb} and lambda_latent = "
+            f"{lambda_latent} must be >= 0 and not both 0"
+        )
+
+
 def image_space(base: Callable[..., Estimator]) -> Callable[..., Estimator]:
-    """A factory with base's keyword arguments and `lambda_rgb`, `lambda_latent`.
+    """Makes a factory with base's keyword arguments, `lambda_rgb` and `lambda_latent`.
 
     base: a factory of this room, such as `vsd`: not the estimator that it makes, and
     not one with an image-space loss already. The new factory's weighting is that of an
@@ -73,29 +81,29 @@ def image_space(base: Callable[..., Estimator]) -> Callable[..., Estimator]:
         lambda_latent: float = 1.0,
         **hyperparameters,
     ) -> Estimator:
-        if lambda_rgb < 0 or lambda_latent < 0 or lambda_rgb + lambda_latent == 0:
-            raise ValueError(
-                f"image_space: lambda_rgb = {lambda_rgb} and lambda_latent = "
-                f"{lambda_latent} must be >= 0 and not both 0"
-            )
+        _check_lambdas(lambda_rgb, lambda_latent)
         weight = weight_function(schedule, weighting)
-        unit = base(schedule, weighting=noise_space, **hyperparameters)
-        w_of = WEIGHTINGS[weighting] if isinstance(weighting, str) else weighting
+        unweighted = base(schedule, weighting=noise_space, **hyperparameters)
+        outer_weight = (
+            WEIGHTINGS[weighting] if isinstance(weighting, str) else weighting
+        )
         # what the base learns from is weighted as the gradient that is applied
-        per_z = WEIGHTINGS[noise_space]
-        whole = base(
+        inner_weight = WEIGHTINGS[noise_space]
+        weighted = base(
             schedule,
-            weighting=lambda a, s: lambda_latent * w_of(a, s) * per_z(a, s) * s / a,
+            weighting=lambda a, s: (
+                lambda_latent * outer_weight(a, s) * inner_weight(a, s) * s / a
+            ),
             **hyperparameters,
         )
 
         def init(prior, key, z_spec):
             if lambda_rgb:
                 check_decoder(prior)
-            return unit.init(prior, key, z_spec)
+            return unweighted.init(prior, key, z_spec)
 
         def estimate(prior, key, state, z, t, view) -> Estimate:
-            inner = unit.estimate(prior, key, state, z, t, view)
+            inner = unweighted.estimate(prior, key, state, z, t, view)
             alpha, sigma = alpha_sigma(schedule, t, z.dtype)
             residual = sigma / alpha * inner.grad
             w = weight(t).astype(z.dtype)
@@ -108,7 +116,7 @@ def image_space(base: Callable[..., Estimator]) -> Callable[..., Estimator]:
             aux["image_norm"] = norm(difference)
             return Estimate(grad, aux, w * lambda_rgb * difference)
 
-        return Estimator(init, estimate, whole.learn)
+        return Estimator(init, estimate, weighted.learn)
 
     return _as_though_written_out(factory, base)
 
@@ -135,11 +143,11 @@ def sds_plus(
     lambda_rgb: float = 0.025,
     lambda_latent: float = 1.0,
 ) -> Estimator:
-    """SDS+ = image_space(denoised_l2). steps, stride, eta: the denoising, see
-    `denoised_l2` (HiFA: 4, 250, 1); lambda_latent 0 leaves the image alone, lambda_rgb
-    0 the latent alone (fig. 5).
+    """Makes HiFA's SDS+, which is image_space(denoised_l2).
 
-    aux: denoised_l2's and the norm of x - D(zhat). Raises ValueError for values outside
+    steps, stride, eta: the denoising, see `denoised_l2` (HiFA: 4, 250, 1);
+    lambda_latent 0 leaves the image alone, lambda_rgb 0 the latent alone (fig. 5). aux:
+    denoised_l2's and the norm of x - D(zhat). Raises ValueError for values outside
     their ranges, in `init` for a prior without a decoder.
     """
     return image_space(denoised_l2)(

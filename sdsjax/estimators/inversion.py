@@ -23,7 +23,7 @@ def _level(schedule, t, dtype):
 
 
 def renoise(schedule, z_s, eps_hat, s, s_next) -> jax.Array:
-    """z at s_next >= s along the direction eps_hat, z_s's shape; s = -1 is clean."""
+    """Moves z_s along eps_hat to the time s_next >= s, z_s's shape; s = -1 is clean."""
     alpha, sigma = _level(schedule, s, z_s.dtype)
     alpha_next, sigma_next = _level(schedule, s_next, z_s.dtype)
     zhat = (z_s - sigma * eps_hat) / alpha
@@ -31,8 +31,11 @@ def renoise(schedule, z_s, eps_hat, s, s_next) -> jax.Array:
 
 
 def invert(schedule, predict, z_start, times) -> jax.Array:
-    """z at times[-1] from z_start at times[0]. predict: (z_s, s) -> eps_hat, called
-    len(times) - 1 times; times [n + 1] int32, never falling."""
+    """Carries z_start at times[0] up to times[-1] by DDIM inversion.
+
+    predict: (z_s, s) -> eps_hat, called len(times) - 1 times; times [n + 1] int32,
+    never falling.
+    """
 
     def body(z_s, pair):
         s, s_next = pair

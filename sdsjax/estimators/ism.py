@@ -20,12 +20,12 @@ from sdsjax.types import Estimator
 
 
 def ism_direction(cond, uncond, interval_start, guidance_scale: float) -> jax.Array:
-    """e_s(z_t) - e_0(z_u), z's shape (eq. 17). cond, uncond at z_t."""
+    """Returns e_s(z_t) - e_0(z_u), z's shape (eq. 17); cond, uncond at z_t."""
     return guide(cond, uncond, guidance_scale) - interval_start
 
 
 def inversion_times(u, steps: int, stride: int) -> jax.Array:
-    """max(u - (steps - i) stride, 0) for i = 0..steps, int32 [steps + 1]."""
+    """Returns max(u - (steps - i) stride, 0) for i = 0..steps, int32 [steps + 1]."""
     back = jnp.arange(steps, -1, -1, dtype=jnp.int32) * stride
     return jnp.maximum(jnp.asarray(u, jnp.int32) - back, 0)
 
@@ -39,11 +39,12 @@ def ism(
     steps: int = 5,
     stride: int = 200,
 ) -> Estimator:
-    """ISM. delta: t - u (LucidDreamer: 100 falling to 80); steps, stride: n inversion
-    steps of `stride` below u. Cost: n calls of e_0, then e_0(z_u), e_y and e_0 at z_t.
+    """Makes Interval Score Matching (ISM).
 
-    aux: norms of e_y and h at z_t and of e_0(z_u). Raises ValueError for delta or
-    stride below 1 or negative steps.
+    delta: t - u (LucidDreamer: 100 falling to 80); steps, stride: n inversion steps of
+    `stride` below u. Cost: n calls of e_0, then e_0(z_u), e_y and e_0 at z_t. aux:
+    norms of e_y and h at z_t and of e_0(z_u). Raises ValueError for delta or stride
+    below 1 or negative steps.
     """
     if delta < 1 or stride < 1 or steps < 0:
         raise ValueError(

@@ -18,7 +18,7 @@ from sdsjax.types import Estimator
 
 
 def nfsd_direction(cond, uncond, negative, early, guidance_scale: float) -> jax.Array:
-    """d_D + s h, z's shape; d_D = e_0 where `early`, else e_0 - e_neg."""
+    """Returns d_D + s h, z's shape; d_D = e_0 where `early`, else e_0 - e_neg."""
     domain = jnp.where(early, uncond, uncond - negative)
     return domain + guidance_scale * (cond - uncond)
 
@@ -30,11 +30,12 @@ def nfsd(
     weighting: Weighting = "sigma2",
     switch_time: int = 200,
 ) -> Estimator:
-    """NFSD. guidance_scale: s; switch_time: the timestep below which d_D = e_0.
+    """Makes Noise-Free Score Distillation (NFSD).
 
-    It needs a negative prompt that means something (without one e_neg is e_0 and
-    d_D vanishes above it). aux: norms of e_y, h and d_D. Raises ValueError
-    for a negative switch_time.
+    guidance_scale: s; switch_time: the timestep below which d_D = e_0. It needs a
+    negative prompt that means something (without one e_neg is e_0 and d_D vanishes
+    above it). aux: norms of e_y, h and d_D. Raises ValueError for a negative
+    switch_time.
     """
     if switch_time < 0:
         raise ValueError(f"nfsd: switch_time = {switch_time} must be >= 0")

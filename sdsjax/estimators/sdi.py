@@ -22,14 +22,14 @@ from sdsjax.types import Estimator
 
 
 def inversion_times(t, steps: int) -> jax.Array:
-    """-1 (clean), then t i / steps rounded for i = 1..steps: int32 [steps + 1]."""
+    """Returns -1 (clean), then t i / steps rounded, i = 1..steps: int32 [steps + 1]."""
     t = jnp.asarray(t, jnp.int32)
     rising = (t * jnp.arange(1, steps + 1, dtype=jnp.int32)) // steps
     return jnp.concatenate([jnp.full((1,), -1, jnp.int32), rising])
 
 
 def found_noise(z, z_t, alpha, sigma) -> jax.Array:
-    """kappa = (z_t - alpha z) / sigma, z's shape."""
+    """Returns the noise kappa = (z_t - alpha z) / sigma, z's shape."""
     return (z_t - alpha * z) / sigma
 
 
@@ -42,10 +42,11 @@ def sdi(
     steps: int = 10,
     eta: float = 0.3,
 ) -> Estimator:
-    """SDI. inversion_scale: the guidance scale s of the inversion; steps: n; eta: the
-    share of fresh noise, 0..1. Cost: n + 1 calls of both branches.
+    """Makes Score Distillation via Inversion (SDI).
 
-    aux: norms of e_y, h and eps'. Raises ValueError outside these ranges.
+    inversion_scale: the guidance scale s of the inversion; steps: n; eta: the share of
+    fresh noise, 0..1. Cost: n + 1 calls of both branches. aux: norms of e_y, h and
+    eps'. Raises ValueError outside these ranges.
     """
     if steps < 1:
         raise ValueError(f"sdi: steps = {steps} must be at least 1")

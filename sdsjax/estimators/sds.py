@@ -1,4 +1,4 @@
-"""Score Distillation Sampling: e_s - eps.
+"""Score Distillation Sampling, the direction e_s - eps.
 
 e_s = e_0 + s (e_y - e_0), s = `guidance_scale`; eps the noise that was added.
 Sources: DreamFusion eq. 3 (arXiv 2209.14988), whose omega is s - 1; Stable Score
@@ -15,7 +15,7 @@ from sdsjax.types import Estimator
 
 
 def sds_direction(cond, uncond, eps, guidance_scale: float) -> jax.Array:
-    """e_s - eps, z's shape (DreamFusion eq. 3)."""
+    """Returns e_s - eps, z's shape (DreamFusion eq. 3)."""
     return guide(cond, uncond, guidance_scale) - eps
 
 
@@ -25,9 +25,10 @@ def sds(
     guidance_scale: float = 100.0,
     weighting: Weighting = "sigma2",
 ) -> Estimator:
-    """SDS. guidance_scale s: DreamFusion's 100 is s = 101, threestudio's is s = 100.
+    """Makes Score Distillation Sampling (SDS).
 
-    aux: norms of e_y, h = e_y - e_0 and the direction before w(t).
+    guidance_scale s: DreamFusion's 100 is s = 101, threestudio's is s = 100. aux: norms
+    of e_y, h = e_y - e_0 and the direction before w(t).
     """
 
     def direction(prior, key, state, z, t, view):

@@ -1,10 +1,10 @@
-"""Stable Score Distillation: mode-disengaging above the threshold M, variance-reduced
-mode-seeking below it (Tang et al., alg. 1, eqs. 6-7 and 9).
+"""Stable Score Distillation: mode-disengaging above a threshold M, mode-seeking below.
 
 h = e_y - e_0;  r = <e_y, eps> / |eps|^2;  e~ = e_y - r eps;
-direction = h if t > M, else (|h| / |e~|) e~.
+direction = h if t > M, else the variance-reduced (|h| / |e~|) e~.
 Norms and products run over all of z. M is not stated in the paper and is the decisive
 setting; there is no guidance scale, so gradients are far smaller than SDS's.
+Source: Tang et al. (arXiv 2312.09305), alg. 1, eqs. 6-7 and 9.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ REDUCTIONS = ("adaptive", "sds", "none")
 
 
 def ssd_direction(cond, uncond, eps, seek, ratio, rescale: bool) -> jax.Array:
-    """h, or where `seek` (t <= M) the reduced mode-seeking term e_y - ratio eps,
-    brought to h's norm if `rescale` (alg. 1, line 15). z's shape."""
+    """Returns h, or where `seek` (t <= M) the reduced mode-seeking term, z's shape.
+
+    The term is e_y - ratio eps, brought to h's norm if `rescale` (alg. 1, line 15).
+    """
     disengaging = cond - uncond
     seeking = cond - ratio * eps
     if rescale:
@@ -39,10 +41,10 @@ def ssd(
     rescale: bool = True,
     reduction: str = "adaptive",
 ) -> Estimator:
-    """SSD. threshold: M in diffusion steps; rescale and reduction are the paper's
-    ablations (figs. 6, 13, 14): reduction "adaptive" subtracts r eps, "sds" eps,
-    "none" nothing.
+    """Makes Stable Score Distillation (SSD).
 
+    threshold: M in diffusion steps; rescale and reduction are the paper's ablations
+    (figs. 6, 13, 14): reduction "adaptive" subtracts r eps, "sds" eps, "none" nothing.
     aux: norms of e_y, h and the direction, r, and whether the sample was mode-seeking.
     Raises ValueError for an unknown reduction or a negative threshold.
     """

@@ -28,7 +28,7 @@ from sdsjax.estimators.common import draw_noise, from_direction, term_norms
 from sdsjax.estimators.stein_baseline import BASELINES
 from sdsjax.estimators.stein_mu import (
     SHAPES,
-    Fit,
+    MuFit,
     fit_channels_in_theta,
     fit_elements_in_theta,
     fit_in_z,
@@ -41,19 +41,22 @@ Baseline = str | Callable[..., jax.Array]
 
 
 class SteinState(NamedTuple):
-    """mu: float32, (), [1 .. c] or z's shape; memory: what its fit carries on."""
+    """The state of Stein score distillation.
+
+    mu: float32, (), [1 .. c] or z's shape; memory: what its fit carries on.
+    """
 
     mu: jax.Array
     memory: Any
 
 
 def control_variate(phi: Callable[[jax.Array], jax.Array], z_t, eps, sigma):
-    """(eps phi - sigma grad phi, phi) at z_t: zero mean by Stein's lemma."""
+    """Returns (eps phi - sigma grad phi, phi) at z_t, of mean zero by Stein's lemma."""
     value, slope = jax.value_and_grad(phi)(z_t)
     return eps * value - sigma * slope, value
 
 
-def _chosen(what: str, value: str, allowed) -> None:
+def _check_choice(what: str, value: str, allowed) -> None:
     if value not in allowed:
         raise ValueError(
             f"stein: unknown {what} {value!r}: choose one of {', '.join(allowed)}"
@@ -71,9 +74,9 @@ def _check_prior(prior, baseline: Baseline) -> None:
         )
 
 
-def _fit(fit: str, fit_space: str, decay: float, mu_lr: float) -> Fit | None:
-    _chosen("fit", fit, FITS)
-    _chosen("fit_space", fit_space, SPACES)
+def _make_fit(fit: str, fit_space: str, decay: float, mu_lr: float) -> MuFit | None:
+    _check_choice("fit", fit, FITS)
+    _check_choice("fit_space", fit_space, SPACES)
     if not 0 <= decay < 1 or mu_lr <= 0:
         raise ValueError(
             f"stein: decay = {decay} must be in 0..1 and mu_lr = {mu_lr} positive"
@@ -87,7 +90,9 @@ def _fit(fit: str, fit_space: str, decay: float, mu_lr: float) -> Fit | None:
     return fit_channels_in_theta(SHAPES[fit], decay)
 
 
-def _learner(fitted: Fit, weighting: Weighting, schedule: NoiseSchedule) -> Callable:
+def _make_learn(
+    fitted: MuFit, weighting: Weighting, schedule: NoiseSchedule
+) -> Callable:
     weight = weight_function(schedule, weighting)
 
     def learn(prior, key, state, zs, ts, views, estimates, linear) -> SteinState:
@@ -114,19 +119,20 @@ def stein(
     decay: float = 0.99,
     mu_lr: float = 0.01,
 ) -> Estimator:
-    """Stein. baseline: "constant", "depth", "normal" (these need `prior.monocular`) or
-    a function (prior, z_t, t, view) -> scalar; mu: its fixed or first value, 0: none.
+    """Makes Stein Score Distillation.
 
-    fit: "fixed", "scalar", "channel" or "element"; fit_space: "z" (closed form) or
-    "theta" (through the renderer); decay: what a step keeps of the sums before; mu_lr:
-    Adam's rate for elements in theta. aux: norms of e_y and h, phi, and e_s (`guided`)
-    and cv (`control`), z's shape. Raises ValueError for unknown values, in `init` for a
-    prior that lacks what the baseline needs.
+    baseline: "constant", "depth", "normal" (these need `prior.monocular`) or a function
+    (prior, z_t, t, view) -> scalar; mu: its fixed or first value, 0: none. fit:
+    "fixed", "scalar", "channel" or "element"; fit_space: "z" (closed form) or "theta"
+    (through the renderer); decay: what a step keeps of the sums before; mu_lr: Adam's
+    rate for elements in theta. aux: norms of e_y and h, phi, and e_s (`guided`) and cv
+    (`control`), z's shape. Raises ValueError for unknown values, in `init` for a prior
+    that lacks what the baseline needs.
     """
     if isinstance(baseline, str):
-        _chosen("baseline", baseline, tuple(BASELINES))
+        _check_choice("baseline", baseline, tuple(BASELINES))
     function = BASELINES[baseline] if isinstance(baseline, str) else baseline
-    fitted = _fit(fit, fit_space, decay, mu_lr)
+    fitted = _make_fit(fit, fit_space, decay, mu_lr)
 
     def init(prior, key, z_spec) -> SteinState:
         del key
@@ -155,5 +161,5 @@ def stein(
             "control": cv,
         }
 
-    learn = keep_state if fitted is None else _learner(fitted, weighting, schedule)
+    learn = keep_state if fitted is None else _make_learn(fitted, weighting, schedule)
     return from_direction(schedule, direction, weighting, init=init, learn=learn)

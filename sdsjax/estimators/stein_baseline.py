@@ -19,7 +19,10 @@ OPAQUE = 0.5
 
 
 def pearson(a: jax.Array, b: jax.Array, mask: jax.Array) -> jax.Array:
-    """Correlation of a and b [h w] where `mask` (0 or 1); 0 if either is constant."""
+    """Returns the correlation of a and b [h w] where `mask`; 0 if either is constant.
+
+    mask: 0 or 1.
+    """
     count = jnp.maximum(jnp.sum(mask), 1.0)
     a = mask * (a - jnp.sum(mask * a) / count)
     b = mask * (b - jnp.sum(mask * b) / count)
@@ -31,20 +34,23 @@ def pearson(a: jax.Array, b: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def depth_loss(depth, opacity, disparity) -> jax.Array:
-    """1 - Pearson(1/depth, disparity) over opacity > .5, in 0..2; all [h w]."""
+    """Returns 1 - Pearson(1/depth, disparity) over opacity > .5, in 0..2; all [h w]."""
     mask = ((opacity > OPAQUE) & (depth > 0.0)).astype(disparity.dtype)
     return 1.0 - pearson(safe_divide(mask, depth), disparity, mask)
 
 
 def unit(vectors: jax.Array) -> jax.Array:
-    """Vectors [... 3] at length 1, zeros left alone; differentiable everywhere."""
+    """Scales vectors [... 3] to length 1, zeros left alone, differentiably."""
     square = jnp.sum(vectors * vectors, -1, keepdims=True)
     zero = square <= 0.0
     return jnp.where(zero, 0.0, vectors / jnp.sqrt(jnp.where(zero, 1.0, square)))
 
 
 def normal_loss(normal, opacity, estimate) -> jax.Array:
-    """1 - the mean cosine over opacity > .5, in 0..2; normals [h w 3], one frame."""
+    """Returns 1 - the mean cosine of two normals over opacity > .5, in 0..2.
+
+    normal, estimate [h w 3] in one frame.
+    """
     mask = (opacity > OPAQUE).astype(estimate.dtype)
     cosine = jnp.sum(unit(normal) * unit(estimate), -1)
     return 1.0 - jnp.sum(mask * cosine) / jnp.maximum(jnp.sum(mask), 1.0)
@@ -68,13 +74,13 @@ def _rendering(view, name: str):
 
 
 def constant(prior, z_t, t, view) -> jax.Array:
-    """phi = -1, with which (mu = 1) the estimator is SDS."""
+    """Returns phi = -1, with which (mu = 1) the estimator is SDS."""
     del prior, t, view
     return jnp.full((), -1.0, z_t.dtype)
 
 
 def depth(prior, z_t, t, view) -> jax.Array:
-    """phi = -depth_loss of the rendering and of D(z_t)'s disparity."""
+    """Returns phi = -depth_loss of the rendering and of D(z_t)'s disparity."""
     del t
     drawn = _rendering(view, "depth")
     disparity = prior.monocular(prior.decode(z_t))[0].astype(jnp.float32)
@@ -83,7 +89,7 @@ def depth(prior, z_t, t, view) -> jax.Array:
 
 
 def normal(prior, z_t, t, view) -> jax.Array:
-    """phi = -normal_loss of the rendering and of D(z_t)'s normals."""
+    """Returns phi = -normal_loss of the rendering and of D(z_t)'s normals."""
     del t
     drawn = _rendering(view, "normal")
     estimate = prior.monocular(prior.decode(z_t))[1].astype(jnp.float32)

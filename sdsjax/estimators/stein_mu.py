@@ -1,4 +1,4 @@
-"""How Stein's mu is learnt: it minimises the second moment of the gradient.
+"""Fits Stein's mu, which minimises the second moment of the gradient.
 
 a = w e_s and c = w cv, [n ...] over a step's n views; mu is one number, one per channel
 [1 .. c] or z's shape. E[c] = 0, so the second moment's minimum is the variance's.
@@ -29,9 +29,12 @@ PSEUDO_OBSERVATIONS = 10.0
 RIDGE = 1e-6
 
 
-class Fit(NamedTuple):
-    """init: z's shape -> memory; step: (memory, mu, a, c, linear) -> (memory, mu);
-    shape: z's shape -> mu's."""
+class MuFit(NamedTuple):
+    """A way to fit mu.
+
+    shape: z's shape -> mu's; init: z's shape -> memory; step: (memory, mu, a, c,
+    linear) -> (memory, mu).
+    """
 
     shape: Callable[[tuple[int, ...]], tuple[int, ...]]
     init: Callable[[tuple[int, ...]], Any]
@@ -46,7 +49,7 @@ class Sums(NamedTuple):
     count: jax.Array
 
 
-class Normal(NamedTuple):
+class NormalEquations(NamedTuple):
     """Decayed normal equations of the channels: matrix [c c], vector [c]."""
 
     matrix: jax.Array
@@ -54,15 +57,18 @@ class Normal(NamedTuple):
 
 
 def scalar_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of one mu for all of z."""
     del shape
     return ()
 
 
 def channel_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of one mu a channel, the last axis of z."""
     return (*(1,) * (len(shape) - 1), shape[-1])
 
 
 def element_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of one mu an element of z."""
     return shape
 
 
@@ -74,7 +80,7 @@ SHAPES = {
 
 
 def optimal_mu(ac: jax.Array, cc: jax.Array, count: jax.Array) -> jax.Array:
-    """-E[a c] / E[c c], drawn towards the pooled ratio; 0 where nothing varies."""
+    """Returns -E[a c] / E[c c], drawn to the pooled ratio; 0 where nothing varies."""
     pooled = -safe_divide(jnp.sum(ac), jnp.sum(cc))
     extra = PSEUDO_OBSERVATIONS * safe_divide(jnp.mean(cc), count)
     return safe_divide(pooled * extra - ac, cc + extra)
@@ -89,8 +95,8 @@ def _over_views(products: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.sum(total, shared, keepdims=True)
 
 
-def fit_in_z(shape_of, decay: float) -> Fit:
-    """The closed form in z; no network or renderer is called."""
+def fit_in_z(shape_of, decay: float) -> MuFit:
+    """Makes the fit by the closed form in z; no network or renderer is called."""
 
     def init(shape):
         zeros = jnp.zeros(shape_of(shape))
@@ -105,30 +111,35 @@ def fit_in_z(shape_of, decay: float) -> Fit:
         )
         return sums, optimal_mu(*sums)
 
-    return Fit(shape_of, init, step)
+    return MuFit(shape_of, init, step)
 
 
-def normal_equations(pullback, a, c, parts) -> Normal:
-    """<J^T c_i, J^T c_j> [k k] and <J^T c_i, J^T a> [k]; c_i = c parts[i], parts
-    [k ...] 0 or 1."""
+def normal_equations(pullback, a, c, parts) -> NormalEquations:
+    """Returns the normal equations <J^T c_i, J^T c_j> [k k] and <J^T c_i, J^T a> [k].
+
+    c_i = c parts[i], parts [k ...] 0 or 1.
+    """
     columns = jax.lax.map(lambda part: pullback(c * part), parts)
     target = pullback(a)
 
     def row(u):
         return jax.vmap(lambda v: tree_inner(u, v))(columns), tree_inner(u, target)
 
-    return Normal(*jax.lax.map(row, columns))
+    return NormalEquations(*jax.lax.map(row, columns))
 
 
-def fit_channels_in_theta(shape_of, decay: float) -> Fit:
-    """The normal equations of one number or of the channels, through the renderer."""
+def fit_channels_in_theta(shape_of, decay: float) -> MuFit:
+    """Makes the fit of one number or of the channels through the renderer.
+
+    It solves their normal equations.
+    """
 
     def size(shape):
         return max(1, jnp.zeros(shape_of(shape)).size)
 
     def init(shape):
         k = size(shape)
-        return Normal(jnp.zeros((k, k)), jnp.zeros(k))
+        return NormalEquations(jnp.zeros((k, k)), jnp.zeros(k))
 
     def step(memory, mu, a, c, linear):
         k = memory.vector.shape[0]
@@ -140,11 +151,11 @@ def fit_channels_in_theta(shape_of, decay: float) -> Fit:
         matrix = memory.matrix + (RIDGE * scale + (scale <= 0)) * jnp.eye(k)
         return memory, -jnp.linalg.solve(matrix, memory.vector).reshape(mu.shape)
 
-    return Fit(shape_of, init, step)
+    return MuFit(shape_of, init, step)
 
 
-def fit_elements_in_theta(shape_of, rate: float) -> Fit:
-    """Adam at `rate` along the exact gradient of eq. 11, z's shape."""
+def fit_elements_in_theta(shape_of, rate: float) -> MuFit:
+    """Makes the fit by Adam at `rate` along the exact gradient of eq. 11, z's shape."""
     adam = optax.adam(rate)
 
     def init(shape):
@@ -156,4 +167,4 @@ def fit_elements_in_theta(shape_of, rate: float) -> Fit:
         updates, memory = adam.update(slope, memory)
         return memory, mu + updates
 
-    return Fit(shape_of, init, step)
+    return MuFit(shape_of, init, step)

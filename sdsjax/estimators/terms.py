@@ -1,8 +1,8 @@
-"""The terms of SDS, each alone: mode-seeking e_y with three ways of reducing its
-variance, and mode-disengaging h = e_y - e_0.
+"""The terms of SDS, each alone: mode-seeking e_y, and mode-disengaging h = e_y - e_0.
 
 e_s - eps = (s - 1) h + e_y - eps (Stable Score Distillation, arXiv 2312.09305, eq. 4).
-r = <e_y, eps> / |eps|^2 over all of z (eq. 9). None takes a guidance scale.
+Mode-seeking has three ways of reducing its variance; r = <e_y, eps> / |eps|^2 over all
+of z (eq. 9). None takes a guidance scale.
 Figs. 7, 9, 10, 15 and 20 show them alone; secs. 4.2 to 4.4 analyse them.
 """
 
@@ -17,14 +17,14 @@ from sdsjax.types import Estimator
 
 
 def projection_ratio(cond: jax.Array, eps: jax.Array) -> jax.Array:
-    """r = <e_y, eps> / |eps|^2, a scalar (eq. 9); 0 for eps = 0."""
+    """Returns r = <e_y, eps> / |eps|^2, a scalar (eq. 9); 0 for eps = 0."""
     return safe_divide(inner(cond, eps), inner(eps, eps))
 
 
 def mode_seeking(
     schedule: NoiseSchedule, *, weighting: Weighting = "sigma2"
 ) -> Estimator:
-    """e_y: one network call, no reduction of the noise (sec. 4.3).
+    """Makes e_y: one network call, no reduction of the noise (sec. 4.3).
 
     aux: the norm of e_y.
     """
@@ -40,7 +40,7 @@ def mode_seeking(
 def mode_seeking_sds(
     schedule: NoiseSchedule, *, weighting: Weighting = "sigma2"
 ) -> Estimator:
-    """e_y - eps: SDS at guidance scale 1 (sec. 4.4).
+    """Makes e_y - eps, which is SDS at guidance scale 1 (sec. 4.4).
 
     aux: the norm of e_y.
     """
@@ -56,9 +56,9 @@ def mode_seeking_sds(
 def mode_seeking_adaptive(
     schedule: NoiseSchedule, *, weighting: Weighting = "sigma2"
 ) -> Estimator:
-    """e_y - r eps: SSD's adaptive reduction (sec. 4.4.2), biased by 1/d of the signal.
+    """Makes e_y - r eps, SSD's adaptive reduction (sec. 4.4.2).
 
-    aux: the norm of e_y and r.
+    It is biased by 1/d of the signal. aux: the norm of e_y and r.
     """
 
     def direction(prior, key, state, z, t, view):
@@ -73,7 +73,7 @@ def mode_seeking_adaptive(
 def mode_disengaging(
     schedule: NoiseSchedule, *, weighting: Weighting = "sigma2"
 ) -> Estimator:
-    """h = e_y - e_0 (sec. 4.2); Classifier Score Distillation's plain form.
+    """Makes h = e_y - e_0 (sec. 4.2), Classifier Score Distillation's plain form.
 
     aux: the norms of e_y and h.
     """

@@ -1,4 +1,4 @@
-"""Variational Score Distillation: e_s - e_psi(z_t; t, y, c).
+"""Variational Score Distillation, the direction e_s - e_psi(z_t; t, y, c).
 
 e_psi, the prior's `adapter` (LoRA on a network, or the exact priors' affine one), is
 trained in `learn` on what is rendered: |e_psi(sg(z)_t') - eps'|^2 with fresh t', eps',
@@ -27,8 +27,11 @@ from sdsjax.types import Estimator
 
 
 class VSDState(NamedTuple):
-    """psi: the adapter's parameters; opt_state: its Adam's; loss: the last step's
-    mean of |e_psi - eps'|^2 per element, float32 scalar."""
+    """The state of VSD.
+
+    psi: the adapter's parameters; opt_state: its Adam's; loss: the last step's mean of
+    |e_psi - eps'|^2 per element, float32 scalar.
+    """
 
     psi: Any
     opt_state: Any
@@ -36,12 +39,15 @@ class VSDState(NamedTuple):
 
 
 def vsd_direction(cond, uncond, adapted, guidance_scale: float) -> jax.Array:
-    """e_s - e_psi, z's shape (eq. 9)."""
+    """Returns e_s - e_psi, z's shape (eq. 9)."""
     return guide(cond, uncond, guidance_scale) - adapted
 
 
 def without_camera(view, drop):
-    """The view with a null camera (zeros) where `drop`; unchanged if it has none."""
+    """Returns the view with a null camera (zeros) where `drop`.
+
+    A view without a camera comes back unchanged.
+    """
     if view is None or view.camera is None:
         return view
     matrix = view.camera.world_to_camera
@@ -51,8 +57,10 @@ def without_camera(view, drop):
 
 
 def noise_loss(schedule, adapter, psi, key, z, view, drop_camera: float) -> jax.Array:
-    """mean |e_psi(z_t') - eps'|^2 of one z over its elements, float32; t' uniform over
-    the schedule (alg. 1, line 7)."""
+    """Returns the mean of |e_psi(z_t') - eps'|^2 of one z over its elements, float32.
+
+    t' is uniform over the schedule (alg. 1, line 7).
+    """
     key_t, key_noise, key_drop = jax.random.split(key, 3)
     t = jax.random.randint(key_t, (), 0, schedule.num_steps)
     eps = jax.random.normal(key_noise, z.shape, z.dtype)
@@ -69,10 +77,11 @@ def vsd(
     adapter_lr: float = 1e-4,
     drop_camera: float = 0.1,
 ) -> Estimator:
-    """VSD. adapter_lr: Adam's rate for psi; drop_camera: p in 0..1 (1: no camera).
+    """Makes Variational Score Distillation (VSD).
 
-    aux: norms of e_y, h and e_s - e_psi, and psi's last loss. Raises ValueError outside
-    these ranges, in `init` for a prior without an adapter.
+    adapter_lr: Adam's rate for psi; drop_camera: p in 0..1 (1: no camera). aux: norms
+    of e_y, h and e_s - e_psi, and psi's last loss. Raises ValueError outside these
+    ranges, in `init` for a prior without an adapter.
     """
     if adapter_lr < 0 or not 0 <= drop_camera <= 1:
         raise ValueError(

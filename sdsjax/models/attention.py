@@ -21,8 +21,11 @@ LARGE, CHUNK = 2**20, 512
 def attention_kernel(
     platform: str, capability: tuple[int, int], dtype, width: int, masked: bool
 ) -> str:
-    """-> "cudnn" or "xla". platform: "cuda", "rocm", "cpu", "tpu", ...; capability: of
-    a CUDA device, (0, 0) elsewhere; width: d."""
+    """Chooses "cudnn" or "xla" for an attention.
+
+    platform: "cuda", "rocm", "cpu", "tpu", ...; capability: of a CUDA device, (0, 0)
+    elsewhere; width: d.
+    """
     fits = width % 8 == 0 and width <= WIDEST and not masked
     fits = fits and jnp.dtype(dtype).name in HALVES
     return "cudnn" if platform == "cuda" and capability >= OLDEST and fits else "xla"
@@ -54,12 +57,15 @@ def accelerator() -> tuple[str, tuple[int, int]]:
 
 
 def joined(q, k, v):
-    """(q, k, v), every one of them mapped wherever q is: the text of a prompt is the
-    same for all views, and the kernel's rule for `vmap` wants equal leading axes."""
+    """Returns (q, k, v), every one of them mapped wherever q is.
+
+    The text of a prompt is the same for all views, and the kernel's rule for `vmap`
+    wants equal leading axes.
+    """
     blank = 0 * q[:, :1, :1, :1]
     return q, k + blank, v + blank
 
 
 def fused_attention(q, k, v, implementation: Literal["xla", "cudnn"] = "cudnn"):
-    """softmax(q k^T / sqrt d) v by one kernel, softmax in float32."""
+    """Computes softmax(q k^T / sqrt d) v by one kernel, softmax in float32."""
     return jax.nn.dot_product_attention(*joined(q, k, v), implementation=implementation)

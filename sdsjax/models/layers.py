@@ -28,12 +28,12 @@ gelu_exact = partial(jax.nn.gelu, approximate=False)
 
 
 def quick_gelu(x):
-    """x sigmoid(1.702 x): the activation of OpenAI's CLIP."""
+    """Computes x sigmoid(1.702 x), the activation of OpenAI's CLIP."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
 def timestep_embedding(t, width: int):
-    """`[b]` timesteps (integers or reals) -> `[b width]` float32, `[cos, sin]`.
+    """Embeds timesteps `[b]` (integers or reals) as `[b width]` float32, `[cos, sin]`.
 
     Frequencies 10000^(-i / (width / 2)); arXiv 1706.03762, section 3.5, in the order
     that Stable Diffusion uses.
@@ -45,10 +45,10 @@ def timestep_embedding(t, width: int):
 
 
 def attention(q, k, v, mask=None):
-    """softmax(q k^T / sqrt d) v over `[b n k d]`, softmax in float32.
+    """Computes softmax(q k^T / sqrt d) v over `[b n k d]`, softmax in float32.
 
-    mask: boolean, broadcastable to `[b k n n]`, True where attention is allowed.
-    On a GPU cuDNN computes it where it can, on a CPU large ones go chunk by chunk
+    mask: boolean, broadcastable to `[b k n n]`, True where attention is allowed. On a
+    GPU cuDNN computes it where it can, on a CPU large ones go chunk by chunk
     (attention.py).
     """
     device, masked = accelerator(), mask is not None
@@ -92,7 +92,7 @@ def _weigh(q, k, v, mask=None):
 
 
 def upsample_nearest(x):
-    """`[b h w c]` -> `[b 2h 2w c]`."""
+    """Repeats each pixel: `[b h w c]` becomes `[b 2h 2w c]`."""
     b, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
     return x.reshape(b, 2 * h, 2 * w, c)
@@ -166,7 +166,7 @@ def conv(features, size, dtype, name, *, stride=1, padding=None, zero=False):
 
 
 class Downsample(nn.Module):
-    """3x3 convolution of stride 2. `asymmetric` pads right and bottom only (VAE)."""
+    """A 3x3 convolution of stride 2; `asymmetric` pads right and bottom only (VAE)."""
 
     channels: int
     asymmetric: bool = False
@@ -193,7 +193,10 @@ class Upsample(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """norm, silu, conv, + Linear(silu(time)), norm, silu, conv, + shortcut."""
+    """A residual block that the time may shift.
+
+    norm, silu, conv, + Linear(silu(time)), norm, silu, conv, + shortcut.
+    """
 
     channels: int
     groups: int
@@ -238,7 +241,10 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """c -> 8c, split into (value, gate), value * gelu_exact(gate), 4c -> c."""
+    """A gated feed-forward layer.
+
+    c -> 8c, split into (value, gate), value * gelu_exact(gate), 4c -> c.
+    """
 
     dtype: jnp.dtype = jnp.float32
 

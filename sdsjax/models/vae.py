@@ -1,4 +1,4 @@
-"""AutoencoderKL: images to latents and back.
+"""The autoencoder of Stable Diffusion, AutoencoderKL: images to latents and back.
 
 Notation: x `[b h w 3]` images in [-1, 1]; z `[b h/f w/f c]` latents with f = 2^(levels
 - 1). `encode` gives the mean and log-variance of q(z | x), not yet multiplied by the
@@ -45,7 +45,7 @@ class VAEConfig(NamedTuple):
 
 
 class PixelAttention(nn.Module):
-    """x + attention over all pixels of `[b h w c]`, one head as wide as c."""
+    """Adds attention over all pixels of `[b h w c]`, by one head as wide as c."""
 
     groups: int
     dtype: jnp.dtype = jnp.float32
@@ -65,7 +65,7 @@ def _wrap(module, remat):
 
 
 class Stage(nn.Module):
-    """Residual blocks of one level, then `resize`: "down", "up" or None."""
+    """The residual blocks of one level, then `resize`: "down", "up" or None."""
 
     channels: int
     layers: int
@@ -117,7 +117,7 @@ class MidStage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """x `[b h w 3]` -> `[b h/f w/f 2c]`, before `quant_conv`."""
+    """The encoder's layers: x `[b h w 3]` to `[b h/f w/f 2c]`, before `quant_conv`."""
 
     config: VAEConfig
     remat: bool = False
@@ -140,7 +140,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z after `post_quant_conv`, `[b h w c]` -> x `[b f*h f*w 3]`."""
+    """The decoder's layers: z `[b h w c]` to x `[b f*h f*w 3]`.
+
+    z comes after `post_quant_conv`.
+    """
 
     config: VAEConfig
     remat: bool = False
@@ -163,7 +166,9 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """`encode`: x -> (mean, logvar) of z; `decode`: z -> x; called: both in turn.
+    """The whole autoencoder.
+
+    `encode`: x -> (mean, logvar) of z; `decode`: z -> x; called: both in turn.
 
     `remat` recomputes each block in the backward pass: at 512 pixels the encoder's
     residuals fall from 4.9 GB to 0.6 GB an image (float32).
@@ -181,13 +186,13 @@ class AutoencoderKL(nn.Module):
         self.decoder = Decoder(cfg, self.remat, self.dtype)
 
     def encode(self, x):
-        """x `[b h w 3]` in [-1, 1] -> mean, logvar `[b h/f w/f c]`, float32."""
+        """Encodes x `[b h w 3]` in [-1, 1] to mean, logvar `[b h/f w/f c]`, float32."""
         moments = self.quant_conv(self.encoder(x.astype(self.dtype)))
         mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, z):
-        """z `[b h/f w/f c]` -> x `[b h w 3]` in z's type, nominally in [-1, 1]."""
+        """Decodes z `[b h/f w/f c]` to x `[b h w 3]` in z's type, about in [-1, 1]."""
         x = self.decoder(self.post_quant_conv(z.astype(self.dtype)))
         return x.astype(z.dtype)
 

@@ -1,8 +1,9 @@
-"""Priors: a diffusion model as pure functions, its parameters and its prompt
-bound (`sdsjax.types.Prior`). `gaussian_mixture` and `empirical` are exact;
-`stable_diffusion` and `deepfloyd` are networks read from folders, `monocular` adds
-depth or normals. A prior may import models and the ground, never an estimator or a
-representation.
+"""Priors: diffusion models as pure functions, parameters and prompt bound.
+
+Each makes a `sdsjax.types.Prior`. `gaussian_mixture` and `empirical` are exact;
+`stable_diffusion` and `deepfloyd` are networks read from folders, whose prompts are in
+`prompt_states`; `second_network` is VSD's, `monocular` adds depth or normals. A prior
+may import models and the ground, never an estimator or a representation.
 """
 
 from sdsjax.priors.empirical import empirical

@@ -26,7 +26,7 @@ from sdsjax.models.loading.weights import read_json
 from sdsjax.models.text_encoders.t5 import T5Config
 from sdsjax.models.text_encoders.t5_tokenizer import T5Tokenizer
 from sdsjax.models.unets.deepfloyd import IFUNetConfig
-from sdsjax.priors.stable_diffusion import PromptStates, which_view
+from sdsjax.priors.prompt_states import PromptStates, prompt_row
 from sdsjax.types import NoisePrediction, Prior, PriorSource
 
 FOLDERS = ("unet", "text_encoder", "tokenizer", "scheduler")
@@ -35,7 +35,7 @@ LEARNED = ("learned", "learned_range")
 
 
 class FrozenWeights(NamedTuple):
-    """What enters the jitted step as an argument: parameters and prompt states."""
+    """The arrays that enter the jitted step: parameters and prompt states."""
 
     unet: dict
     states: PromptStates
@@ -47,7 +47,7 @@ def encode_prompts(
     prompt_table: list[str],
     negative: str,
 ) -> PromptStates:
-    """T5's states of every view's prompt, of no prompt and of the negative one.
+    """Encodes every view's prompt, no prompt and the negative one by T5.
 
     Texts are stripped and lower-cased, as in IF's training.
     """
@@ -66,11 +66,11 @@ def bind(
     size: int,
     view_prompts: bool,
 ) -> Prior:
-    """The Prior of bound parameters; `unet` is the (static) module, `size` z's side."""
+    """Binds parameters and a static module into a Prior; `size` is z's side."""
     weights = jax.lax.stop_gradient(weights)
 
     def noise(z_t, t, view=None, branches=("cond", "uncond")):
-        row = which_view(view) if view_prompts else prompts.ANY
+        row = prompt_row(view) if view_prompts else prompts.ANY
         rows = {
             "cond": weights.states.cond[row],
             "uncond": weights.states.uncond,
@@ -96,7 +96,7 @@ def bind(
 
 
 def read_configs(root: Path) -> tuple[IFUNetConfig, T5Config, NoiseSchedule]:
-    """What the small files say, before gigabytes are read.
+    """Reads what the small files say, before gigabytes are read.
 
     Raises LoaderError where the components are not IF's or do not belong together.
     """

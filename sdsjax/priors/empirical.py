@@ -31,8 +31,11 @@ Encode = Callable[[Array], Array]
 
 
 def squared_distances(z_t, images, alpha, chunk: int = 256) -> jax.Array:
-    """|z_t - alpha x_i|^2 [n], by differences (the expanded square loses all its
-    digits at small sigma), `chunk` images at a time so that memory stays bounded."""
+    """Returns |z_t - alpha x_i|^2 [n], by differences, `chunk` images at a time.
+
+    The expanded square would lose all its digits at small sigma; chunks bound the
+    memory.
+    """
     return jax.lax.map(
         lambda image: jnp.sum((z_t - alpha * image.astype(z_t.dtype)) ** 2),
         images,

@@ -19,10 +19,10 @@ from sdsjax.types import Adapter, NoisePrediction, Prior
 
 
 def mixture_noise(z_t, alpha, sigma, log_weights, means, variances):
-    """The exact noise prediction, z_t's shape.
+    """Computes the exact noise prediction, z_t's shape.
 
-    z_t [...]; log_weights [k] (-inf removes a component); means [k ...];
-    variances [k] or broadcastable to means.
+    z_t [...]; log_weights [k] (-inf removes a component); means [k ...]; variances [k]
+    or broadcastable to means.
     """
     total = alpha**2 * variances + sigma**2
     offset = z_t[None] - alpha * means
@@ -34,16 +34,20 @@ def mixture_noise(z_t, alpha, sigma, log_weights, means, variances):
 
 
 class AffineAdapter(NamedTuple):
-    """psi of the small second network: the mean [...] and log variance [] of a
-    Gaussian, whose exact noise prediction is affine in z_t."""
+    """The psi of the small second network: a Gaussian.
+
+    mean [...] and log_variance []; its exact noise prediction is affine in z_t.
+    """
 
     mean: jax.Array
     log_variance: jax.Array
 
 
 def affine_adapter(schedule: NoiseSchedule, shape: tuple[int, ...]) -> Adapter:
-    """The noise prediction of one learnable Gaussian of `shape`: enough for VSD's
-    second network on an exact prior; the same for every view."""
+    """Makes the adapter that is one learnable Gaussian of `shape`.
+
+    It is enough for VSD's second network on an exact prior; the same for every view.
+    """
 
     def init(key):
         del key
@@ -60,7 +64,7 @@ def affine_adapter(schedule: NoiseSchedule, shape: tuple[int, ...]) -> Adapter:
 
 
 def check_conditional(conditional, count: int, what: str) -> jax.Array:
-    """A boolean mask [count] with at least one True; raises ValueError otherwise."""
+    """Returns a boolean mask [count] with at least one True, else raises ValueError."""
     mask = jnp.asarray(conditional, bool)
     if mask.shape != (count,):
         raise ValueError(
@@ -74,12 +78,12 @@ def check_conditional(conditional, count: int, what: str) -> jax.Array:
 def gaussian_mixture(
     schedule: NoiseSchedule, weights, means, variances, conditional, *, negative=None
 ) -> Prior:
-    """An exact mixture prior; encode and decode are the identity.
+    """Makes an exact mixture prior; encode and decode are the identity.
 
     weights [k] positive (normalised here); means [k ...]; variances [k] or
     broadcastable to means; conditional, negative: boolean masks [k] of the components
-    that the prompt and the negative prompt keep (negative None: all of them).
-    Raises ValueError for shapes that do not fit.
+    that the prompt and the negative prompt keep (negative None: all of them). Raises
+    ValueError for shapes that do not fit.
     """
     means = jnp.asarray(means)
     means = means.astype(jnp.result_type(means, jnp.float32))

@@ -1,6 +1,6 @@
-"""A monocular estimate for a prior: x [h w 3] in [-1, 1] -> (disparity [h w], normals
-[h w 3]), by DPT (models/dpt.py), frozen.
+"""Monocular estimates for a prior: disparity and normals of an image, by a frozen DPT.
 
+x [h w 3] in [-1, 1] -> (disparity [h w], normals [h w 3]); network: models/vision/dpt.
 Disparity is known up to scale and shift. Normals, in camera axes (x right, y down, z
 forward) and turned to the camera, come of a second DPT where there is one. Otherwise
 they are those of the surface that the disparity draws once stretched to depths
@@ -29,11 +29,12 @@ def monocular(
     near: float = 2.1,
     far: float = 4.1,
 ) -> Callable:
-    """-> x -> (disparity, normals), float32; who reads one of the two pays for one.
+    """Makes the function x -> (disparity, normals), float32.
 
-    normals_network: a DPT of three outputs, and its parameters; fov: degrees, vertical,
-    of the images' cameras; near, far: the depths, in world units, of their nearest and
-    farthest points (the unit ball seen from 3.1).
+    Who reads one of the two pays for one. normals_network: a DPT of three outputs, and
+    its parameters; fov: degrees, vertical, of the images' cameras; near, far: the
+    depths, in world units, of their nearest and farthest points (the unit ball seen
+    from 3.1).
     """
     params, normals_params = jax.lax.stop_gradient((params, normals_params))
 

@@ -28,7 +28,10 @@ _C3 = (
 
 
 def degree_of(count: int) -> int:
-    """The degree whose basis has `count` functions. Raises ValueError if none has."""
+    """Returns the degree whose basis has `count` functions.
+
+    Raises ValueError if none has.
+    """
     degree = {1: 0, 4: 1, 9: 2, 16: 3}.get(count)
     if degree is None:
         raise ValueError(
@@ -39,7 +42,7 @@ def degree_of(count: int) -> int:
 
 
 def basis(directions: Array, degree: int) -> Array:
-    """Real SH basis [..., (degree + 1)^2] at unit directions [..., 3]."""
+    """Evaluates the real SH basis [..., (degree + 1)^2] at unit directions [..., 3]."""
     x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
     xx, yy, zz = x * x, y * y, z * z
     terms = [jnp.full_like(x, C0)]
@@ -58,7 +61,10 @@ def basis(directions: Array, degree: int) -> Array:
 
 
 def colour(coefficients: Array, directions: Array) -> Array:
-    """Colour max(SH + 0.5, 0) [n, 3] of coefficients [n, k, 3] seen along [n, 3]."""
+    """Returns the colours max(SH + 0.5, 0) [n, 3] of coefficients seen along [n, 3].
+
+    coefficients: [n, k, 3].
+    """
     degree = degree_of(coefficients.shape[-2])
     if degree == 0:
         return jnp.maximum(C0 * coefficients[..., 0, :] + 0.5, 0.0)
@@ -67,5 +73,5 @@ def colour(coefficients: Array, directions: Array) -> Array:
 
 
 def coefficient_of_colour(rgb: Array) -> Array:
-    """The degree-0 coefficient [..., 3] that shows rgb [..., 3] from everywhere."""
+    """Returns the degree-0 coefficients [..., 3] that show rgb [..., 3]."""
     return (rgb - 0.5) / C0

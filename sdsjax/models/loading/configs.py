@@ -1,4 +1,4 @@
-"""config.json of a component folder <-> the NamedTuples that the networks take.
+"""The config.json of component folders, as the NamedTuples that the networks take.
 
 Every key of a file is either read, or checked against the values implemented here, or
 listed as without influence on the forward pass. Anything else is refused: a setting
@@ -83,8 +83,13 @@ CLIP_INERT = {
 }
 
 
-class Reader:
-    """Takes values out of a config one by one; what stays unread is refused."""
+class ConfigReader:
+    """Takes values out of a config one by one; what stays unread is refused.
+
+    fixed: key -> the values implemented, a missing key counting as the first; inert:
+    keys without influence. Every method raises LoaderError, one line, for a value of
+    another kind.
+    """
 
     def __init__(self, config: Mapping[str, Any], where, fixed, inert):
         self.config, self.where, self.read = dict(config), where, set()
@@ -95,32 +100,37 @@ class Reader:
         self.read |= set(inert)
 
     def value(self, key, default) -> Any:
+        """Returns the value of a key, or the default."""
         self.read.add(key)
         return self.config.get(key, default)
 
     def refuse(self, key, value, expected) -> NoReturn:
+        """Raises LoaderError for the value of a key."""
         raise LoaderError(f"{self.where}: {key} = {value!r}; expected {expected}")
 
-    def count(self, key, default) -> int:
+    def positive_int(self, key, default) -> int:
+        """Returns a positive integer."""
         value = self.value(key, default)
         if type(value) is not int or value < 1:
             self.refuse(key, value, "a positive integer")
         return value
 
-    def real(self, key, default) -> float:
+    def positive_float(self, key, default) -> float:
+        """Returns a positive finite number."""
         value = self.value(key, default)
         if type(value) not in (int, float) or not 0 < value < float("inf"):
             self.refuse(key, value, "a positive number")
         return float(value)
 
-    def flag(self, key, default) -> bool:
+    def boolean(self, key, default) -> bool:
+        """Returns true or false."""
         value = self.value(key, default)
         if type(value) is not bool:
             self.refuse(key, value, "true or false")
         return value
 
-    def counts(self, key, default, length=None) -> tuple[int, ...]:
-        """A list of positive integers; a lone one is repeated `length` times."""
+    def positive_ints(self, key, default, length=None) -> tuple[int, ...]:
+        """Returns a list of positive integers; a lone one stands for `length`."""
         value = self.value(key, default)
         items: Any = [value] * length if type(value) is int and length else value
         listed = isinstance(items, list | tuple) and len(items) > 0
@@ -130,7 +140,8 @@ class Reader:
             self.refuse(key, value, f"{length} entries, one a level")
         return tuple(items)
 
-    def kinds(self, key, known: Mapping[str, Any], default, length) -> tuple:
+    def block_types(self, key, known: Mapping[str, Any], default, length) -> tuple:
+        """Returns what the known names of block types mean, one a level."""
         value = self.value(key, default)
         if not isinstance(value, list | tuple) or len(value) != length:
             self.refuse(key, value, f"a list of {length} block types, one a level")
@@ -140,25 +151,31 @@ class Reader:
         return tuple(known[kind] for kind in value)
 
     def choice(self, key, known: Collection[str], default: str) -> str:
+        """Returns one of the known words."""
         value = self.value(key, default)
         if not isinstance(value, str) or value not in known:
             self.refuse(key, value, " or ".join(known))
         return value
 
-    def side(self, default) -> int:
-        """`sample_size` only says what the network was trained at; pairs occur too."""
+    def sample_size(self, default) -> int:
+        """Returns the side of the samples that the network was trained at.
+
+        Pairs occur too: the larger one counts.
+        """
         value = self.value("sample_size", default)
         sides = value if isinstance(value, list | tuple) else (value,)
         whole = sides and all(type(side) is int for side in sides)
         return max(sides) if whole else default
 
-    def divides(self, key, divisor, widths):
+    def check_divides(self, key, divisor, widths):
+        """Raises LoaderError unless each divisor divides the width of its level."""
         for width, by in zip(widths, divisor, strict=True):
             if width % by:
                 self.refuse(key, by, f"a divisor of the {width} channels of its level")
 
     def finish(self):
         # "_name_or_path", "_diffusers_version" and their like say where it came from
+        """Raises LoaderError for a key that nobody read."""
         left = {k for k in self.config if not k.startswith("_")} - self.read
         for key in sorted(left):
             self.refuse(key, self.config[key], "no such key: it is not implemented")
@@ -169,52 +186,52 @@ def unet_config(config: Mapping[str, Any], where="unet/config.json") -> UNetConf
     only_cross = config.get("only_cross_attention")
     if isinstance(only_cross, list) and not any(only_cross):
         config = {**config, "only_cross_attention": False}
-    r = Reader(config, where, UNET_FIXED, UNET_INERT)
-    channels = r.counts("block_out_channels", (320, 640, 1280, 1280))
+    r = ConfigReader(config, where, UNET_FIXED, UNET_INERT)
+    channels = r.positive_ints("block_out_channels", (320, 640, 1280, 1280))
     n = len(channels)
     down = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     up = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     out = UNetConfig(
-        in_channels=r.count("in_channels", 4),
-        out_channels=r.count("out_channels", 4),
+        in_channels=r.positive_int("in_channels", 4),
+        out_channels=r.positive_int("out_channels", 4),
         channels=channels,
-        heads=r.counts("attention_head_dim", 8, n),
-        down_attention=r.kinds("down_block_types", DOWN_ATTENTION, down, n),
-        up_attention=r.kinds("up_block_types", UP_ATTENTION, up, n),
-        layers=r.count("layers_per_block", 2),
-        groups=r.count("norm_num_groups", 32),
-        epsilon=r.real("norm_eps", 1e-5),
-        context=r.count("cross_attention_dim", 1280),
-        linear_projection=r.flag("use_linear_projection", False),
-        sample_size=r.side(64),
+        heads=r.positive_ints("attention_head_dim", 8, n),
+        down_attention=r.block_types("down_block_types", DOWN_ATTENTION, down, n),
+        up_attention=r.block_types("up_block_types", UP_ATTENTION, up, n),
+        layers=r.positive_int("layers_per_block", 2),
+        groups=r.positive_int("norm_num_groups", 32),
+        epsilon=r.positive_float("norm_eps", 1e-5),
+        context=r.positive_int("cross_attention_dim", 1280),
+        linear_projection=r.boolean("use_linear_projection", False),
+        sample_size=r.sample_size(64),
     )
-    r.divides("norm_num_groups", (out.groups,) * n, channels)
-    r.divides("attention_head_dim", out.heads, channels)
+    r.check_divides("norm_num_groups", (out.groups,) * n, channels)
+    r.check_divides("attention_head_dim", out.heads, channels)
     r.finish()
     return out
 
 
 def vae_config(config: Mapping[str, Any], where="vae/config.json") -> VAEConfig:
     """Raises LoaderError for any value that `AutoencoderKL` does not implement."""
-    r = Reader(config, where, VAE_FIXED, VAE_INERT)
-    channels = r.counts("block_out_channels", (64,))
+    r = ConfigReader(config, where, VAE_FIXED, VAE_INERT)
+    channels = r.positive_ints("block_out_channels", (64,))
     n = len(channels)
     for key, kind in (
         ("down_block_types", "DownEncoderBlock2D"),
         ("up_block_types", "UpDecoderBlock2D"),
     ):
-        r.kinds(key, {kind: kind}, (kind,) * n, n)
+        r.block_types(key, {kind: kind}, (kind,) * n, n)
     out = VAEConfig(
-        in_channels=r.count("in_channels", 3),
-        out_channels=r.count("out_channels", 3),
-        latent_channels=r.count("latent_channels", 4),
+        in_channels=r.positive_int("in_channels", 3),
+        out_channels=r.positive_int("out_channels", 3),
+        latent_channels=r.positive_int("latent_channels", 4),
         channels=channels,
-        layers=r.count("layers_per_block", 1),
-        groups=r.count("norm_num_groups", 32),
-        scaling_factor=r.real("scaling_factor", 0.18215),
-        sample_size=r.side(32),
+        layers=r.positive_int("layers_per_block", 1),
+        groups=r.positive_int("norm_num_groups", 32),
+        scaling_factor=r.positive_float("scaling_factor", 0.18215),
+        sample_size=r.sample_size(32),
     )
-    r.divides("norm_num_groups", (out.groups,) * n, channels)
+    r.check_divides("norm_num_groups", (out.groups,) * n, channels)
     r.finish()
     return out
 
@@ -223,18 +240,18 @@ def clip_text_config(
     config: Mapping[str, Any], where="text_encoder/config.json"
 ) -> CLIPTextConfig:
     """Raises LoaderError for any value `CLIPTextEncoder` does not implement."""
-    r = Reader(config, where, CLIP_FIXED, CLIP_INERT)
+    r = ConfigReader(config, where, CLIP_FIXED, CLIP_INERT)
     out = CLIPTextConfig(
-        vocab_size=r.count("vocab_size", 49408),
-        hidden=r.count("hidden_size", 512),
-        mlp=r.count("intermediate_size", 2048),
-        layers=r.count("num_hidden_layers", 12),
-        heads=r.count("num_attention_heads", 8),
-        positions=r.count("max_position_embeddings", 77),
+        vocab_size=r.positive_int("vocab_size", 49408),
+        hidden=r.positive_int("hidden_size", 512),
+        mlp=r.positive_int("intermediate_size", 2048),
+        layers=r.positive_int("num_hidden_layers", 12),
+        heads=r.positive_int("num_attention_heads", 8),
+        positions=r.positive_int("max_position_embeddings", 77),
         activation=r.choice("hidden_act", ACTIVATIONS, "quick_gelu"),
-        epsilon=r.real("layer_norm_eps", 1e-5),
+        epsilon=r.positive_float("layer_norm_eps", 1e-5),
     )
-    r.divides("num_attention_heads", (out.heads,), (out.hidden,))
+    r.check_divides("num_attention_heads", (out.heads,), (out.hidden,))
     r.finish()
     return out
 

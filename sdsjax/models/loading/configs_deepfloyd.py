@@ -1,4 +1,4 @@
-"""config.json of DeepFloyd IF's components -> the NamedTuples that the networks take.
+"""The config.json of DeepFloyd IF's components, as the NamedTuples of the networks.
 
 Strict as `config` is. `unet_config` and `text_config` are what the loader asks: they
 read the file of any UNet and of any text encoder, told apart by what the file says.
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdsjax.models.loading import configs
-from sdsjax.models.loading.configs import UNET_FIXED, UNET_INERT, Reader
+from sdsjax.models.loading.configs import UNET_FIXED, UNET_INERT, ConfigReader
 from sdsjax.models.loading.configs_multiview import is_multiview, multiview_config
 from sdsjax.models.text_encoders.t5 import T5Config
 from sdsjax.models.unets.deepfloyd import ACTIVATIONS, TEXT_GROUPS, IFUNetConfig
@@ -88,29 +88,29 @@ def text_config(config: Mapping[str, Any], where="text_encoder/config.json"):
 
 def if_unet_config(config: Mapping[str, Any], where="unet/config.json") -> IFUNetConfig:
     """Raises LoaderError for any value that `IFUNet` does not implement."""
-    r = Reader(config, where, IF_FIXED, IF_INERT)
+    r = ConfigReader(config, where, IF_FIXED, IF_INERT)
     for key in IF_REQUIRED:
         if key not in config:
             r.refuse(key, None, "a value: an IF UNet's file has it")
-    channels = r.counts("block_out_channels", (320, 640, 1280, 1280))
+    channels = r.positive_ints("block_out_channels", (320, 640, 1280, 1280))
     n = len(channels)
     down, up = (tuple(kinds)[:1] * n for kinds in (DOWN_ATTENTION, UP_ATTENTION))
-    widths = r.counts("attention_head_dim", 8, n)
+    widths = r.positive_ints("attention_head_dim", 8, n)
     out = IFUNetConfig(
-        in_channels=r.count("in_channels", 4),
-        out_channels=r.count("out_channels", 4),
+        in_channels=r.positive_int("in_channels", 4),
+        out_channels=r.positive_int("out_channels", 4),
         channels=channels,
         head_width=widths[0],
-        down_attention=r.kinds("down_block_types", DOWN_ATTENTION, down, n),
-        up_attention=r.kinds("up_block_types", UP_ATTENTION, up, n),
-        layers=r.count("layers_per_block", 2),
-        groups=r.count("norm_num_groups", 32),
-        epsilon=r.real("norm_eps", 1e-5),
-        context=r.count("cross_attention_dim", 1280),
-        text_width=r.count("encoder_hid_dim", None),
-        pool_heads=r.count("addition_embed_type_num_heads", 64),
+        down_attention=r.block_types("down_block_types", DOWN_ATTENTION, down, n),
+        up_attention=r.block_types("up_block_types", UP_ATTENTION, up, n),
+        layers=r.positive_int("layers_per_block", 2),
+        groups=r.positive_int("norm_num_groups", 32),
+        epsilon=r.positive_float("norm_eps", 1e-5),
+        context=r.positive_int("cross_attention_dim", 1280),
+        text_width=r.positive_int("encoder_hid_dim", None),
+        pool_heads=r.positive_int("addition_embed_type_num_heads", 64),
         activation=r.choice("act_fn", ACTIVATIONS, "silu"),
-        sample_size=r.side(64),
+        sample_size=r.sample_size(64),
     )
     if len(set(widths)) > 1:
         r.refuse("attention_head_dim", list(widths), "one width for all levels")
@@ -119,30 +119,32 @@ def if_unet_config(config: Mapping[str, Any], where="unet/config.json") -> IFUNe
             "out_channels", out.out_channels,
             f"{out.in_channels}, or {2 * out.in_channels} with a learned variance",
         )  # fmt: skip
-    r.divides("norm_num_groups", (out.groups,) * n, channels)
-    r.divides("attention_head_dim", widths, channels)
+    r.check_divides("norm_num_groups", (out.groups,) * n, channels)
+    r.check_divides("attention_head_dim", widths, channels)
     if out.context % TEXT_GROUPS:
         r.refuse("cross_attention_dim", out.context, f"a multiple of {TEXT_GROUPS}")
-    r.divides("addition_embed_type_num_heads", (out.pool_heads,), (out.text_width,))
+    r.check_divides(
+        "addition_embed_type_num_heads", (out.pool_heads,), (out.text_width,)
+    )
     r.finish()
     return out
 
 
 def t5_config(config: Mapping[str, Any], where="text_encoder/config.json") -> T5Config:
     """Raises LoaderError for any value that `T5Encoder` does not implement."""
-    r = Reader(config, where, T5_FIXED, T5_INERT)
+    r = ConfigReader(config, where, T5_FIXED, T5_INERT)
     if "feed_forward_proj" not in config:
         r.refuse("feed_forward_proj", None, "'gated-gelu': only T5 1.1 is implemented")
     out = T5Config(
-        vocab_size=r.count("vocab_size", 32128),
-        hidden=r.count("d_model", 512),
-        head_width=r.count("d_kv", 64),
-        mlp=r.count("d_ff", 2048),
-        layers=r.count("num_layers", 6),
-        heads=r.count("num_heads", 8),
-        buckets=r.count("relative_attention_num_buckets", 32),
-        max_distance=r.count("relative_attention_max_distance", 128),
-        epsilon=r.real("layer_norm_epsilon", 1e-6),
+        vocab_size=r.positive_int("vocab_size", 32128),
+        hidden=r.positive_int("d_model", 512),
+        head_width=r.positive_int("d_kv", 64),
+        mlp=r.positive_int("d_ff", 2048),
+        layers=r.positive_int("num_layers", 6),
+        heads=r.positive_int("num_heads", 8),
+        buckets=r.positive_int("relative_attention_num_buckets", 32),
+        max_distance=r.positive_int("relative_attention_max_distance", 128),
+        epsilon=r.positive_float("layer_norm_epsilon", 1e-6),
     )
     if out.buckets % 4:
         r.refuse("relative_attention_num_buckets", out.buckets, "a multiple of 4")

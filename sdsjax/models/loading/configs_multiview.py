@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdsjax.models.loading.configs import (
-    Reader,
+    ConfigReader,
     unet_config,
     unet_json,
 )
@@ -31,7 +31,7 @@ def multiview_config(
     """Raises LoaderError for any value that `MultiViewUNet` does not implement."""
     own = {key: config[key] for key in (*FIXED, *OPTIONS) if key in config}
     rest = {key: value for key, value in config.items() if key not in own}
-    r = Reader(own, where, FIXED, ())
+    r = ConfigReader(own, where, FIXED, ())
     tokens = r.value("code_tokens", 0)
     if type(tokens) is not int or tokens < 0:
         r.refuse("code_tokens", tokens, "a number of tokens, 0 for no joint code")

@@ -1,4 +1,4 @@
-"""config.json of DPT and CLIP -> the NamedTuples that the networks take.
+"""The config.json of DPT and CLIP, as the NamedTuples that the networks take.
 
 As in config.py every key is read, checked or listed as without influence; anything else
 is refused. These files come from transformers, which writes the settings of text
@@ -8,7 +8,7 @@ generation and of its own bookkeeping into every config: `BOOKKEEPING` lists the
 from collections.abc import Mapping
 from typing import Any
 
-from sdsjax.models.loading.configs import Reader, clip_text_config
+from sdsjax.models.loading.configs import ConfigReader, clip_text_config
 from sdsjax.models.text_encoders.clip import ACTIVATIONS
 from sdsjax.models.vision.clip_scorer import CLIPConfig, CLIPVisionConfig
 from sdsjax.models.vision.dpt import DPTConfig
@@ -67,29 +67,29 @@ VISION_INERT = BOOKKEEPING | DROPOUT | {"projection_dim"}
 def dpt_config(
     config: Mapping[str, Any], where="config.json", *, outputs: int = 1
 ) -> DPTConfig:
-    """outputs: 1 for a network of disparity, 3 for one of normals; no file says which.
+    """Reads a DPT's config.json; raises LoaderError for what `DPT` does not implement.
 
-    Raises LoaderError for any value that `DPT` does not implement.
+    outputs: 1 for a network of disparity, 3 for one of normals; no file says which.
     """
-    r = Reader(config, where, DPT_FIXED, DPT_INERT)
-    necks = r.counts("neck_hidden_sizes", (96, 192, 384, 768))
+    r = ConfigReader(config, where, DPT_FIXED, DPT_INERT)
+    necks = r.positive_ints("neck_hidden_sizes", (96, 192, 384, 768))
     taps = r.value("backbone_out_indices", (2, 5, 8, 11))
     factors = r.value("reassemble_factors", (4, 2, 1, 0.5))
     out = DPTConfig(
-        hidden=r.count("hidden_size", 768),
-        mlp=r.count("intermediate_size", 3072),
-        layers=r.count("num_hidden_layers", 12),
-        heads=r.count("num_attention_heads", 12),
-        image_size=r.count("image_size", 384),
-        patch=r.count("patch_size", 16),
-        in_channels=r.count("num_channels", 3),
+        hidden=r.positive_int("hidden_size", 768),
+        mlp=r.positive_int("intermediate_size", 3072),
+        layers=r.positive_int("num_hidden_layers", 12),
+        heads=r.positive_int("num_attention_heads", 12),
+        image_size=r.positive_int("image_size", 384),
+        patch=r.positive_int("patch_size", 16),
+        in_channels=r.positive_int("num_channels", 3),
         activation=r.choice("hidden_act", ACTIVATIONS, "gelu"),
-        epsilon=r.real("layer_norm_eps", 1e-12),
-        qkv_bias=r.flag("qkv_bias", True),
+        epsilon=r.positive_float("layer_norm_eps", 1e-12),
+        qkv_bias=r.boolean("qkv_bias", True),
         taps=tuple(taps) if isinstance(taps, list | tuple) else (),
         factors=tuple(factors) if isinstance(factors, list | tuple) else (),
         necks=necks,
-        fusion=r.count("fusion_hidden_size", 256),
+        fusion=r.positive_int("fusion_hidden_size", 256),
         outputs=outputs,
     )
     known = all(type(i) is int and 0 <= i < out.layers for i in out.taps)
@@ -100,7 +100,7 @@ def dpt_config(
         r.refuse("reassemble_factors", factors, "one of 8 ... 0.25 for each tap")
     if len(necks) != len(out.taps):
         r.refuse("neck_hidden_sizes", list(necks), f"{len(out.taps)}, one a tap")
-    r.divides("num_attention_heads", (out.heads,), (out.hidden,))
+    r.check_divides("num_attention_heads", (out.heads,), (out.hidden,))
     if out.image_size % out.patch:
         r.refuse("patch_size", out.patch, f"a divisor of {out.image_size} pixels")
     r.finish()
@@ -109,8 +109,8 @@ def dpt_config(
 
 def clip_config(config: Mapping[str, Any], where="config.json") -> CLIPConfig:
     """Raises LoaderError for any value that `CLIP` does not implement."""
-    r = Reader(config, where, CLIP_FIXED, CLIP_INERT)
-    projection = r.count("projection_dim", 512)
+    r = ConfigReader(config, where, CLIP_FIXED, CLIP_INERT)
+    projection = r.positive_int("projection_dim", 512)
     r.finish()
     towers = {}
     for name in ("text_config", "vision_config"):
@@ -136,18 +136,18 @@ def clip_config(config: Mapping[str, Any], where="config.json") -> CLIPConfig:
 
 
 def _clip_vision(config: Mapping[str, Any], where: str) -> CLIPVisionConfig:
-    r = Reader(config, where, VISION_FIXED, VISION_INERT)
+    r = ConfigReader(config, where, VISION_FIXED, VISION_INERT)
     out = CLIPVisionConfig(
-        hidden=r.count("hidden_size", 768),
-        mlp=r.count("intermediate_size", 3072),
-        layers=r.count("num_hidden_layers", 12),
-        heads=r.count("num_attention_heads", 12),
-        image_size=r.count("image_size", 224),
-        patch=r.count("patch_size", 32),
-        in_channels=r.count("num_channels", 3),
+        hidden=r.positive_int("hidden_size", 768),
+        mlp=r.positive_int("intermediate_size", 3072),
+        layers=r.positive_int("num_hidden_layers", 12),
+        heads=r.positive_int("num_attention_heads", 12),
+        image_size=r.positive_int("image_size", 224),
+        patch=r.positive_int("patch_size", 32),
+        in_channels=r.positive_int("num_channels", 3),
         activation=r.choice("hidden_act", ACTIVATIONS, "quick_gelu"),
-        epsilon=r.real("layer_norm_eps", 1e-5),
+        epsilon=r.positive_float("layer_norm_eps", 1e-5),
     )
-    r.divides("num_attention_heads", (out.heads,), (out.hidden,))
+    r.check_divides("num_attention_heads", (out.heads,), (out.hidden,))
     r.finish()
     return out

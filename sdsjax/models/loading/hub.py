@@ -51,7 +51,7 @@ SCHEDULERS = (
 
 
 class Network(NamedTuple):
-    """module: a linen module; params: its parameters; config: its NamedTuple."""
+    """A network that was read: a linen module, its parameters and its config."""
 
     module: nn.Module
     params: Any
@@ -73,8 +73,12 @@ class StableDiffusion(NamedTuple):
 
 
 class Component(NamedTuple):
-    """How one component is read: file stem, config, table, module, dummy inputs;
-    ignored: keys that files may hold and no network has."""
+    """How one component is read.
+
+    stem: of its weights' files; read_config: config.json -> config; table: config, keys
+    -> torch key -> Flax path; module: config -> linen module; inputs: config -> dummy
+    inputs; ignored: keys that files may hold and no network has.
+    """
 
     stem: str
     read_config: Callable
@@ -142,18 +146,21 @@ COMPONENTS = {
 
 @lru_cache(maxsize=64)
 def shapes_of(component: Component, config):
-    """The parameter tree of a component as shapes, nothing allocated."""
+    """Returns the parameter tree of a component as shapes, nothing allocated."""
     module, inputs = component.module(config), component.inputs(config)
     return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
 
 
 def param_shapes(name: str, config):
-    """`shapes_of` a component by its name."""
+    """Returns `shapes_of` a component by its name."""
     return shapes_of(COMPONENTS[name], config)
 
 
 def config_of(component: Component, folder: Path):
-    """The config NamedTuple that `folder/config.json` describes; LoaderError."""
+    """Returns the config NamedTuple that `folder/config.json` describes.
+
+    Raises LoaderError for what is not implemented.
+    """
     if not folder.is_dir():
         raise LoaderError(f"{folder.parent}: no subfolder {folder.name}")
     path = folder / "config.json"
@@ -168,8 +175,11 @@ def load(
     sharding=None,
     **options,
 ) -> Network:
-    """The network of one folder on disk; options: of its module, the rest as in
-    `load_component`. Raises LoaderError, one line, for what does not fit exactly."""
+    """Reads the network of one folder on disk.
+
+    options: of its module, the rest as in `load_component`. Raises LoaderError, one
+    line, for what does not fit exactly.
+    """
     config = config_of(component, folder)
     source = find_weights(folder, component.stem, variant)
     ignored = component.ignored
@@ -210,7 +220,10 @@ def load_component(
 
 
 def read_config(root: Path, name: str):
-    """The config NamedTuple of one component of a local folder; LoaderError."""
+    """Returns the config NamedTuple of one component of a local folder.
+
+    Raises LoaderError for what is not implemented.
+    """
     return config_of(COMPONENTS[name], root / name)
 
 
@@ -293,9 +306,10 @@ def _load_diffusion(root, kind, variant, dtype, remat, sharding) -> StableDiffus
 
 
 def read_schedule(folder: Path) -> tuple[NoiseSchedule, str]:
-    """scheduler_config.json -> (schedule, "epsilon" or "v_prediction").
+    """Reads scheduler_config.json: (schedule, "epsilon" or "v_prediction").
 
-    Only how the UNet was trained is read; the file's sampler settings are not.
+    Only how the UNet was trained is read; the file's sampler settings are not. Raises
+    LoaderError for a schedule that is not implemented.
     """
     path = Path(folder) / "scheduler_config.json"
     config = read_json(path)

@@ -81,7 +81,10 @@ def layers(kind, key, path, names, bias=True) -> Iterator[Entry]:
 
 
 def resnet(key, path, shortcut, time) -> Iterator[Entry]:
-    """shortcut: whether the channels change; time: whether it is told t."""
+    """Maps the keys of a residual block.
+
+    shortcut: whether the channels change; time: whether it is told t.
+    """
     yield from layers("norm", key, path, ("norm1", "norm2"))
     yield from layers("conv", key, path, ("conv1", "conv2"))
     if time:
@@ -91,8 +94,11 @@ def resnet(key, path, shortcut, time) -> Iterator[Entry]:
 
 
 def unet_levels(config, resnet, attention, resample) -> Iterator[Entry]:
-    """conv_in, the levels down, the middle, the levels up, conv_out: what the UNets
-    share. resnet: (key, path, shortcut); attention, resample: (key, path)."""
+    """Maps what the UNets share: conv_in, the levels, conv_out.
+
+    The levels down, the middle and the levels up. resnet: (key, path, shortcut);
+    attention, resample: (key, path).
+    """
     channels, last = config.channels, len(config.channels) - 1
 
     def stage(block, index, inputs, width, attend, resize):
@@ -141,7 +147,7 @@ def _transformer(key, path, linear) -> Iterator[Entry]:
 
 
 def unet_table(config: UNetConfig) -> list[Entry]:
-    """686 entries for Stable Diffusion 1.5 and 2.1."""
+    """Maps a UNet's keys: 686 entries for Stable Diffusion 1.5 and 2.1."""
     time = "time_embedding"
     return [
         *layers("linear", time, (time,), ("linear_1", "linear_2")),
@@ -155,7 +161,7 @@ def unet_table(config: UNetConfig) -> list[Entry]:
 
 
 def vae_table(config: VAEConfig, keys: Collection[str] = ()) -> list[Entry]:
-    """248 entries for Stable Diffusion's.
+    """Maps a VAE's keys: 248 entries for Stable Diffusion's.
 
     keys: those of the file, which decide between the two spellings of the attention's
     projections. Raises LoaderError if both occur.
@@ -208,10 +214,10 @@ def _vae_entries(config: VAEConfig, legacy: bool) -> Iterator[Entry]:
 
 
 def clip_text_table(config: CLIPTextConfig, keys: Collection[str] = ()) -> list[Entry]:
-    """196 entries for SD 1's encoder, 372 for SD 2's.
+    """Maps a text encoder's keys: 196 entries for SD 1's, 372 for SD 2's.
 
-    keys: those of the file, which decide whether `text_model.` stands before every
-    key. Raises LoaderError if it stands before some only.
+    keys: those of the file, which decide whether `text_model.` stands before every key.
+    Raises LoaderError if it stands before some only.
     """
     prefixed = [key.startswith(CLIP_PREFIX) for key in keys]
     if any(prefixed) and not all(prefixed):

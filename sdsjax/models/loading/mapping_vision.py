@@ -15,7 +15,7 @@ from sdsjax.models.vision.dpt import DPTConfig
 
 
 def dpt_table(config: DPTConfig, keys: Collection[str] = ()) -> list[Entry]:
-    """462 entries for DPT-large."""
+    """Maps a DPT's keys: 462 entries for DPT-large."""
     del keys
     return list(_dpt_entries(config))
 
@@ -60,7 +60,7 @@ def _dpt_layer(key, path, bias) -> Iterator[Entry]:
 
 
 def clip_table(config: CLIPConfig, keys: Collection[str] = ()) -> list[Entry]:
-    """398 entries for CLIP-ViT-B and 590 for CLIP-ViT-L."""
+    """Maps CLIP's keys: 398 entries for CLIP-ViT-B and 590 for CLIP-ViT-L."""
     del keys
     text = clip_text_table(config.text, (CLIP_PREFIX,))
     return [entry._replace(path=("text", *entry.path)) for entry in text] + list(

@@ -1,4 +1,4 @@
-"""safetensors files -> a Flax parameter tree, tensor by tensor and strictly.
+"""Reads safetensors files into a Flax parameter tree, tensor by tensor and strictly.
 
 Notation: a table is a list of `mapping.Entry`; `target` is the tree of shapes that the
 network's own init gives. Source keys, table and target must agree exactly; anything

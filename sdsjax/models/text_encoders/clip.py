@@ -75,7 +75,10 @@ class EncoderLayer(nn.Module):
 
 
 class CLIPTextEncoder(nn.Module):
-    """ids `[b n]`, n at most `config.positions` -> states `[b n d]`."""
+    """CLIP's text encoder: ids `[b n]` to states `[b n d]`.
+
+    n is at most `config.positions`.
+    """
 
     config: CLIPTextConfig
     dtype: jnp.dtype = jnp.float32

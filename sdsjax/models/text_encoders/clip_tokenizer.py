@@ -216,7 +216,7 @@ def byte_alphabet() -> list[str]:
 
 
 def train_word_tokenizer(words: Iterable[str]) -> tuple[dict[str, int], list]:
-    """-> (vocab, merges) of the smallest tokenizer in which every word is ONE token.
+    """Returns (vocab, merges) of the smallest tokenizer with ONE token for every word.
 
     words: lower-case runs of ASCII letters, or punctuation. Byte-pair training until
     nothing is left to merge; ids are CLIP's 512 byte tokens, the merges, start and end.

@@ -38,7 +38,7 @@ class T5Config(NamedTuple):
 
 
 def distance_buckets(tokens: int, buckets: int, max_distance: int) -> np.ndarray:
-    """`[n n]` bucket of (query, key), both directions having half of them.
+    """Returns the bucket `[n n]` of (query, key), both directions having half of them.
 
     Distances under a quarter of `buckets` have one each, larger ones share them
     logarithmically up to `max_distance` (arXiv 1910.10683, section 2.1).
@@ -55,7 +55,9 @@ def distance_buckets(tokens: int, buckets: int, max_distance: int) -> np.ndarray
 
 
 def biased_attention(q, k, v, bias, mask=None):
-    """softmax(q k^T + bias) v over `[b n k c]`, bias `[k n n]`, softmax in float32.
+    """Computes softmax(q k^T + bias) v over `[b n k c]`, softmax in float32.
+
+    bias `[k n n]`.
 
     mask: `[b n]`, False at keys that nothing attends to.
     """
@@ -69,7 +71,10 @@ def biased_attention(q, k, v, bias, mask=None):
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean x^2 + epsilon) times a scale (arXiv 1910.07467), float32."""
+    """The norm x / sqrt(mean x^2 + epsilon) times a scale, float32.
+
+    Source: arXiv 1910.07467.
+    """
 
     epsilon: float
 
@@ -102,7 +107,7 @@ class SelfAttention(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """wo(gelu_tanh(wi_0 x) * wi_1 x), wo in float32."""
+    """A gated feed-forward layer: wo(gelu_tanh(wi_0 x) * wi_1 x), wo in float32."""
 
     config: T5Config
     dtype: jnp.dtype = jnp.float32
@@ -135,7 +140,7 @@ class Block(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """(ids `[b n]`, mask `[b n]` or None) -> states `[b n d]` in `dtype`."""
+    """T5's encoder: ids and mask `[b n]` (or None) to states `[b n d]` in `dtype`."""
 
     config: T5Config
     dtype: jnp.dtype = jnp.float32

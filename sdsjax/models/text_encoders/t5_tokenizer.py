@@ -32,7 +32,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 class TokenIds(NamedTuple):
-    """ids `[b n]` int32; mask `[b n]` bool, False at padding."""
+    """Token ids `[b n]` int32, and their mask `[b n]` bool, False at padding."""
 
     ids: np.ndarray
     mask: np.ndarray

@@ -58,11 +58,12 @@ class IFUNetConfig(NamedTuple):
 
     @property
     def time_width(self) -> int:
+        """The width of the time's embedding."""
         return 4 * self.channels[0]
 
 
 def average_pool(x):
-    """`[b 2h 2w c]` -> `[b h w c]`, the mean of each 2x2."""
+    """Averages each 2x2: `[b 2h 2w c]` becomes `[b h w c]`."""
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
@@ -71,8 +72,9 @@ RESIZE = {None: lambda x: x, "down": average_pool, "up": upsample_nearest}
 
 
 class ShiftedResnet(nn.Module):
-    """norm, act, resize, conv, norm * (1 + scale) + shift, act, conv, + shortcut.
+    """A residual block that the time scales and shifts, and that may resize.
 
+    norm, act, resize, conv, norm * (1 + scale) + shift, act, conv, + shortcut, with
     scale, shift = Linear(act(time)); `resize` ("down", "up", None) is applied to both
     branches.
     """
@@ -131,8 +133,10 @@ class TextImageAttention(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """`[b n c]` -> `[b c]`: the mean token, moved by a learnt offset, attends to itself
-    and to all tokens."""
+    """Pools tokens `[b n c]` to `[b c]` by attention.
+
+    The mean token, moved by a learnt offset, attends to itself and to all tokens.
+    """
 
     heads: int
     dtype: jnp.dtype = jnp.float32
@@ -158,7 +162,7 @@ class AttentionPooling(nn.Module):
 
 
 class TextTimeEmbedding(nn.Module):
-    """T5's states `[b n d]` -> `[b time_width]`, to be added to the time."""
+    """Embeds T5's states `[b n d]` as `[b time_width]`, to be added to the time."""
 
     config: IFUNetConfig
     dtype: jnp.dtype = jnp.float32
@@ -173,7 +177,7 @@ class TextTimeEmbedding(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Linear, activation, Linear on the sinusoidal embedding."""
+    """Two linear layers, with an activation between, on the sinusoidal embedding."""
 
     config: IFUNetConfig
     dtype: jnp.dtype = jnp.float32
@@ -233,9 +237,10 @@ class MidStage(nn.Module):
 
 
 class IFUNet(nn.Module):
-    """(z_t `[b h w c]`, t `[b]`, text `[b n d]`) -> `[b h w out_channels]`.
+    """DeepFloyd IF's UNet: (z_t `[b h w c]`, t `[b]`, text `[b n d]`) to predictions.
 
-    h and w are multiples of 2^(levels - 1), else ValueError.
+    They are `[b h w out_channels]`. h and w are multiples of 2^(levels - 1), else
+    ValueError.
     """
 
     config: IFUNetConfig

@@ -32,15 +32,21 @@ CAMERA_NUMBERS = 16
 
 
 class Lora(NamedTuple):
-    """psi. factors: the tree of the adapted kernels, {"down", "up"} in the place of
-    each; camera: the two layers of the camera's embedding. All float32."""
+    """The parameters psi of the second network, all float32.
+
+    factors: the tree of the adapted kernels, {"down", "up"} in the place of each;
+    camera: the two layers of the camera's embedding.
+    """
 
     factors: dict[str, Any]
     camera: dict[str, Any]
 
 
 def adapted_kernels(params) -> dict[tuple[str, ...], tuple[int, int]]:
-    """Path of every attention projection -> its (i, o). params: arrays or shapes."""
+    """Returns the (i, o) of every attention projection by its path.
+
+    params: arrays or shapes.
+    """
     return {
         path[:-1]: leaf.shape
         for path, leaf in flatten_dict(params).items()
@@ -49,9 +55,10 @@ def adapted_kernels(params) -> dict[tuple[str, ...], tuple[int, int]]:
 
 
 def init(key: jax.Array, params, rank: int) -> Lora:
-    """psi of a UNet's parameters (arrays or shapes): the base network to begin with.
+    """Draws psi for a UNet; it begins as the base network.
 
-    Raises ValueError for a rank below 1 or parameters without attention.
+    params: the UNet's arrays or shapes. Raises ValueError for a rank below 1 or
+    parameters without attention.
     """
     kernels = adapted_kernels(params)
     if rank < 1 or not kernels:
@@ -66,7 +73,8 @@ def init(key: jax.Array, params, rank: int) -> Lora:
         drawn = jax.random.normal(key_down, (i, rank), jnp.float32) / rank
         factors[*path, "down"] = drawn
         factors[*path, "up"] = jnp.zeros((rank, o), jnp.float32)
-    width = params["time_embedding"]["linear_2"]["bias"].shape[0]
+    # a multi-view network holds the UNet beneath it
+    width = params.get("unet", params)["time_embedding"]["linear_2"]["bias"].shape[0]
     blank = jnp.zeros((1, CAMERA_NUMBERS), jnp.float32)
     camera = TimeEmbedding(width).init(key_camera, blank)["params"]
     last = jax.tree.map(jnp.zeros_like, camera["linear_2"])
@@ -83,10 +91,10 @@ def _pairs(psi: Lora) -> dict[tuple[str, ...], tuple[jax.Array, jax.Array]]:
 
 
 def merged_params(params, psi: Lora, scale: float = 1.0):
-    """params with W + scale down up in every adapted kernel, in W's type.
+    """Returns params with W + scale down up in every adapted kernel.
 
-    For export, or a network called many times unchanged; costs a second copy of the
-    adapted kernels, 100 M numbers on Stable Diffusion 2.1.
+    In W's type, for export, or a network called many times unchanged; costs a second
+    copy of the adapted kernels, 100 M numbers on Stable Diffusion 2.1.
     """
     flat = dict(flatten_dict(params))
     for path, (down, up) in _pairs(psi).items():
@@ -99,7 +107,7 @@ def merged_params(params, psi: Lora, scale: float = 1.0):
 
 
 def camera_embedding(psi: Lora, matrices: jax.Array) -> jax.Array:
-    """world_to_camera `[b 4 4]` -> `[b time_width]` float32 for the class slot."""
+    """Embeds world_to_camera `[b 4 4]` for the class slot: `[b time_width]` float32."""
     numbers = matrices.reshape(-1, CAMERA_NUMBERS).astype(jnp.float32)
     width = psi.camera["linear_2"]["bias"].shape[0]
     embedding: Any = TimeEmbedding(width).apply({"params": psi.camera}, numbers)
@@ -107,7 +115,7 @@ def camera_embedding(psi: Lora, matrices: jax.Array) -> jax.Array:
 
 
 def adapted_apply(unet: nn.Module, params, psi: Lora, *inputs, scale=1.0, **named):
-    """`unet.apply` with every factor of psi added to its projection.
+    """Calls `unet.apply` with every factor of psi added to its projection.
 
     inputs, named: those of the UNet's call. Raises ValueError if a factor meets no
     projection: psi is then another network's.

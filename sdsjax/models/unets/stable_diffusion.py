@@ -49,12 +49,15 @@ class UNetConfig(NamedTuple):
 
     @property
     def time_width(self) -> int:
+        """The width of the time's embedding."""
         return 4 * self.channels[0]
 
 
 class TimeEmbedding(nn.Module):
-    """Linear, SiLU, Linear on the sinusoidal embedding; the last 0 at first if `zero`
-    (for what is added to it)."""
+    """Two linear layers, with SiLU between, on the sinusoidal embedding.
+
+    zero: the last one is 0 at first, for what is added to the embedding.
+    """
 
     width: int
     dtype: jnp.dtype = jnp.float32
@@ -96,6 +99,7 @@ class Stage(nn.Module):
             self.attentions = [transformer() for _ in range(self.layers)]
 
     def run(self, x, time, text, skips=None):
+        """Returns the outputs of all blocks on x `[b h w c]`."""
         outputs = []
         for i in range(self.layers):
             if skips is not None:
@@ -166,7 +170,7 @@ class MidStage(nn.Module):
 
 
 class UNet2DCondition(nn.Module):
-    """(z_t `[b h w c]`, t `[b]`, text `[b n d]`) -> `[b h w c]`.
+    """Stable Diffusion's UNet: (z_t, t `[b]`, text `[b n d]`) to `[b h w c]`.
 
     h and w may be any size: an odd level is doubled and cropped on the way up.
     class_embedding `[b time_width]`: added to the embedding of t (the slot that the

@@ -52,8 +52,11 @@ class CLIPVisionConfig(NamedTuple):
 
 
 class CLIPConfig(NamedTuple):
-    """Both towers; projection: p; end_id: the token whose state is the text's, None
-    for the largest id (what the oldest files mean by their end token of 2)."""
+    """The configs of both towers.
+
+    projection: p; end_id: the token whose state is the text's, None for the largest id
+    (what the oldest files mean by their end token of 2).
+    """
 
     text: CLIPTextConfig
     vision: CLIPVisionConfig
@@ -95,8 +98,11 @@ class CLIPVisionEncoder(nn.Module):
 
 
 class CLIP(nn.Module):
-    """`embed_images`: prepared images -> `[b p]`; `embed_texts`: ids -> `[n p]`; both
-    float32 and of length one. Called: (images, ids) -> cosines `[b n]`."""
+    """CLIP's two towers; called with (images, ids) they give cosines `[b n]`.
+
+    `embed_images`: prepared images -> `[b p]`; `embed_texts`: ids -> `[n p]`; both
+    float32 and of length one.
+    """
 
     config: CLIPConfig
     dtype: jnp.dtype = jnp.float32
@@ -111,9 +117,11 @@ class CLIP(nn.Module):
         self.logit_scale = self.param("logit_scale", nn.initializers.ones, ())
 
     def embed_images(self, x):
+        """Embeds prepared images `[b h w 3]` as unit vectors `[b p]`, float32."""
         return _unit(self.visual_projection(self.vision(x)))
 
     def embed_texts(self, ids):
+        """Embeds token ids `[n m]` as unit vectors `[n p]`, float32."""
         states = self.text(ids)
         wanted = self.config.end_id
         marks = ids if wanted is None else ids == wanted
@@ -133,9 +141,10 @@ def _unit(v):
 
 
 def prepare(rgb, size: int):
-    """rgb `[b h w 3]` in [0, 1] -> `[b size size 3]`, as the vision tower was trained.
+    """Prepares rgb `[b h w 3]` in [0, 1] as the vision tower was trained.
 
-    Differentiable, except through the clip where the bicubic kernel overshoots.
+    Returns `[b size size 3]`. Differentiable, except through the clip where the bicubic
+    kernel overshoots.
     """
     b, h, w, c = rgb.shape
     shorter = min(h, w)
@@ -150,7 +159,7 @@ def prepare(rgb, size: int):
 
 
 def clip_distance(network, tokenizer) -> Callable:
-    """-> distance(rgb `[b h w 3]` in [0, 1], texts: list of n) -> `[b n]` = 1 - cos.
+    """Makes the function (rgb `[b h w 3]` in [0, 1], n texts) -> 1 - cos `[b n]`.
 
     network, tokenizer: what `companions.load_clip_scorer` gives. Longer texts than the
     tower has positions lose their tail, with the tokenizer's warning.

@@ -66,9 +66,11 @@ def _aligned(size: int, out: int) -> np.ndarray:
 
 
 def resize_aligned(x, height: int, width: int):
-    """`[b h w c]` -> `[b height width c]`, bilinear with corners aligned: output row i
-    reads input row i (h - 1) / (height - 1). Two matrix products: the pullback is two
-    more, without scatters."""
+    """Resizes `[b h w c]` to `[b height width c]`, bilinear with corners aligned.
+
+    Output row i reads input row i (h - 1) / (height - 1). Two matrix products: the
+    pullback is two more, without scatters.
+    """
     down, across = (_aligned(*pair) for pair in zip(x.shape[1:3], (height, width)))
     exact = jax.lax.Precision.HIGHEST
     x = jnp.einsum("ih,bhwc->biwc", jnp.asarray(down, x.dtype), x, precision=exact)
@@ -122,7 +124,10 @@ class VisionLayer(nn.Module):
 
 
 class Backbone(nn.Module):
-    """x `[b h w 3]` -> the tokens `[b 1+n c]` after each of `config.taps`."""
+    """The vision transformer: x `[b h w 3]` to the tokens after each of `config.taps`.
+
+    The tokens are `[b 1+n c]`.
+    """
 
     config: DPTConfig
     dtype: jnp.dtype = jnp.float32
@@ -199,7 +204,7 @@ class Reassemble(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + conv(relu(conv(relu(x))))."""
+    """A residual block: x + conv(relu(conv(relu(x))))."""
 
     dtype: jnp.dtype = jnp.float32
 
@@ -229,7 +234,9 @@ class Fusion(nn.Module):
 
 
 class DPT(nn.Module):
-    """x `[b h w 3]` in [-1, 1] -> disparity `[b h w]` or normals `[b h w 3]`, float32.
+    """The whole network: x `[b h w 3]` in [-1, 1] to disparity or normals, float32.
+
+    disparity `[b h w]`, normals `[b h w 3]`.
 
     Raises ValueError for sizes that are no multiple of the patch.
     """
@@ -264,13 +271,13 @@ class DPT(nn.Module):
 
 
 def unit(v):
-    """v / |v| over the last axis; 0 stays 0, with a finite derivative."""
+    """Returns v / |v| over the last axis; 0 stays 0, with a finite derivative."""
     square = jnp.sum(v**2, axis=-1, keepdims=True)
     return v * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
 def predict(network: DPT, params, x):
-    """`DPT` on images of any size: resized to the network's own, and back.
+    """Applies a `DPT` to images of any size: resized to the network's own, and back.
 
     x `[b h w 3]` in [-1, 1] -> disparity `[b h w]` or normals `[b h w 3]`. Going in the
     resize is bilinear, smoothed where it shrinks, as the network was published.
@@ -286,12 +293,13 @@ def predict(network: DPT, params, x):
 def normals_from_disparity(
     disparity, focal, *, scale: jax.Array | float = 1.0, shift: jax.Array | float = 0.0
 ):
-    """Unit normals `[h w 3]` in camera axes (x right, y down, z forward), turned to the
-    camera, of the surface at depth 1 / (scale disparity + shift).
+    """Returns the unit normals `[h w 3]` of the surface that a disparity draws.
 
-    disparity `[h w]`; focal `[2]` in pixels, the principal point in the middle. A
-    network's disparity is known up to scale and shift only: fit them to a rendering
-    first, or the normals are those of a stretched surface.
+    In camera axes (x right, y down, z forward), turned to the camera, of the surface at
+    depth 1 / (scale disparity + shift). disparity `[h w]`; focal `[2]` in pixels, the
+    principal point in the middle. A network's disparity is known up to scale and shift
+    only: fit them to a rendering first, or the normals are those of a stretched
+    surface.
     """
     h, w = disparity.shape
     inverse = jnp.maximum(scale * disparity + shift, 1e-6)

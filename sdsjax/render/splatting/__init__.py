@@ -1,5 +1,7 @@
-"""Gaussian splatting: splats projected to the screen (`project`), sorted
-into tiles in depth order (`binning`), blended front to back with an exact backward pass
-(`composite`; as a Pallas kernel `pallas_composite`), and all of it together with its
-dense oracle (`rasterize`).
+"""Gaussian splatting: projection, binning into tiles, and compositing with gradients.
+
+Splats are projected to the screen (`project`), sorted into tiles in depth order
+(`binning`), and blended front to back with an exact backward pass (`composite`; as a
+Pallas kernel `pallas_composite`). `rasterize` has all of it together, and its dense
+reference.
 """

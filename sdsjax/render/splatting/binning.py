@@ -1,4 +1,4 @@
-"""Which splats touch which tile, in depth order, under static shapes, dropping none.
+"""Lists which splats touch which tile, in depth order, under static shapes.
 
 Notation: V views of n splats each; the screen has T = rows * columns square tiles of
 `size` pixels. Splats are sorted by depth once. Every (splat, tile) pair is an
@@ -23,8 +23,8 @@ from sdsjax.render.splatting.project import MIN_ALPHA, Splats
 Array = jax.Array
 
 
-class Grid(NamedTuple):
-    """Tiles of the screen (static): image width and height, tile size, all px."""
+class TileGrid(NamedTuple):
+    """The tiles of a screen (static): image width and height, tile size, all px."""
 
     width: int
     height: int
@@ -32,21 +32,27 @@ class Grid(NamedTuple):
 
     @property
     def columns(self) -> int:
+        """The number of tiles beside one another."""
         return -(-self.width // self.size)
 
     @property
     def rows(self) -> int:
+        """The number of tiles above one another."""
         return -(-self.height // self.size)
 
     @property
     def tiles(self) -> int:
+        """The number of all tiles."""
         return self.columns * self.rows
 
 
 class Footprints(NamedTuple):
-    """Splats in depth order (rank): order [V n] rank -> splat; low, span [V n 2] first
-    tile and tile counts (x, y); count [V n] tiles of the box (0 for a hidden splat);
-    ellipse [V n 6]: mean px, conic (A, B, C), and the sigma where alpha is 1/255."""
+    """Splats in depth order (rank), and the tiles that they cover.
+
+    order [V n]: rank -> splat; low, span [V n 2]: first tile and tile counts (x, y);
+    count [V n]: tiles of the box (0 for a hidden splat); ellipse [V n 6]: mean px,
+    conic (A, B, C), and the sigma where alpha is 1/255.
+    """
 
     order: Array
     low: Array
@@ -56,15 +62,18 @@ class Footprints(NamedTuple):
 
 
 class TileLists(NamedTuple):
-    """One slab. ids [V capacity]: splats grouped by tile, each tile in depth order;
-    start [V T + 1]: where each tile's run begins; total [V]: how many are listed."""
+    """The lists of one slab.
+
+    ids [V capacity]: splats grouped by tile, each tile in depth order; start [V T + 1]:
+    where each tile's run begins; total [V]: how many are listed.
+    """
 
     ids: Array
     start: Array
     total: Array
 
 
-def footprints(splats: Splats, grid: Grid) -> Footprints:
+def footprints(splats: Splats, grid: TileGrid) -> Footprints:
     """Sorts the splats [V n ...] by depth and finds the tiles that each one covers."""
     hidden = splats.extent[..., 0] < 0
     # Pixel i's centre lies at i + 0.5; clipping first keeps the integers in range.
@@ -78,15 +87,15 @@ def footprints(splats: Splats, grid: Grid) -> Footprints:
     span = jnp.where(hidden[..., None], 0, span)
     shown = jnp.prod(span, axis=-1, dtype=jnp.int32) > 0
     depth = jnp.where(shown, splats.depth, jnp.inf)
-    order = _order(depth)
-    low, span = (_rows(a, order) for a in (low, span))
+    order = _depth_order(depth)
+    low, span = (_take_rows(a, order) for a in (low, span))
     count = jnp.prod(span, axis=-1, dtype=jnp.int32)
     reach = splats.log_opacity - math.log(MIN_ALPHA)
     ellipse = jnp.concatenate([splats.mean, splats.conic, reach[..., None]], axis=-1)
-    return Footprints(order, low, span, count, _rows(ellipse, order))
+    return Footprints(order, low, span, count, _take_rows(ellipse, order))
 
 
-def _order(depth: Array) -> Array:
+def _depth_order(depth: Array) -> Array:
     """The permutation [V n] that sorts depths [V n] >= 0; of equal ones the first stays
     first.
 
@@ -103,14 +112,14 @@ def _order(depth: Array) -> Array:
     place = max(n - 1, 1).bit_length()
     place_mask, digit = jnp.uint32((1 << place) - 1), 32 - place
     for done in range(0, 31, digit):  # the sign's bit is 0
-        key = _rows((bits >> done)[..., None], order)[..., 0] << place
+        key = _take_rows((bits >> done)[..., None], order)[..., 0] << place
         key |= jnp.arange(n, dtype=jnp.uint32)
         key = lax.sort(key, dimension=-1, is_stable=False) & place_mask
-        order = _rows(order[..., None], key)[..., 0]
+        order = _take_rows(order[..., None], key)[..., 0]
     return order.astype(jnp.int32)
 
 
-def _rows(table: Array, index: Array) -> Array:
+def _take_rows(table: Array, index: Array) -> Array:
     """Rows index [V m] (all in range) of a table [V n c]."""
     return jnp.take_along_axis(
         table, index[..., None], axis=-2, mode="promise_in_bounds"
@@ -118,10 +127,10 @@ def _rows(table: Array, index: Array) -> Array:
 
 
 def meets_tile(ellipse: Array, column: Array, row: Array, size: int) -> Array:
-    """Whether the ellipse [... 6] reaches a pixel centre's rectangle of a tile [...].
+    """Says whether the ellipse [... 6] reaches a pixel centre of a tile [...].
 
-    sigma is convex: unless the mean lies inside, its least value over the rectangle is
-    on one of the two edges that face the mean.
+    sigma is convex: unless the mean lies inside, its least value over the rectangle of
+    pixel centres is on one of the two edges that face the mean.
     """
     x, y, a, b, c, reach = (ellipse[..., i] for i in range(6))
     left, top = (at.astype(x.dtype) * size + 0.5 for at in (column, row))
@@ -141,16 +150,16 @@ def meets_tile(ellipse: Array, column: Array, row: Array, size: int) -> Array:
 
 
 def tile_lists(
-    prints: Footprints, begin: Array, grid: Grid, capacity: int
+    footprints: Footprints, begin: Array, grid: TileGrid, capacity: int
 ) -> tuple[TileLists, Array]:
-    """The slab that starts at ranks begin [V], and the ranks where the next one starts.
+    """Makes the slab that starts at ranks begin [V], and the next one's ranks.
 
     capacity: at least grid.tiles, so that every slab takes at least one splat.
     """
-    n = prints.order.shape[-1]
+    n = footprints.order.shape[-1]
     rank = jnp.arange(n, dtype=jnp.int32)
     ends = _bounded_cumsum(
-        jnp.where(rank >= begin[:, None], prints.count, 0), grid.tiles, capacity
+        jnp.where(rank >= begin[:, None], footprints.count, 0), grid.tiles, capacity
     )
     stop = jnp.sum(ends <= capacity, axis=-1, dtype=jnp.int32)
     total = jnp.max(jnp.where(rank < stop[:, None], ends, 0), axis=-1)
@@ -160,9 +169,9 @@ def tile_lists(
         lambda e: jnp.cumsum(jnp.zeros(capacity, jnp.int32).at[e].add(1, mode="drop"))
     )(ends)
     owner = jnp.minimum(owner, n - 1)
-    low = prints.low[..., 0] + grid.columns * prints.low[..., 1]
-    boxes = jnp.stack([low, prints.span[..., 0], ends - prints.count], axis=-1)
-    boxes, ellipse = (_rows(a, owner) for a in (boxes, prints.ellipse))
+    low = footprints.low[..., 0] + grid.columns * footprints.low[..., 1]
+    boxes = jnp.stack([low, footprints.span[..., 0], ends - footprints.count], axis=-1)
+    boxes, ellipse = (_take_rows(a, owner) for a in (boxes, footprints.ellipse))
     low, span, first = (boxes[..., i] for i in range(3))
     local, span = slot - first, jnp.maximum(span, 1)
     # Integer division is slow; of floats it is safe half a step away from integers
@@ -173,14 +182,14 @@ def tile_lists(
     listed = meets_tile(ellipse, tile % grid.columns, tile // grid.columns, grid.size)
     listed &= slot < total[:, None]
     tile = jnp.where(listed, tile, grid.tiles)
-    tile, owner = _group(tile, owner, grid.tiles, n)
+    tile, owner = _sort_by_tile(tile, owner, grid.tiles, n)
     edges = jnp.arange(grid.tiles + 1, dtype=jnp.int32)
     start = jax.vmap(lambda t: jnp.searchsorted(t, edges).astype(jnp.int32))(tile)
-    ids = _rows(prints.order[..., None], owner)[..., 0]
+    ids = _take_rows(footprints.order[..., None], owner)[..., 0]
     return TileLists(ids, start, start[:, -1]), stop
 
 
-def _group(tile: Array, rank: Array, tiles: int, n: int) -> tuple[Array, Array]:
+def _sort_by_tile(tile: Array, rank: Array, tiles: int, n: int) -> tuple[Array, Array]:
     """Sorts (tile, rank) pairs [V capacity]; within a tile by rank."""
     if (tiles + 1) * n < 2**32:
         # One uint32 operand: about four times faster than a key and a payload.

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sdsjax.render.splatting.binning import Grid, TileLists
+from sdsjax.render.splatting.binning import TileGrid, TileLists
 from sdsjax.render.splatting.project import LOG_ZERO, MIN_ALPHA
 
 Array = jax.Array
@@ -33,22 +33,28 @@ MIN_TRANSMITTANCE = 1e-4
 GEOMETRY = 6
 
 
-class Plan(NamedTuple):
-    """Static choices: grid; capacity (intersections a view and slab); max_alpha; group
-    (tiles in lockstep, B); chunk (splats a step, K); kernel ("xla": this module;
-    "pallas": pallas_composite.py)."""
+class RasterPlan(NamedTuple):
+    """The static choices of a rasterisation.
 
-    grid: Grid
+    grid: the tiles; capacity: intersections a view and slab; max_alpha;
+    tiles_per_group: in lockstep, B; splats_per_step: K; kernel: "xla" (this module) or
+    "pallas" (pallas_composite.py).
+    """
+
+    grid: TileGrid
     capacity: int
     max_alpha: float
-    group: int
-    chunk: int
+    tiles_per_group: int
+    splats_per_step: int
     kernel: str = "xla"
 
 
-class Work(NamedTuple):
-    """The tiles of all views, longest list first, in groups: tile [G B] index into
-    [V T] (V T: padding), start and count [G B] into `listed`, centre [G B 2] px."""
+class TileGroups(NamedTuple):
+    """The tiles of all views, longest list first, in groups.
+
+    tile [G B]: index into [V T] (V T: padding); start and count [G B]: into ListedRows;
+    centre [G B 2] px.
+    """
 
     tile: Array
     start: Array
@@ -56,49 +62,51 @@ class Work(NamedTuple):
     centre: Array
 
 
-class Listed(NamedTuple):
-    """All lists one after the other, and K slots that nobody reads to the end of: ids
-    [V capacity + K] of table rows, and those rows [V capacity + K, 6 + C]."""
+class ListedRows(NamedTuple):
+    """All lists one after the other, and K slots that nobody reads to the end of.
+
+    ids [V capacity + K]: of table rows; rows [V capacity + K, 6 + C]: those rows.
+    """
 
     ids: Array
     rows: Array
 
 
-def pixel_offsets(grid: Grid) -> np.ndarray:
-    """Pixel centres [P 2] (x, y) relative to their tile's centre, row by row."""
+def pixel_offsets(grid: TileGrid) -> np.ndarray:
+    """Returns pixel centres [P 2] (x, y) from their tile's centre, row by row."""
     along = np.arange(grid.size) + 0.5 - grid.size / 2
     y, x = np.meshgrid(along, along, indexing="ij")
     return np.stack([x.ravel(), y.ravel()], axis=-1)
 
 
-def tile_centres(grid: Grid) -> np.ndarray:
-    """Centres [T 2] (x, y) of the tiles, px."""
+def tile_centres(grid: TileGrid) -> np.ndarray:
+    """Returns the centres [T 2] (x, y) of the tiles, px."""
     y, x = np.meshgrid(np.arange(grid.rows), np.arange(grid.columns), indexing="ij")
     return (np.stack([x.ravel(), y.ravel()], axis=-1) + 0.5) * grid.size
 
 
-def lay_out(table: Array, lists: TileLists, plan: Plan) -> Listed:
-    """The rows of the table [V n 6 + C] in the order of the lists."""
+def list_rows(table: Array, lists: TileLists, plan: RasterPlan) -> ListedRows:
+    """Returns the rows of the table [V n 6 + C] in the order of the lists."""
     views, n = table.shape[:2]
     shift = jnp.arange(views, dtype=jnp.int32)[:, None]
-    ids = jnp.pad((lists.ids + shift * n).reshape(-1), (0, plan.chunk))
+    ids = jnp.pad((lists.ids + shift * n).reshape(-1), (0, plan.splats_per_step))
     flat = table.reshape(views * n, -1)
-    return Listed(ids, flat.at[ids].get(mode="promise_in_bounds"))
+    return ListedRows(ids, flat.at[ids].get(mode="promise_in_bounds"))
 
 
-def divide_work(lists: TileLists, plan: Plan, dtype) -> Work:
-    """Flattens the lists of V views and sorts their tiles by length."""
+def group_tiles(lists: TileLists, plan: RasterPlan, dtype) -> TileGroups:
+    """Flattens the lists of V views, sorts their tiles by length and groups them."""
     views, capacity = lists.ids.shape
     shift = jnp.arange(views, dtype=jnp.int32)[:, None]
     count = (lists.start[:, 1:] - lists.start[:, :-1]).reshape(-1)
     start = (lists.start[:, :-1] + shift * capacity).reshape(-1)
     centre = np.tile(tile_centres(plan.grid), (views, 1))
-    group = min(plan.group, count.size)
+    group = min(plan.tiles_per_group, count.size)
     padding = -count.size % group
     tile = jnp.argsort(-jnp.pad(count, (0, padding)), stable=True).astype(jnp.int32)
     take = lambda a: jnp.asarray(a).at[tile].get(mode="fill", fill_value=0)  # noqa: E731
     split = lambda a: a.reshape(-1, group, *a.shape[1:])  # noqa: E731
-    return Work(
+    return TileGroups(
         tile=split(tile),
         start=split(take(start)),
         count=split(take(count)),
@@ -106,53 +114,59 @@ def divide_work(lists: TileLists, plan: Plan, dtype) -> Work:
     )
 
 
-def forward_slab(table: Array, lists: TileLists, carry, plan: Plan):
+def forward_slab(table: Array, lists: TileLists, carry, plan: RasterPlan):
     """Composites one slab onto carry = (T [V tiles P], F [V tiles C P])."""
-    listed = lay_out(table, lists, plan)
-    work = divide_work(lists, plan, table.dtype)
+    listed = list_rows(table, lists, plan)
+    work = group_tiles(lists, plan, table.dtype)
 
     def group(_, inputs):
         tiles, state = inputs
 
         def step(chunk, state):
-            through, total = state
-            rows, _ = _read(listed, tiles, chunk, plan)
+            transmittance, total = state
+            rows, _ = _read_chunk(listed, tiles, chunk, plan)
             alpha, _ = _alphas(rows, tiles.centre, plan)
-            before, through = _scan(jnp.multiply, 1, 1 - alpha, through)
+            before, transmittance = _exclusive_scan(
+                jnp.multiply, 1, 1 - alpha, transmittance
+            )
             weight = _weights(alpha, before)
             features = jnp.swapaxes(_features(rows), 1, 2)
             total += _contract("bck,bkp->bcp", features, weight)
-            return through, total
+            return transmittance, total
 
-        return None, _chunks(tiles, step, state, plan)
+        return None, _run_chunks(tiles, step, state, plan)
 
-    return _over_groups(group, work, carry)
+    return _scan_groups(group, work, carry)
 
 
-def backward_slab(table: Array, lists: TileLists, carry, cotangent, whole, plan: Plan):
-    """Adds one slab's gradient: carry = (T, L [V tiles P], v_table [V n 6 + C]).
+def backward_slab(
+    table: Array, lists: TileLists, carry, cotangent, total_sum, plan: RasterPlan
+):
+    """Adds one slab's gradient to carry = (T, L [V tiles P], v_table [V n 6 + C]).
 
-    cotangent [V tiles C P] of F; whole [V tiles P]: L_n.
+    cotangent [V tiles C P] of F; total_sum [V tiles P]: L_n.
     """
     views, n = table.shape[:2]
-    listed = lay_out(table, lists, plan)
-    work = divide_work(lists, plan, table.dtype)
+    listed = list_rows(table, lists, plan)
+    work = group_tiles(lists, plan, table.dtype)
     offsets = pixel_offsets(plan.grid).astype(table.dtype)
     x, y = offsets[:, 0], offsets[:, 1]
     powers = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
 
     def group(v_flat, inputs):
-        tiles, (through, sofar, v, end) = inputs
+        tiles, (transmittance, running_sum, v, end) = inputs
 
         def step(chunk, state):
-            through, sofar, v_flat = state
-            rows, used = _read(listed, tiles, chunk, plan)
+            transmittance, running_sum, v_flat = state
+            rows, used = _read_chunk(listed, tiles, chunk, plan)
             alpha, free = _alphas(rows, tiles.centre, plan)
-            before, through = _scan(jnp.multiply, 1, 1 - alpha, through)
+            before, transmittance = _exclusive_scan(
+                jnp.multiply, 1, 1 - alpha, transmittance
+            )
             weight = _weights(alpha, before)
             share = _contract("bkc,bcp->bkp", _features(rows), v)
             terms = weight * share
-            sums, sofar = _scan(jnp.add, 0, terms, sofar)
+            sums, running_sum = _exclusive_scan(jnp.add, 0, terms, running_sum)
             v_alpha = before * share - (end[:, None] - sums - terms) / (1 - alpha)
             v_sigma = jnp.where((weight > 0) & free, -alpha * v_alpha, 0)
             moments = _contract("bkp,pm->bkm", v_sigma, jnp.asarray(powers))
@@ -160,21 +174,25 @@ def backward_slab(table: Array, lists: TileLists, carry, cotangent, whole, plan:
             v_features = _contract("bkp,bcp->bkc", weight, v)[..., :-1]
             v_rows = jnp.concatenate([v_rows, v_features], axis=-1)
             # Empty slots carry the index V n: dropped.
-            ids = jnp.where(used, _cut(listed.ids, tiles, chunk, plan), views * n)
-            return through, sofar, v_flat.at[ids].add(v_rows, mode="drop")
+            ids = jnp.where(
+                used, _slice_lists(listed.ids, tiles, chunk, plan), views * n
+            )
+            return transmittance, running_sum, v_flat.at[ids].add(v_rows, mode="drop")
 
-        through, sofar, v_flat = _chunks(tiles, step, (through, sofar, v_flat), plan)
-        return v_flat, (through, sofar)
+        transmittance, running_sum, v_flat = _run_chunks(
+            tiles, step, (transmittance, running_sum, v_flat), plan
+        )
+        return v_flat, (transmittance, running_sum)
 
-    through, sofar, v_table = carry
+    transmittance, running_sum, v_table = carry
     v_flat = v_table.reshape(views * n, -1)
-    (through, sofar), v_flat = _over_groups(
-        group, work, (through, sofar), (cotangent, whole), v_flat
+    (transmittance, running_sum), v_flat = _scan_groups(
+        group, work, (transmittance, running_sum), (cotangent, total_sum), v_flat
     )
-    return through, sofar, v_flat.reshape(v_table.shape)
+    return transmittance, running_sum, v_flat.reshape(v_table.shape)
 
 
-def _over_groups(group, work: Work, carry, constants=(), across=None):
+def _scan_groups(group, work: TileGroups, carry, constants=(), across=None):
     """Scans groups; carry and constants are [V tiles ...], `across` passes through."""
     tile = work.tile
     shape = carry[0].shape[:2]
@@ -196,29 +214,33 @@ def _over_groups(group, work: Work, carry, constants=(), across=None):
     return after if across is None else (after, across)
 
 
-def _chunks(tiles: Work, step, state, plan: Plan):
+def _run_chunks(tiles: TileGroups, step, state, plan: RasterPlan):
     """Runs step(chunk, state) as often as the group's longest list needs."""
-    last = (jnp.max(tiles.count) + plan.chunk - 1) // plan.chunk
+    last = (jnp.max(tiles.count) + plan.splats_per_step - 1) // plan.splats_per_step
     body = lambda loop: (loop[0] + 1, step(loop[0], loop[1]))  # noqa: E731
     return lax.while_loop(lambda loop: loop[0] < last, body, (jnp.int32(0), state))[1]
 
 
-def _cut(array: Array, tiles: Work, chunk: Array, plan: Plan) -> Array:
+def _slice_lists(
+    array: Array, tiles: TileGroups, chunk: Array, plan: RasterPlan
+) -> Array:
     """[B K ...]: each tile's K slots of a chunk, from an array laid out by tile."""
-    begin = tiles.start + chunk * plan.chunk
-    cut = lambda first: lax.dynamic_slice_in_dim(array, first, plan.chunk)  # noqa: E731
+    begin = tiles.start + chunk * plan.splats_per_step
+    cut = lambda first: lax.dynamic_slice_in_dim(array, first, plan.splats_per_step)  # noqa: E731
     if len(begin) > 64:
         return jax.vmap(cut)(begin)
     # one by one: on a CPU four times faster than the gather that vmap makes of it
     return jnp.stack([cut(begin[b]) for b in range(len(begin))])
 
 
-def _read(listed: Listed, tiles: Work, chunk: Array, plan: Plan):
+def _read_chunk(listed: ListedRows, tiles: TileGroups, chunk: Array, plan: RasterPlan):
     """Table rows [B K 6 + C] of one chunk, empty slots transparent, and which slots
     [B K] are used."""
-    slot = chunk * plan.chunk + jnp.arange(plan.chunk, dtype=jnp.int32)
+    slot = chunk * plan.splats_per_step + jnp.arange(
+        plan.splats_per_step, dtype=jnp.int32
+    )
     used = slot < tiles.count[:, None]
-    rows = _cut(listed.rows, tiles, chunk, plan)
+    rows = _slice_lists(listed.rows, tiles, chunk, plan)
     log_opacity = jnp.where(used, rows[..., 5], LOG_ZERO)
     rows = jnp.concatenate(
         [rows[..., :5], log_opacity[..., None], rows[..., 6:]], axis=-1
@@ -226,7 +248,7 @@ def _read(listed: Listed, tiles: Work, chunk: Array, plan: Plan):
     return rows, used
 
 
-def _alphas(rows: Array, centre: Array, plan: Plan) -> tuple[Array, Array]:
+def _alphas(rows: Array, centre: Array, plan: RasterPlan) -> tuple[Array, Array]:
     """alpha [B K P], and where its gradient flows (not clamped at max_alpha)."""
     size = plan.grid.size
     along = jnp.asarray(np.arange(size) + 0.5 - size / 2, rows.dtype)
@@ -247,7 +269,7 @@ def _weights(alpha: Array, before: Array) -> Array:
     return jnp.where(before - weight > MIN_TRANSMITTANCE, weight, 0)
 
 
-def _scan(combine, identity: float, values: Array, start: Array):
+def _exclusive_scan(combine, identity: float, values: Array, start: Array):
     """Exclusive scan of values [B K P] along K, begun at start [B P]; and its end.
 
     Two levels of select chains: three fused kernels, 0.2 ns a value on a CPU. There,
@@ -260,7 +282,9 @@ def _scan(combine, identity: float, values: Array, start: Array):
     one = jnp.full((tiles, chunk // run, 1, pixels), identity, values.dtype)
     inner = _prefixes(combine, one, split, 2)
     outer = _prefixes(combine, start[:, None], inner[-1][:, :, 0], 1)
-    before = combine(_lay(outer[:-1], 1)[:, :, None], _lay(inner[:-1], 2))
+    before = combine(
+        _stack_by_select(outer[:-1], 1)[:, :, None], _stack_by_select(inner[:-1], 2)
+    )
     return before.reshape(values.shape), outer[-1][:, 0]
 
 
@@ -273,7 +297,7 @@ def _prefixes(combine, first: Array, values: Array, axis: int) -> list[Array]:
     return prefixes
 
 
-def _lay(parts: list[Array], axis: int) -> Array:
+def _stack_by_select(parts: list[Array], axis: int) -> Array:
     """Concatenates parts of extent 1 along axis, as selects: these fuse."""
     shape = [1] * parts[0].ndim
     shape[axis] = len(parts)

@@ -22,8 +22,8 @@ from sdsjax.render.splatting.binning import TileLists
 from sdsjax.render.splatting.composite import (
     GEOMETRY,
     MIN_TRANSMITTANCE,
-    Plan,
-    lay_out,
+    RasterPlan,
+    list_rows,
     tile_centres,
 )
 from sdsjax.render.splatting.project import MIN_ALPHA
@@ -31,37 +31,51 @@ from sdsjax.render.splatting.project import MIN_ALPHA
 Array = jax.Array
 
 
-def forward_slab(table: Array, lists: TileLists, carry, plan: Plan):
-    """composite.forward_slab by a kernel."""
-    listed = lay_out(table, lists, plan)
-    tiles, through, sums = _tiles(lists, plan, table.dtype), *map(_merge, carry)
+def forward_slab(table: Array, lists: TileLists, carry, plan: RasterPlan):
+    """Computes composite.forward_slab by a kernel."""
+    listed = list_rows(table, lists, plan)
+    tiles, transmittance, sums = (
+        _tile_runs(lists, plan, table.dtype),
+        *map(_merge, carry),
+    )
     kernel = partial(_forward, size=plan.grid.size, max_alpha=plan.max_alpha)
     drawn = pl.pallas_call(
         kernel,
-        grid=(len(through),),
-        in_specs=[*map(_own, tiles), _whole(), _own(through), _own(sums)],
-        out_specs=[_own(through), _own(sums)],
-        out_shape=[_like(through), _like(sums)],
-        interpret=_interpreted(),
-    )(*tiles, listed.rows, through, sums)
+        grid=(len(transmittance),),
+        in_specs=[
+            *map(_own_block, tiles),
+            _whole_array(),
+            _own_block(transmittance),
+            _own_block(sums),
+        ],
+        out_specs=[_own_block(transmittance), _own_block(sums)],
+        out_shape=[_shape_like(transmittance), _shape_like(sums)],
+        interpret=_is_interpreted(),
+    )(*tiles, listed.rows, transmittance, sums)
     return jax.tree.map(lambda a, was: a.reshape(was.shape), tuple(drawn), carry)
 
 
-def backward_slab(table: Array, lists: TileLists, carry, cotangent, whole, plan: Plan):
-    """composite.backward_slab by a kernel and a segmented sum."""
+def backward_slab(
+    table: Array, lists: TileLists, carry, cotangent, total_sum, plan: RasterPlan
+):
+    """Computes composite.backward_slab by a kernel and a segmented sum."""
     views, n = table.shape[:2]
-    listed = lay_out(table, lists, plan)
-    tiles = _tiles(lists, plan, table.dtype)
-    through, sofar, v, end = map(_merge, (*carry[:2], cotangent, whole))
+    listed = list_rows(table, lists, plan)
+    tiles = _tile_runs(lists, plan, table.dtype)
+    transmittance, running_sum, v, end = map(_merge, (*carry[:2], cotangent, total_sum))
     kernel = partial(_backward, size=plan.grid.size, max_alpha=plan.max_alpha)
-    state = [through, sofar]
+    state = [transmittance, running_sum]
     *after, v_rows = pl.pallas_call(
         kernel,
-        grid=(len(through),),
-        in_specs=[*map(_own, tiles), _whole(), *map(_own, (v, end, *state))],
-        out_specs=[*map(_own, state), _whole()],
-        out_shape=[*map(_like, state), _like(listed.rows)],
-        interpret=_interpreted(),
+        grid=(len(transmittance),),
+        in_specs=[
+            *map(_own_block, tiles),
+            _whole_array(),
+            *map(_own_block, (v, end, *state)),
+        ],
+        out_specs=[*map(_own_block, state), _whole_array()],
+        out_shape=[*map(_shape_like, state), _shape_like(listed.rows)],
+        interpret=_is_interpreted(),
     )(*tiles, listed.rows, v, end, *state)
     # Slots that no tile lists were never written.
     slot = jnp.arange(lists.ids.shape[1])
@@ -74,8 +88,10 @@ def backward_slab(table: Array, lists: TileLists, carry, cotangent, whole, plan:
 
 
 def segment_sum(values: Array, ids: Array, count: int) -> Array:
-    """Sums [count c] of the rows of values [m c] by ids [m] in 0..count-1, each in a
-    fixed order and without atomics."""
+    """Sums rows of values [m c] by ids [m] in 0..count-1: [count c].
+
+    Each sum is taken in a fixed order and without atomics.
+    """
     order = jnp.argsort(ids, stable=True)
     ids, values = ids[order], values[order]
     first = jnp.concatenate([jnp.ones(1, bool), ids[1:] != ids[:-1]])
@@ -97,17 +113,17 @@ def _forward(
     channels = range(sums_in.shape[1] - 1)
 
     def splat(k, state):
-        through, *sums = state
+        transmittance, *sums = state
         slot = first[0] + k
         alpha, _, _, _ = _alpha(rows, slot, centre, size, max_alpha)
-        weight = _weight(alpha, through)
+        weight = _weight(alpha, transmittance)
         features = [rows[slot, GEOMETRY + c] for c in channels] + [1.0]
         sums = [total + weight * f for total, f in zip(sums, features)]
-        return (through * (1 - alpha), *sums)
+        return (transmittance * (1 - alpha), *sums)
 
     start = (through_in[0], *(sums_in[0, c] for c in (*channels, len(channels))))
-    through, *sums = lax.fori_loop(0, count[0], splat, start)
-    through_out[0] = through
+    transmittance, *sums = lax.fori_loop(0, count[0], splat, start)
+    through_out[0] = transmittance
     for c, total in enumerate(sums):
         sums_out[0, c] = total
 
@@ -119,15 +135,15 @@ def _backward(
     channels = range(v.shape[1] - 1)
 
     def splat(k, state):
-        through, sofar = state
+        transmittance, running_sum = state
         slot = first[0] + k
         alpha, free, dx, dy = _alpha(rows, slot, centre, size, max_alpha)
-        weight = _weight(alpha, through)
+        weight = _weight(alpha, transmittance)
         share = v[0, len(channels)]
         for c in channels:
             share += rows[slot, GEOMETRY + c] * v[0, c]
         term = weight * share
-        v_alpha = through * share - (end[0] - sofar - term) / (1 - alpha)
+        v_alpha = transmittance * share - (end[0] - running_sum - term) / (1 - alpha)
         v_sigma = jnp.where((weight > 0) & free, -alpha * v_alpha, 0)
         a, b, c = (rows[slot, i] for i in (2, 3, 4))
         along_x, along_y = jnp.sum(v_sigma * dx), jnp.sum(v_sigma * dy)
@@ -139,7 +155,7 @@ def _backward(
         v_rows[slot, 5] = -jnp.sum(v_sigma)
         for i in channels:
             v_rows[slot, GEOMETRY + i] = jnp.sum(weight * v[0, i])
-        return through * (1 - alpha), sofar + term
+        return transmittance * (1 - alpha), running_sum + term
 
     state = lax.fori_loop(0, count[0], splat, (through_in[0], sofar_in[0]))
     through_out[0], sofar_out[0] = state
@@ -159,12 +175,12 @@ def _alpha(rows, slot, centre, size: int, max_alpha: float):
     return alpha, alpha < max_alpha, dx, dy
 
 
-def _weight(alpha, through):
-    weight = alpha * through
-    return jnp.where(through - weight > MIN_TRANSMITTANCE, weight, 0)
+def _weight(alpha, transmittance):
+    weight = alpha * transmittance
+    return jnp.where(transmittance - weight > MIN_TRANSMITTANCE, weight, 0)
 
 
-def _tiles(lists: TileLists, plan: Plan, dtype) -> tuple[Array, Array, Array]:
+def _tile_runs(lists: TileLists, plan: RasterPlan, dtype) -> tuple[Array, Array, Array]:
     """Begin and length [V T] of the tiles' runs, and centres [V T 2]."""
     views, capacity = lists.ids.shape
     begin = lists.start[:, :-1]
@@ -178,19 +194,19 @@ def _merge(array: Array) -> Array:
     return array.reshape(-1, *array.shape[2:])
 
 
-def _own(array: Array) -> pl.BlockSpec:
+def _own_block(array: Array) -> pl.BlockSpec:
     """A program sees its own row of the array."""
     shape = (1, *array.shape[1:])
     return pl.BlockSpec(shape, lambda tile: (tile, *(0 for _ in shape[1:])))
 
 
-def _whole() -> pl.BlockSpec:
+def _whole_array() -> pl.BlockSpec:
     return pl.BlockSpec()
 
 
-def _like(array: Array) -> jax.ShapeDtypeStruct:
+def _shape_like(array: Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
-def _interpreted() -> bool:
+def _is_interpreted() -> bool:
     return jax.default_backend() == "cpu"

@@ -33,9 +33,12 @@ MAX_LOG_SCALE = 10.0
 
 
 class Gaussians(NamedTuple):
-    """n anisotropic Gaussians: means [n 3] (world), log_scales [n 3] (log world units),
-    quats [n 4] (w x y z, any length), opacity_logits [n], sh [n k 3] (k = 1, 4, 9, 16),
-    alive [n] (bool: a dead row is not drawn)."""
+    """Anisotropic Gaussians, n rows.
+
+    means [n 3] (world), log_scales [n 3] (log world units), quats [n 4] (w x y z, any
+    length), opacity_logits [n], sh [n k 3] (k = 1, 4, 9, 16), alive [n] (bool: a dead
+    row is not drawn).
+    """
 
     means: Array
     log_scales: Array
@@ -61,7 +64,7 @@ class Splats(NamedTuple):
 
 
 def rotation_columns(quats: Array) -> list[list[Array]]:
-    """Rotation matrices of quaternions [n 4] (w x y z) as 3 x 3 arrays [n]; m[i][j].
+    """Returns rotations m[i][j], arrays [n], of quaternions [n 4] (w x y z).
 
     The quaternions are normalised here; a zero quaternion gives the identity.
     """
@@ -80,7 +83,7 @@ def rotation_columns(quats: Array) -> list[list[Array]]:
 
 
 def normals(gaussians: Gaussians, camera: Camera) -> Array:
-    """The shortest axis of each Gaussian, turned to face the camera: [n 3], world."""
+    """Returns each Gaussian's shortest axis [n 3] (world), facing the camera."""
     rotation = rotation_columns(gaussians.quats)
     shortest = jnp.argmin(gaussians.log_scales, axis=-1)
     chosen = [shortest == axis for axis in range(3)]
@@ -91,14 +94,14 @@ def normals(gaussians: Gaussians, camera: Camera) -> Array:
 
 
 def view_directions(means: Array, camera: Camera) -> Array:
-    """Unit vectors [n 3] from the camera's centre to points [n 3], world frame."""
+    """Returns unit vectors [n 3] (world) from the camera to points [n 3]."""
     offset = means - camera_position(camera)[None]
     length2 = jnp.sum(offset**2, axis=-1, keepdims=True)
     return offset * jax.lax.rsqrt(jnp.maximum(length2, 1e-24))
 
 
 def project(gaussians: Gaussians, camera: Camera, *, antialias: bool = False) -> Splats:
-    """Splats of all Gaussians; those dead, behind NEAR or too faint get extent -1."""
+    """Projects all Gaussians; those dead, behind NEAR or too faint get extent -1."""
     dtype = gaussians.means.dtype
     pose = camera.world_to_camera.astype(dtype)
     x, y, z = (

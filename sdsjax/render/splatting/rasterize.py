@@ -24,8 +24,8 @@ from jax.custom_batching import custom_vmap
 from sdsjax.cameras import Camera
 from sdsjax.render import spherical_harmonics as sh
 from sdsjax.render.splatting import binning, composite, pallas_composite
-from sdsjax.render.splatting.binning import Grid
-from sdsjax.render.splatting.composite import MIN_TRANSMITTANCE, Plan
+from sdsjax.render.splatting.binning import TileGrid
+from sdsjax.render.splatting.composite import MIN_TRANSMITTANCE, RasterPlan
 from sdsjax.render.splatting.project import (
     MIN_ALPHA,
     Gaussians,
@@ -54,16 +54,16 @@ def rasterize(
     differentiation: str = "reverse",
     kernel: str = "xla",
 ) -> Rendering:
-    """Draws the Gaussians as the camera sees them.
+    """Renders the Gaussians as the camera sees them, tile by tile.
 
     background: rgb [3] or [h w 3]. screen_offset: [n 2] px, added to the projected
     means (differentiate at zero for density control). capacity: intersections that the
     buffer holds; too small costs passes, never a splat. differentiation: "reverse"
     (fast gradient, no jvp) or "forward" (jvp only). kernel: "xla", or the optional
-    "pallas" (pallas_composite.py; reverse only, interpreted on a CPU).
-    aux: n_isects (splat-tile pairs), n_slabs (passes), radii [n 2] (half box, px; -1
-    for a splat that is hidden or outside the picture).
-    Raises ValueError on an unknown differentiation, kernel or SH count.
+    "pallas" (pallas_composite.py; reverse only, interpreted on a CPU). aux: n_isects
+    (splat-tile pairs), n_slabs (passes), radii [n 2] (half box, px; -1 for a splat that
+    is hidden or outside the picture). Raises ValueError on an unknown differentiation,
+    kernel or SH count.
     """
     if differentiation not in ("reverse", "forward"):
         raise ValueError(
@@ -74,7 +74,7 @@ def rasterize(
         raise ValueError(f"kernel={kernel!r}: allowed are {', '.join(KERNELS)}")
     if kernel == "pallas" and differentiation == "forward":
         raise ValueError("kernel='pallas' has no jvp: take differentiation='reverse'")
-    splats, features = _shade(gaussians, camera, antialias, screen_offset)
+    splats, features = _splats_and_features(gaussians, camera, antialias, screen_offset)
     plan = default_plan(
         len(splats.mean),
         camera.width,
@@ -85,7 +85,7 @@ def rasterize(
         kernel=kernel,
     )
     sums, counts = accumulate(plan, splats, features, differentiation)
-    return _finish(sums, background, splats, counts)
+    return _to_rendering(sums, background, splats, counts)
 
 
 def rasterize_reference(
@@ -101,13 +101,13 @@ def rasterize_reference(
     differentiation: str = "reverse",
     kernel: str = "xla",
 ) -> Rendering:
-    """What `rasterize` computes, over all pairs of Gaussians and pixels [n h w].
+    """Renders what `rasterize` does, over all pairs of Gaussians and pixels [n h w].
 
     Takes the same arguments; those that only say how to compute (capacity, tile_size,
     differentiation, kernel) change nothing here: plain autodiff goes both ways.
     """
     del capacity, tile_size, differentiation, kernel
-    splats, features = _shade(gaussians, camera, antialias, screen_offset)
+    splats, features = _splats_and_features(gaussians, camera, antialias, screen_offset)
     order = jnp.argsort(jnp.where(splats.extent[:, 0] < 0, jnp.inf, splats.depth))
     mean, conic, log_opacity, features = (
         a[order] for a in (splats.mean, splats.conic, splats.log_opacity, features)
@@ -127,7 +127,7 @@ def rasterize_reference(
     ones = jnp.ones((len(features), 1), dtype)
     features = jnp.concatenate([features, ones], axis=-1)
     sums = jnp.einsum("nhw,nc->hwc", weight, features, precision="highest")
-    return _finish(sums, background, splats, {})
+    return _to_rendering(sums, background, splats, {})
 
 
 def default_plan(
@@ -139,23 +139,23 @@ def default_plan(
     capacity: int | None = None,
     tile_size: int | None = None,
     kernel: str = "xla",
-) -> Plan:
-    """How n splats are drawn into width x height px where the caller does not say."""
+) -> RasterPlan:
+    """Plans how n splats are drawn into width x height px by default."""
     size = tile_size or default_tile_size(width, height)
-    grid = Grid(width, height, size)
-    group, chunk = lockstep(size)
-    return Plan(
+    grid = TileGrid(width, height, size)
+    tiles_per_group, splats_per_step = default_lockstep(size)
+    return RasterPlan(
         grid=grid,
         capacity=max(capacity or default_capacity(n, grid), grid.tiles),
         max_alpha=max_alpha,
-        group=group,
-        chunk=chunk,
+        tiles_per_group=tiles_per_group,
+        splats_per_step=splats_per_step,
         kernel=kernel,
     )
 
 
 def default_tile_size(width: int, height: int) -> int:
-    """8 px up to 128 x 128, 16 px above: more pairs, but each at half the price.
+    """Returns 8 px up to 128 x 128, 16 px above: more pairs, each at half the price.
 
     Forward and backward on 2 CPU cores, at 8 and at 16 px: 4 views of 2000 splats at
     64x64 31 and 39 ms, 5000 at 256x256 55 and 43, 20 000 there 105 and 109 (all before
@@ -164,26 +164,31 @@ def default_tile_size(width: int, height: int) -> int:
     return 8 if max(width, height) <= 128 else 16
 
 
-def lockstep(size: int) -> tuple[int, int]:
-    """Tiles of `size` px drawn in lockstep, and splats a step: on a CPU few, so that
-    what they need stays in cache; elsewhere as many as there are (not measured yet)."""
+def default_lockstep(size: int) -> tuple[int, int]:
+    """Returns how many tiles of `size` px go in lockstep, and how many splats a step.
+
+    On a CPU few, so that what they need stays in cache; elsewhere as many as there are
+    (not measured yet).
+    """
     if jax.default_backend() == "cpu":
         # longer steps pay where lists are long, which those of small tiles are not
         return max(1, 2048 // size**2), 16 if size <= 8 else 32
     return max(1, 2**20 // size**2), 32
 
 
-def default_capacity(n: int, grid: Grid) -> int:
-    """6 n intersections, rounded up to a multiple of 1024; at most what all splats
-    could need.
+def default_capacity(n: int, grid: TileGrid) -> int:
+    """Returns 6 n intersections, rounded up to a multiple of 1024.
 
-    An object that fills the picture has 3.4 to 5.5 n (2000 to 100 000 Gaussians at 64
-    to 512 px); room that is not used is sorted all the same.
+    At most what all splats could need. An object that fills the picture has 3.4 to 5.5
+    n (2000 to 100 000 Gaussians at 64 to 512 px); room that is not used is sorted all
+    the same.
     """
     return min(-(-6 * n // 1024) * 1024, n * grid.tiles)
 
 
-def _shade(gaussians: Gaussians, camera: Camera, antialias: bool, screen_offset):
+def _splats_and_features(
+    gaussians: Gaussians, camera: Camera, antialias: bool, screen_offset
+):
     """Splats, and their features [n 7]: rgb, depth, normal."""
     splats = project(gaussians, camera, antialias=antialias)
     if screen_offset is not None:
@@ -193,14 +198,16 @@ def _shade(gaussians: Gaussians, camera: Camera, antialias: bool, screen_offset)
     return splats, jnp.concatenate([rgb, splats.depth[:, None], facing], axis=-1)
 
 
-def _finish(sums: Array, background: Array, splats: Splats, aux: dict) -> Rendering:
+def _to_rendering(
+    sums: Array, background: Array, splats: Splats, aux: dict
+) -> Rendering:
     """Divides depth and normal by the opacity and lays rgb over the background."""
     opacity = sums[..., 7]
     met = opacity > 0
     share = jnp.where(met, 1 / jnp.where(met, opacity, 1.0), 0.0)
-    through = (1 - opacity)[..., None]
+    transmittance = (1 - opacity)[..., None]
     return Rendering(
-        rgb=sums[..., :3] + through * jnp.asarray(background, sums.dtype),
+        rgb=sums[..., :3] + transmittance * jnp.asarray(background, sums.dtype),
         opacity=opacity,
         depth=sums[..., 3] * share,
         normal=sums[..., 4:7] * share[..., None],
@@ -216,27 +223,30 @@ def _radii(splats: Splats, shape: tuple[int, ...]) -> Array:
     return jnp.where(jnp.all(meets, axis=-1, keepdims=True), splats.extent, -1.0)
 
 
-def accumulate(plan: Plan, splats: Splats, features: Array, differentiation: str):
-    """Weighted sums [h w C + 1] of features [n C] and 1, and the counts of pairs."""
+def accumulate(plan: RasterPlan, splats: Splats, features: Array, differentiation: str):
+    """Returns the sums [h w C + 1] of features [n C] and 1, and the counts of pairs.
+
+    The sums are weighted by what each splat covers of a pixel.
+    """
     table = jnp.concatenate(
         [splats.mean, splats.conic, splats.log_opacity[:, None], features], axis=-1
     )
     hidden = lax.stop_gradient(splats)
     if differentiation == "forward":
-        table, hidden = _lift((table, hidden))
+        table, hidden = _add_view_axis((table, hidden))
         tiles, counts, _ = _forward_views(plan, table, hidden)
         tiles, counts = tiles[0], jax.tree.map(lambda a: a[0], counts)
     else:
-        sums: Any = _sums(plan, table, hidden)
+        sums: Any = _composited_sums(plan, table, hidden)
         tiles, counts = sums
     return _untile(tiles, plan.grid), counts
 
 
-def _lift(tree):
+def _add_view_axis(tree):
     return jax.tree.map(lambda a: a[None], tree)
 
 
-def _untile(tiles: Array, grid: Grid) -> Array:
+def _untile(tiles: Array, grid: TileGrid) -> Array:
     """[T C P] -> [h w C]."""
     channels = tiles.shape[1]
     image = tiles.reshape(grid.rows, grid.columns, channels, grid.size, grid.size)
@@ -267,13 +277,13 @@ def _merging_views(function):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sums(plan: Plan, table: Array, splats: Splats):
+def _composited_sums(plan: RasterPlan, table: Array, splats: Splats):
     return _sums_forward(plan, table, splats)[0]
 
 
 def _sums_forward(plan, table, splats):
     run = _merging_views(partial(_forward_views, plan))
-    sums, counts, saved = run(*_lift((table, splats)))
+    sums, counts, saved = run(*_add_view_axis((table, splats)))
     drop = partial(jax.tree.map, lambda a: a[0])
     return (sums[0], drop(counts)), (table, splats, sums[0], drop(saved))
 
@@ -281,16 +291,16 @@ def _sums_forward(plan, table, splats):
 def _sums_backward(plan, residuals, cotangents):
     table, splats, sums, saved = residuals
     run = _merging_views(partial(_backward_views, plan))
-    v_table = run(*_lift((table, sums, saved, cotangents[0])))[0]
+    v_table = run(*_add_view_axis((table, sums, saved, cotangents[0])))[0]
     return v_table, jax.tree.map(jnp.zeros_like, splats)
 
 
-_sums.defvjp(_sums_forward, _sums_backward)
+_composited_sums.defvjp(_sums_forward, _sums_backward)
 
 
-def _slabs(prints, lists, stop, plan: Plan, composite_slab, carry):
+def _composite_slabs(footprints, lists, stop, plan: RasterPlan, composite_slab, carry):
     """Composites slab after slab; returns the carry and the counts of each view."""
-    visible = jnp.sum(prints.count > 0, axis=-1, dtype=jnp.int32)
+    visible = jnp.sum(footprints.count > 0, axis=-1, dtype=jnp.int32)
 
     def body(loop):
         lists, stop, carry, isects, slabs, _ = loop
@@ -300,7 +310,7 @@ def _slabs(prints, lists, stop, plan: Plan, composite_slab, carry):
         more = jnp.any(stop < visible)
         lists, stop = lax.cond(
             more,
-            lambda: binning.tile_lists(prints, stop, plan.grid, plan.capacity),
+            lambda: binning.tile_lists(footprints, stop, plan.grid, plan.capacity),
             lambda: (lists, stop),
         )
         return lists, stop, carry, isects, slabs, more
@@ -311,11 +321,11 @@ def _slabs(prints, lists, stop, plan: Plan, composite_slab, carry):
     return loop[2], {"n_isects": loop[3], "n_slabs": loop[4]}
 
 
-def _forward_views(plan: Plan, table: Array, splats: Splats):
+def _forward_views(plan: RasterPlan, table: Array, splats: Splats):
     """Sums [V T C P], counts [V] and what the backward pass needs, of V views."""
-    prints = binning.footprints(splats, plan.grid)
+    footprints = binning.footprints(splats, plan.grid)
     begin = jnp.zeros(table.shape[0], jnp.int32)
-    lists, stop = binning.tile_lists(prints, begin, plan.grid, plan.capacity)
+    lists, stop = binning.tile_lists(footprints, begin, plan.grid, plan.capacity)
     shape = (table.shape[0], plan.grid.tiles)
     pixels, channels = plan.grid.size**2, table.shape[-1] - composite.GEOMETRY + 1
     carry = (
@@ -324,19 +334,21 @@ def _forward_views(plan: Plan, table: Array, splats: Splats):
     )
     forward_slab = KERNELS[plan.kernel].forward_slab
     step = lambda lists, carry: forward_slab(table, lists, carry, plan)  # noqa: E731
-    (_, sums), counts = _slabs(prints, lists, stop, plan, step, carry)
-    return sums, counts, (prints, lists, stop)
+    (_, sums), counts = _composite_slabs(footprints, lists, stop, plan, step, carry)
+    return sums, counts, (footprints, lists, stop)
 
 
-def _backward_views(plan: Plan, table: Array, sums: Array, saved, cotangent: Array):
-    prints, lists, stop = saved
+def _backward_views(
+    plan: RasterPlan, table: Array, sums: Array, saved, cotangent: Array
+):
+    footprints, lists, stop = saved
     # channel by channel: XLA on a CPU took 9 ms to reduce this axis at 256x256
     channels = range(sums.shape[-2])
-    whole = sum(sums[..., c, :] * cotangent[..., c, :] for c in channels)
-    carry = (jnp.ones_like(whole), jnp.zeros_like(whole), jnp.zeros_like(table))
+    total_sum = sum(sums[..., c, :] * cotangent[..., c, :] for c in channels)
+    carry = (jnp.ones_like(total_sum), jnp.zeros_like(total_sum), jnp.zeros_like(table))
 
     def step(lists, carry):
         backward_slab = KERNELS[plan.kernel].backward_slab
-        return backward_slab(table, lists, carry, cotangent, whole, plan)
+        return backward_slab(table, lists, carry, cotangent, total_sum, plan)
 
-    return _slabs(prints, lists, stop, plan, step, carry)[0][2]
+    return _composite_slabs(footprints, lists, stop, plan, step, carry)[0][2]

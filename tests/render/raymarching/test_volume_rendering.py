@@ -15,13 +15,13 @@ weigh = jax.jit(volume.ray_weights)
 def test_rays_leave_the_camera_through_the_pixels():
     camera = orbit_camera(30.0, 20.0, 3.0, width=7, height=5)
     rays = volume.camera_rays(camera)
-    assert rays.forward.shape == (5, 7)
+    assert rays.depth_per_distance.shape == (5, 7)
     np.testing.assert_allclose(jnp.linalg.norm(rays.directions, axis=-1), 1, rtol=1e-6)
     # 2.5 along each ray lands at camera z 2.5 forward and in its own pixel
     points = rays.origins + 2.5 * rays.directions
     pose = np.asarray(camera.world_to_camera)
     local = points @ pose[:3, :3].T + pose[:3, 3]
-    np.testing.assert_allclose(local[..., 2], 2.5 * rays.forward, rtol=1e-5)
+    np.testing.assert_allclose(local[..., 2], 2.5 * rays.depth_per_distance, rtol=1e-5)
     at = local[..., :2] / local[..., 2:] * camera.focal + camera.principal
     u, v = np.meshgrid(np.arange(7) + 0.5, np.arange(5) + 0.5, indexing="xy")
     np.testing.assert_allclose(at, np.stack([u, v], axis=-1), atol=1e-4)

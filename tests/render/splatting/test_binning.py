@@ -8,7 +8,7 @@ from splat_scenes import cloud, small_camera
 
 from sdsjax.render.splatting import binning
 from sdsjax.render.splatting import project as projection
-from sdsjax.render.splatting.binning import Grid
+from sdsjax.render.splatting.binning import TileGrid
 
 project = jax.jit(projection.project)
 
@@ -74,7 +74,7 @@ def assert_complete_and_tight(got, boxed, needed):
 
 @pytest.mark.parametrize("capacity", [4096, 64, 15])
 def test_lists_equal_brute_force(capacity):
-    splats, grid = project(cloud(40), small_camera()), Grid(40, 24, 8)
+    splats, grid = project(cloud(40), small_camera()), TileGrid(40, 24, 8)
     got, slabs = listed(splats, grid, capacity)
     boxed, needed = touched(splats, grid)
     assert_complete_and_tight(got, boxed, needed)
@@ -85,7 +85,7 @@ def test_lists_equal_brute_force(capacity):
 
 
 def test_a_tile_at_the_rim_may_be_partial():
-    grid = Grid(width=21, height=9, size=8)
+    grid = TileGrid(width=21, height=9, size=8)
     assert (grid.columns, grid.rows, grid.tiles) == (3, 2, 6)
     camera = small_camera(width=21, height=9)
     splats = project(cloud(20, scale=0.2), camera)
@@ -99,15 +99,15 @@ def test_order_is_the_stable_order_of_depths(n):
     depth = rng.choice(rng.gamma(2.0, 1.0, n // 2 + 1), (2, n)).astype(np.float32)
     depth[rng.random((2, n)) < 0.2] = np.inf
     depth[:, 0] = 0
-    order = jax.jit(binning._order)(jnp.asarray(depth))
+    order = jax.jit(binning._depth_order)(jnp.asarray(depth))
     assert np.array_equal(order, np.argsort(depth, axis=-1, kind="stable"))
 
 
 def test_two_operand_sort_groups_alike():
     tile = jax.random.randint(jax.random.key(0), (2, 50), 0, 7)
     rank = jnp.broadcast_to(jnp.arange(50, dtype=jnp.int32), (2, 50))
-    small = binning._group(tile, rank, 6, 50)
-    large = binning._group(tile, rank, 2**31, 50)
+    small = binning._sort_by_tile(tile, rank, 6, 50)
+    large = binning._sort_by_tile(tile, rank, 2**31, 50)
     for a, b in zip(small, large):
         np.testing.assert_array_equal(a, b)
 

@@ -3,7 +3,7 @@ reference functions (which need no CUDA), in float64.
 
 Both sides compute the same formulas, so the bound is rounding's. Radii differ by rule:
 gsplat covers 3.33 standard deviations, ours what reaches alpha = 1/255, which for an
-opacity of 1 is sqrt(2 log 255) = 3.329; both round up to whole pixels: within 1.
+opacity of 1 is sqrt(2 log 255) = 3.329; both round up to total_sum pixels: within 1.
 """
 
 import jax
@@ -100,7 +100,7 @@ def test_a_picture_composited_in_torch():
     _, _, means, depths, conics, _ = projected(gaussians, camera)
     opacity = torch.sigmoid(tensor(gaussians.opacity_logits)).numpy()
     y, x = np.meshgrid(np.arange(24) + 0.5, np.arange(40) + 0.5, indexing="ij")
-    through, want = np.ones((24, 40)), np.zeros((24, 40))
+    transmittance, want = np.ones((24, 40)), np.zeros((24, 40))
     with enable_x64(True):
         for i in np.argsort(depths):
             if depths[i] <= 0.01:
@@ -110,9 +110,9 @@ def test_a_picture_composited_in_torch():
             sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
             alpha = np.minimum(opacity[i] * np.exp(-sigma), 0.99)
             alpha = np.where(alpha >= 1 / 255, alpha, 0)
-            goes_on = through * (1 - alpha) > 1e-4
-            want += np.where(goes_on, alpha * through, 0)
-            through = np.where(goes_on, through * (1 - alpha), 0)
+            goes_on = transmittance * (1 - alpha) > 1e-4
+            want += np.where(goes_on, alpha * transmittance, 0)
+            transmittance = np.where(goes_on, transmittance * (1 - alpha), 0)
         got = rasterize_reference(gaussians, camera, background=jnp.zeros(3)).opacity
     assert 0.3 < want.max() <= 1
     np.testing.assert_allclose(got, want, atol=1e-9)

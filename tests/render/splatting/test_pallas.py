@@ -33,7 +33,7 @@ def test_pictures_and_gradients_are_those_of_the_xla_compositor():
 def test_an_accelerators_lockstep_draws_the_same(monkeypatch):
     gaussians, camera = cloud(30, scale=0.15), small_camera(width=20, height=12)
     want = draw(gaussians, camera, capacity=41)
-    monkeypatch.setattr(module, "lockstep", lambda size: (2**20 // size**2, 32))
+    monkeypatch.setattr(module, "default_lockstep", lambda size: (2**20 // size**2, 32))
     got = draw(gaussians, camera, capacity=42)  # another number: compiled anew
     for name in PICTURES:
         np.testing.assert_allclose(

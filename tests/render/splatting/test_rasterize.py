@@ -67,11 +67,11 @@ def test_opaque_stack_stops_where_the_reference_stops():
 
 def test_a_buffer_far_too_small_changes_nothing():
     gaussians, camera = cloud(60), small_camera()
-    whole, cut = (draw(gaussians, camera, capacity=c) for c in (4096, 16))
-    assert int(whole.aux["n_slabs"]) == 1
+    total_sum, cut = (draw(gaussians, camera, capacity=c) for c in (4096, 16))
+    assert int(total_sum.aux["n_slabs"]) == 1
     assert int(cut.aux["n_slabs"]) >= 8
-    assert int(cut.aux["n_isects"]) == int(whole.aux["n_isects"])
-    assert_same_pictures(cut, whole, 2e-6)
+    assert int(cut.aux["n_isects"]) == int(total_sum.aux["n_isects"])
+    assert_same_pictures(cut, total_sum, 2e-6)
 
 
 @pytest.mark.parametrize("tile_size", [4, 16])

@@ -1,7 +1,8 @@
-"""3DGS-MCMC (arXiv 2404.09591): the dead move onto the living, the faint wander.
+"""Density control by 3DGS-MCMC: the dead move onto the living, the faint wander.
 
 Notation: n rows, alive [n]; opacity o, scales s (world units), covariance Sigma = R
-diag(s^2) R^T. A row that lies on another shares its place as relocation.py says.
+diag(s^2) R^T. Source: arXiv 2404.09591. A row that lies on another shares its place as
+relocation.py says.
 """
 
 from __future__ import annotations

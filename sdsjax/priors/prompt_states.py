@@ -1,0 +1,46 @@
+"""The text states of a prompt, one row for each side that a camera may see.
+
+A prior encodes its prompts once (diffusion/prompts.py) and drops the text encoder; of
+the table that remains, the camera of a view chooses the row.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sdsjax import cameras
+from sdsjax.diffusion import prompts
+from sdsjax.models.loading import hub
+
+
+class PromptStates(NamedTuple):
+    """The text states of a prompt.
+
+    cond [6 n d]: a row for each of prompts.FRONT..ANY; uncond, negative [n d].
+    """
+
+    cond: jax.Array
+    uncond: jax.Array
+    negative: jax.Array
+
+
+def encode_prompts(
+    text_encoder: hub.Network, tokenizer, prompt_table: list[str], negative: str
+) -> PromptStates:
+    """Encodes every view's prompt, no prompt and the negative one by CLIP."""
+    ids = jnp.asarray(tokenizer([*prompt_table, "", negative]))
+    encode = jax.jit(lambda p, i: text_encoder.module.apply({"params": p}, i))
+    states = encode(text_encoder.params, ids)
+    return PromptStates(states[:-2], states[-2], states[-1])
+
+
+def prompt_row(view) -> jax.Array:
+    """Returns the row of `PromptStates.cond` for a View, or for None: prompts.ANY."""
+    if view is None or view.camera is None:
+        return jnp.asarray(prompts.ANY, jnp.int32)
+    matrix = view.camera.world_to_camera
+    seen = prompts.view_index(*cameras.camera_angles(view.camera))
+    return jnp.where(jnp.any(matrix != 0), seen, prompts.ANY)
