@@ -86,8 +86,11 @@ def view_sheet(
     steps: int = 40,
     seed: int = 0,
 ) -> None:
-    """Writes a picture: a row a caption, a set of samples and, to its right, the true
-    renders of the same cameras (on a grey of their own: samples choose theirs)."""
+    """Writes a picture of samples beside the truth, a row a caption.
+
+    A row shows a set of samples and, to its right, the true renders of the same cameras
+    (on a grey of their own: samples choose theirs).
+    """
     keys = jax.random.split(jax.random.key(seed), len(texts) + 1)
     azimuth, elevation, distance = jax.vmap(draw_orbit)(keys[1:])
     turned = spread_azimuths(azimuth, VIEWS)
