@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from plans import Plan
 
 from sdsjax.diffusion import NoiseSchedule, add_noise, alpha_sigma
 from sdsjax.diffusion.timesteps import TIMESTEPS
@@ -91,7 +90,7 @@ def direction(prior, term: str, case: Case, threshold, key, x, t):
     return ssd_direction(e.cond, e.uncond, eps, t <= threshold, ratio, case.rescale)
 
 
-def trajectory(term: str, case: Case, plan: Plan, start, threshold, key):
+def trajectory(term: str, case: Case, plan, start, threshold, key):
     """The path x [steps + 1, d] from one start, one noise a step."""
     prior, sampler = make_prior(case.d, case.how), time_sampler(case.sampler)
     rate = optax.exponential_decay(plan.rate, plan.steps, 0.1)

@@ -30,7 +30,7 @@ OPTIONAL = {
 # Sections whose keys depend on the representation; every value is a float.
 OPEN = ("optimizer.lr.", "losses.")
 # Arguments that build.py passes itself, never keys of the section.
-SUPPLIED = ("shape", "background", "losses")
+SUPPLIED = ("shape", "background", "losses", "control_end")
 KINDS = {"bool": bool, "int": int, "float": float, "str": str, "tuple": tuple}
 EXAMPLES = {
     bool: "true or false",

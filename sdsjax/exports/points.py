@@ -1,9 +1,9 @@
 """Points to begin from, read out of a PLY file: a point cloud or splats.
 
 One `vertex` element, binary little-endian, with x y z (world units) and, if there are
-any, colours: red green blue as uint8, or the f_dc_* of splats (exports/ply.py). The
-file is untrusted: its header is capped and its sizes are checked before anything is
-allocated.
+any, colours: red green blue (also diffuse_*, r g b) as bytes or floats, or the f_dc_*
+of splats (exports/ply.py). The file is untrusted: its header is capped and its sizes
+are checked before anything is allocated.
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ import numpy as np
 
 from sdsjax.exports.ply import MAX_HEADER_BYTES, PlyError, parse_header
 from sdsjax.render.spherical_harmonics import C0
+
+COLOURS = (
+    ("red", "green", "blue"),
+    ("diffuse_red", "diffuse_green", "diffuse_blue"),
+    ("r", "g", "b"),
+)
 
 
 def read_points(path: str | os.PathLike) -> np.ndarray:
@@ -43,6 +49,13 @@ def read_points(path: str | os.PathLike) -> np.ndarray:
     return points
 
 
+def _rgb(values: np.ndarray, kind: np.dtype) -> np.ndarray:
+    # bytes run to 255, floats to 1, or to 255 where a program kept the bytes' range
+    if kind.kind in "ui":
+        return values / np.float32(np.iinfo(kind).max)
+    return np.clip(values / (255 if values.max(initial=0) > 1 else 1), 0, 1)
+
+
 def _points(table: np.ndarray) -> np.ndarray:
     names = table.dtype.names or ()
 
@@ -52,9 +65,10 @@ def _points(table: np.ndarray) -> np.ndarray:
     if not {"x", "y", "z"} <= set(names):
         raise PlyError(f"no columns x, y, z among {', '.join(names[:8])}")
     parts = [stack(("x", "y", "z"))]
-    rgb, dc = ("red", "green", "blue"), ("f_dc_0", "f_dc_1", "f_dc_2")
-    if all(name in names and table.dtype[name] == np.uint8 for name in rgb):
-        parts.append(stack(rgb) / 255)
+    dc = ("f_dc_0", "f_dc_1", "f_dc_2")
+    rgb = next((columns for columns in COLOURS if set(columns) <= set(names)), None)
+    if rgb is not None:
+        parts.append(_rgb(stack(rgb), table.dtype[rgb[0]]))
     elif set(dc) <= set(names):
         parts.append(np.clip(np.float32(C0) * stack(dc) + np.float32(0.5), 0, 1))
     points = np.concatenate(parts, axis=1)

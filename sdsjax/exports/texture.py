@@ -14,15 +14,26 @@ import numpy as np
 from sdsjax.exports.mesh import Mesh
 
 MARGIN = 6
+PADDING = 6
+SIZE = 1024
 SAMPLES_A_TEXEL = 2.0
 
 
-def unwrap(mesh: Mesh) -> tuple[Mesh, np.ndarray]:
-    """The mesh cut along its charts' seams, and uv [n 2] of its vertices."""
+def unwrap(mesh: Mesh, *, size: int = SIZE) -> tuple[Mesh, np.ndarray]:
+    """Cuts a mesh along its charts' seams; returns it and uv [n 2] of its vertices.
+
+    Charts lie PADDING texels of a texture of side `size` apart, so that neither
+    filtering nor the first mip levels mix neighbours that are strangers.
+    """
     import xatlas
 
     faces = np.asarray(mesh.faces, np.uint32)
-    origin, indices, uv = xatlas.parametrize(mesh.vertices, faces)
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(np.asarray(mesh.vertices, np.float32), faces)
+    pack = xatlas.PackOptions()
+    pack.padding, pack.resolution, pack.bilinear = PADDING, size, True
+    atlas.generate(pack_options=pack)
+    origin, indices, uv = atlas[0]
     # xatlas gives a face without area no chart: all its corners stand at 0, where they
     # would be painted over one another. It shows nothing, and is left out.
     charted = np.any(uv[indices] != 0, axis=(1, 2))
@@ -79,12 +90,12 @@ def bake(mesh: Mesh, uv: np.ndarray, size: int) -> np.ndarray:
     return texture
 
 
-def textured(mesh: Mesh, *, size: int = 1024):
+def textured(mesh: Mesh, *, size: int = SIZE):
     """A trimesh.Trimesh with a matte material and the mesh's colours as its texture."""
     import trimesh
     from PIL import Image
 
-    cut, uv = unwrap(mesh)
+    cut, uv = unwrap(mesh, size=size)
     picture = np.round(255 * np.clip(bake(cut, uv, size), 0, 1)).astype(np.uint8)
     material = trimesh.visual.material.PBRMaterial(
         baseColorTexture=Image.fromarray(picture),

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sdsjax import losses as loss
 from sdsjax.cameras import Camera
@@ -91,6 +92,7 @@ def gaussians(
     init_scale: float | None = None,
     init_opacity: float = 0.1,
     init_count: int | None = None,
+    init_fit: bool = False,
     background: str | Sequence[float] = "random",
     losses: Mapping[str, float] | None = None,
     max_alpha: float = 0.99,
@@ -112,6 +114,7 @@ def gaussians(
     control_shared: bool | None = None,
     control_growth: float | None = None,
     control_noise: float | Callable[[Array], Array] | None = None,
+    control_end: int | None = None,
 ) -> Representation:
     """Makes the representation of Gaussians in `count` rows of fixed arrays.
 
@@ -121,6 +124,9 @@ def gaussians(
     settings = GaussianSettings(**locals())
     rule = make_density_control(control, settings.density_control)
     check_settings(settings, REGULARIZERS)
+    if init_fit and not isinstance(init, str):
+        fitted = initialization.fitted_points(np.asarray(init), init_radius)
+        settings = settings._replace(init=fitted)
     probed = rule is not None and rule.needs_screen_gradients
     return Representation(
         init=partial(_init, settings, rule),
@@ -166,12 +172,13 @@ def _initial_points(settings: GaussianSettings, key: Array, rgb: Array):
 
 
 def _initial_scale(settings: GaussianSettings) -> float:
+    # standard deviation, world units
     if settings.init_scale is not None:
         return settings.init_scale
-    kind = settings.init if isinstance(settings.init, str) else "ball"
-    return 0.5 * initialization.mean_spacing(
-        kind, settings.initial_count, settings.init_radius
-    )
+    if not isinstance(settings.init, str):
+        return 0.5 * initialization.spacing_of_points(np.asarray(settings.init)[:, :3])
+    count, radius = settings.initial_count, settings.init_radius
+    return 0.5 * initialization.mean_spacing(settings.init, count, radius)
 
 
 def _render(

@@ -22,15 +22,18 @@ class GaussianSettings(NamedTuple):
 
     count: rows; sh_degree: of their colours; init: "ball", "shell" or points
     [init_count 3], or points and rgb [init_count 6]; init_radius in world units;
-    init_scale: standard deviation (world units; None: half the cloud's spacing);
-    init_opacity in (0, 1); init_count: rows that live from the beginning (None: all).
+    init_scale: standard deviation (world units; None: half the cloud's spacing, of
+    given points their own); init_opacity in (0, 1); init_count: rows that live from the
+    beginning (None: all); init_fit: whether given points are moved and scaled into the
+    ball of init_radius.
 
     background: "random" (a flat colour a view, drawn from the key; white without a
     key), "white", or rgb; losses: weight of each regulariser; max_alpha, antialias,
     capacity, tile_size, kernel: see `rasterize`.
 
     control: the rule of density control, "none", "3dgs", "stabledreamer" or "mcmc";
-    control_*: its settings (None: the rule's own; see density_control/).
+    control_*: its settings (None: the rule's own; see density_control/); control_end:
+    updates of the whole run, for the rules that mind it.
     """
 
     count: int
@@ -40,6 +43,7 @@ class GaussianSettings(NamedTuple):
     init_scale: float | None
     init_opacity: float
     init_count: int | None
+    init_fit: bool
     background: str | Sequence[float]
     losses: Mapping[str, float] | None
     max_alpha: float
@@ -61,6 +65,7 @@ class GaussianSettings(NamedTuple):
     control_shared: bool | None
     control_growth: float | None
     control_noise: float | Callable[[Array], Array] | None
+    control_end: int | None
 
     @property
     def initial_count(self) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sdsjax.representations import REPRESENTATIONS, gaussians, image, radiance_field
+from sdsjax.representations.gaussians import initialization
 from sdsjax.training.build.factories import arguments
 from sdsjax.training.build.optimizer import updates
 from sdsjax.training.build.supervision import DEPTH
@@ -22,6 +25,8 @@ LOSSES = {
     "image": tuple(image.REGULARIZERS),
     "nerf": (*radiance_field.REGULARIZERS, DEPTH),
 }
+# Of given points, in world units: what views of the unit ball still show as an object.
+FARTHEST, SMALLEST = 1.5, 0.05
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
 
@@ -69,6 +74,8 @@ def build_representation(config: Config, shape: tuple[int, ...]) -> Representati
     if name == "gaussians":
         given |= _begun_from_file(given)
         given |= _noise_of_rate(config, given)
+        if given["control"] in ("3dgs", "stabledreamer"):
+            supplied["control_end"] = updates(config)
     return REPRESENTATIONS[name](**given, **supplied)
 
 
@@ -87,7 +94,32 @@ def _begun_from_file(given: Mapping[str, Any]) -> dict[str, Any]:
             f"{given['init']} holds {len(points)} points, more than "
             f"representation.count = {count}: raise it"
         )
-    return {"init": points, "init_count": len(points)}
+    points = _placed(given, points)
+    return {"init": points, "init_count": len(points), "init_fit": False}
+
+
+def _placed(given: Mapping[str, Any], points: np.ndarray) -> np.ndarray:
+    """Returns points where the cameras look, fitted if asked for, with a word about it.
+
+    Raises ConfigError for a cloud that views of the unit ball would not show.
+    """
+    centre, extent = initialization.extent_of_points(points[:, :3])
+    off, radius = float(np.linalg.norm(centre)), given["init_radius"]
+    if given["init_fit"]:
+        warnings.warn(
+            f"{given['init']}: {len(points)} points around {centre.round(3).tolist()} "
+            f"with radius {extent:.3g} are moved to the origin and scaled by "
+            f"{radius / extent:.3g}",
+            stacklevel=2,
+        )
+        return initialization.fitted_points(points, radius)
+    if off + extent > FARTHEST or extent < SMALLEST:
+        raise ConfigError(
+            f"{given['init']}: its points lie around {centre.round(3).tolist()} with "
+            f"radius {extent:.3g}, and views show the unit ball around the origin: "
+            "pass --config.representation.init_fit=true to move and scale them"
+        )
+    return points
 
 
 def _noise_of_rate(config: Config, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class AdaptiveSettings(NamedTuple):
     dies; prune_scale: largest scale above which it dies (None: never); reset_every
     (updates, 0: never) and reset_opacity: to what opacities are then lowered; decay:
     factor on every opacity at an edit; shared: the two that were one are together as
-    opaque as it was.
+    opaque as it was; end: updates of the whole run, None where it has none.
     """
 
     every: int
@@ -64,6 +64,7 @@ class AdaptiveSettings(NamedTuple):
     reset_opacity: float
     decay: float
     shared: bool
+    end: int | None = None
 
 
 def adaptive_density_control(
@@ -79,6 +80,7 @@ def adaptive_density_control(
     reset_opacity: float = 0.01,
     decay: float = 1.0,
     shared: bool = False,
+    end: int | None = None,
 ) -> DensityControl:
     """Makes the rule of 3DGS (arXiv 2308.04079); arguments: see `AdaptiveSettings`."""
     settings = AdaptiveSettings(**locals())
@@ -100,6 +102,7 @@ def stabledreamer(
     reset_opacity: float = 0.1,
     decay: float = 0.9,
     shared: bool = True,
+    end: int | None = None,
 ) -> DensityControl:
     """Makes the rule of StableDreamer: adaptive control for distillation.
 
@@ -126,14 +129,28 @@ def _edit(
     )
     if s.reset_every:
         ceiling = logit(jnp.asarray(s.reset_opacity))
-        lowered = is_due(step, s.reset_every, 0, s.stop) & (
-            params.opacity_logits > ceiling
-        )
+        lowered = _reset_is_due(s, step) & (params.opacity_logits > ceiling)
         logits = jnp.where(lowered, ceiling, params.opacity_logits)
         params = params._replace(opacity_logits=logits)
         edit = edit._replace(reset=edit.reset | lowered)
     report = edit_report(alive, statistics.counts, gradient=gradient)
     return params, alive, statistics, edit._replace(aux=report)
+
+
+def _reset_is_due(settings: AdaptiveSettings, step: Array) -> Array:
+    """Whether opacities are lowered after this update.
+
+    Never at or after the end of density control, as in the code of 3DGS, and only where
+    half the time to the next reset is left of the run: what is exported before
+    opacities have grown again is almost transparent.
+    """
+    done = step + 1
+    due = done % settings.reset_every == 0
+    if settings.stop is not None:
+        due &= done < settings.stop
+    if settings.end is not None:
+        due &= done + settings.reset_every // 2 <= settings.end
+    return due
 
 
 def _edit_rows(
