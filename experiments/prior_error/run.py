@@ -23,12 +23,12 @@ import numpy as np
 
 from sdsjax.models.loading import hub
 from sdsjax.toybox.training.fit import load_ema
-from sdsjax.toybox.training.train_multiview import (
+from sdsjax.toybox.training.multiview_recipe import (
     MultiViewRecipe,
     initial_params,
     network_config,
-    view_conditions,
 )
+from sdsjax.toybox.training.view_sets import view_conditions
 from sdsjax.toybox.world.captions import caption, pair_split, parse_caption
 from sdsjax.toybox.world.objects import COLORS, KINDS
 from sdsjax.toybox.world.scene import SceneSpec

@@ -51,9 +51,9 @@ def _add_references(commands):
 
 def _recipe_of(network: str):
     """The default recipe of a network of `train`."""
+    from sdsjax.toybox.training.multiview_recipe import MultiViewRecipe
     from sdsjax.toybox.training.train_clip import ClipRecipe
     from sdsjax.toybox.training.train_depth import DepthRecipe
-    from sdsjax.toybox.training.train_multiview import MultiViewRecipe
     from sdsjax.toybox.training.train_prior import PriorRecipe
 
     recipes = {"depth": DepthRecipe, "normals": DepthRecipe, "clip": ClipRecipe}

@@ -36,6 +36,7 @@ UNET = UNetConfig(
 )
 PLAIN = MultiViewConfig(UNET)
 TOLD = MultiViewConfig(UNET, rays=True, code_tokens=2, code_width=10, harmonics=2)
+MAPPED = TOLD._replace(code_map=(16, 8))
 
 
 def random_params(config):
@@ -75,7 +76,11 @@ def apply(config, params, *arrays):
     return MultiViewUNet(config).apply({"params": params}, *arrays)
 
 
-@pytest.fixture(scope="module", params=[PLAIN, TOLD], ids=["mvdream", "rays and code"])
+@pytest.fixture(
+    scope="module",
+    params=[PLAIN, TOLD, MAPPED],
+    ids=["mvdream", "rays and code", "code map"],
+)
 def network(request):
     return request.param, random_params(request.param)
 
@@ -166,6 +171,47 @@ def test_arrays_that_do_not_fit_are_refused_in_one_line():
         apply(PLAIN, random_params(PLAIN), z, t, text, camera[:, :2], None)
     with pytest.raises(ValueError, match="asks for rays"):
         apply(TOLD, random_params(TOLD), z, t, text, camera, None)
+    z, t, text, camera, rays = inputs(MAPPED)
+    z, rays = (jnp.concatenate([a, a], axis=2) for a in (z, rays))
+    with pytest.raises(ValueError, match="no other size"):
+        apply(MAPPED, random_params(MAPPED), z, t, text, camera, rays)
+
+
+def test_the_code_map_is_taught_by_its_own_loss_alone():
+    arrays = inputs(MAPPED)
+    module, params = MultiViewUNet(MAPPED), random_params(MAPPED)
+
+    def both(params):
+        return module.apply({"params": params}, *arrays, mutable="intermediates")
+
+    def prediction(params):
+        return jnp.sum(both(params)[0] ** 2)
+
+    def regression(params):
+        (shown,) = both(params)[1]["intermediates"]["expected"]
+        assert shown.shape == (*arrays[0].shape[:-1], 5)
+        return jnp.sum(shown**2)
+
+    def reached(loss):
+        grads = jax.grad(loss)(params)
+        return {k for k, v in grads.items() if any(map(jnp.any, jax.tree.leaves(v)))}
+
+    assert reached(prediction) == {"unet", "camera_embed", "joint_code"}
+    assert reached(regression) == {"joint_code", "code_map"}
+
+
+def test_the_joint_code_sees_how_far_the_camera_stands():
+    z, t, text, camera, rays = inputs(MAPPED, groups=1)
+    farther = rays.at[..., 3:].multiply(1.1)
+    params = random_params(MAPPED)
+
+    def shown(rays):
+        out = MultiViewUNet(MAPPED).apply(
+            {"params": params}, z, t, text, camera, rays, mutable="intermediates"
+        )
+        return out[1]["intermediates"]["expected"][0]
+
+    assert float(jnp.abs(shown(farther) - shown(rays)).max()) > 1e-3
 
 
 def test_saved_and_loaded_is_equal(network, tmp_path):
@@ -243,7 +289,13 @@ def test_the_keys_are_those_of_the_original_latent_diffusion_code():
 
 
 def test_a_config_is_read_back_and_a_strange_one_refused():
-    assert multiview_config(multiview_json(TOLD)) == TOLD
-    for change in ({"camera_dim": 12}, {"code_tokens": -1}, {"views": 4}):
+    for config in (PLAIN, TOLD, MAPPED):
+        assert multiview_config(multiview_json(config)) == config
+    alone = multiview_json(PLAIN._replace(code_map=(8,)))
+    with pytest.raises(LoaderError, match=r"code_map = .* without rays"):
+        multiview_config(alone)
+    changes = [{"camera_dim": 12}, {"code_tokens": -1}, {"views": 4}]
+    changes += [{"code_map": [12, 8]}, {"code_map": "wide"}]
+    for change in changes:
         with pytest.raises(LoaderError, match=next(iter(change))):
             multiview_config({**multiview_json(TOLD), **change})

@@ -2,7 +2,7 @@
 
 `_class_name` is MVDream's, MultiViewUNetModel; beside it stand the keys that diffusers
 gives a UNet, since a small network's widths are no whole multiples of the first, and
-`camera_dim`, `rays`, `code_tokens`, `code_width`, `harmonics`.
+`camera_dim`, `rays`, `code_tokens`, `code_width`, `harmonics`, `code_map`.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from sdsjax.models.loading.configs import (
     unet_config,
     unet_json,
 )
-from sdsjax.models.unets.multiview import CAMERA_NUMBERS, MultiViewConfig
+from sdsjax.models.unets.multiview import CAMERA_NUMBERS, MAP_GROUPS, MultiViewConfig
 
 MULTIVIEW_CLASS = "MultiViewUNetModel"
 FIXED = {"_class_name": (MULTIVIEW_CLASS,), "camera_dim": (CAMERA_NUMBERS,)}
-OPTIONS = ("rays", "code_tokens", "code_width", "harmonics")
+OPTIONS = ("rays", "code_tokens", "code_width", "harmonics", "code_map")
 
 
 def is_multiview(config: Mapping[str, Any]) -> bool:
@@ -35,6 +35,9 @@ def multiview_config(
     tokens = r.value("code_tokens", 0)
     if type(tokens) is not int or tokens < 0:
         r.refuse("code_tokens", tokens, "a number of tokens, 0 for no joint code")
+    drawn = bool(own.get("code_map", ()))
+    widths = r.positive_ints("code_map", ()) if drawn else ()
+    r.value("code_map", ())
     defaults = MultiViewConfig._field_defaults
     out = MultiViewConfig(
         unet_config(rest, where),
@@ -42,7 +45,11 @@ def multiview_config(
         code_tokens=tokens,
         code_width=r.positive_int("code_width", defaults["code_width"]),
         harmonics=r.positive_int("harmonics", defaults["harmonics"]),
+        code_map=widths,
     )
+    r.check_divides("code_map", (MAP_GROUPS,) * len(widths), widths)
+    if widths and not (out.code_tokens and out.rays):
+        r.refuse("code_map", list(widths), "[] without rays and a joint code")
     r.finish()
     return out
 
@@ -50,6 +57,7 @@ def multiview_config(
 def multiview_json(config: MultiViewConfig) -> dict[str, Any]:
     """The config.json that `multiview_config` reads back."""
     options = {name: getattr(config, name) for name in OPTIONS}
+    options["code_map"] = list(config.code_map)
     return {
         **unet_json(config.unet),
         "_class_name": MULTIVIEW_CLASS,

@@ -27,12 +27,7 @@ from sdsjax.models.text_encoders.clip import CLIPTextConfig, CLIPTextEncoder
 from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
 from sdsjax.models.text_encoders.t5 import T5Config, T5Encoder
 from sdsjax.models.unets.deepfloyd import IFUNet, IFUNetConfig
-from sdsjax.models.unets.multiview import (
-    CAMERA_NUMBERS,
-    RAY_CHANNELS,
-    MultiViewConfig,
-    MultiViewUNet,
-)
+from sdsjax.models.unets.multiview import RAY_CHANNELS, MultiViewConfig, MultiViewUNet
 from sdsjax.models.unets.stable_diffusion import UNet2DCondition, UNetConfig
 from sdsjax.models.vae import AutoencoderKL
 
@@ -96,10 +91,11 @@ def _module(config, **options):
 def _unet_inputs(cfg):
     if not isinstance(cfg, MultiViewConfig):
         return _plain_inputs(cfg)
-    sample, t, text = _plain_inputs(cfg.unet)
-    camera = jnp.zeros((1, 1, CAMERA_NUMBERS))
-    rays = jnp.zeros((1, *sample.shape[:-1], RAY_CHANNELS)) if cfg.rays else None
-    return sample[None], t, text, camera, rays
+    _, t, text = _plain_inputs(cfg.unet)
+    view = (1, 1, *2 * (cfg.unet.sample_size,))  # the code map is of one size
+    rays = jnp.zeros((*view, RAY_CHANNELS)) if cfg.rays else None
+    z, camera = jnp.zeros((*view, cfg.unet.in_channels)), jnp.zeros((1, 1, 16))
+    return z, t, text, camera, rays
 
 
 def _plain_inputs(cfg):

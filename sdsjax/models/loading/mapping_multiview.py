@@ -9,7 +9,7 @@ an `Entry`'s path is ours. The keys of what MVDream has not are our own: `joint_
 from collections.abc import Iterator
 
 from sdsjax.models.loading.mapping import Entry, layer, layers, unet_table
-from sdsjax.models.unets.multiview import RAY_CHANNELS, MultiViewConfig
+from sdsjax.models.unets.multiview import MultiViewConfig
 from sdsjax.models.unets.stable_diffusion import UNetConfig
 
 RESNET = {
@@ -77,8 +77,7 @@ def multiview_table(config: MultiViewConfig) -> list[Entry]:
 
 
 def _entries(config: MultiViewConfig) -> Iterator[Entry]:
-    inputs = config.unet.in_channels + RAY_CHANNELS * config.rays
-    unet = config.unet._replace(in_channels=inputs)
+    unet = config.unet._replace(in_channels=config.input_channels)
     blocks = ldm_blocks(unet)
     for key, kind, path in unet_table(unet):
         yield Entry(ldm_key(key, blocks), kind, ("unet", *path))
@@ -87,3 +86,15 @@ def _entries(config: MultiViewConfig) -> Iterator[Entry]:
     if config.code_tokens:
         names = ("linear_1", "linear_2", "to_time", "to_tokens")
         yield from layers("linear", "joint_code", ("joint_code",), names)
+    if config.code_map:
+        yield from _code_map(len(config.code_map))
+
+
+def _code_map(levels: int) -> Iterator[Entry]:
+    key, path = "code_map", ("code_map",)
+    yield from layers("linear", key, path, ("to_map",))
+    ups = [f"up_{i}" for i in range(1, levels)]
+    for name in (*ups, *(f"level_{i}" for i in range(levels)), "out"):
+        yield from layers("linear", key, path, (f"{name}_code",))
+        yield from layers("norm", key, path, (f"{name}_norm",))
+        yield from layers("conv", key, path, (f"{name}_conv",))

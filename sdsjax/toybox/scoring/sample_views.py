@@ -18,7 +18,7 @@ from PIL import Image
 from sdsjax.diffusion import ddim_step, guide, velocity_to_noise
 from sdsjax.models.loading.hub import StableDiffusion
 from sdsjax.toybox.scoring.sample import ddim_times
-from sdsjax.toybox.training.train_multiview import VIEWS, view_conditions
+from sdsjax.toybox.training.view_sets import VIEWS, view_conditions
 from sdsjax.toybox.world.captions import parse_caption
 from sdsjax.toybox.world.sheet import render_specs
 from sdsjax.toybox.world.views import draw_orbit, spread_azimuths

@@ -12,10 +12,11 @@ from sdsjax.models.unets.multiview import MultiViewUNet
 from sdsjax.models.unets.stable_diffusion import UNetConfig
 from sdsjax.models.vae import VAEConfig
 from sdsjax.toybox.training import fit as fits
+from sdsjax.toybox.training import multiview_recipe, train_multiview, view_sets
 from sdsjax.toybox.training import pool as pools
-from sdsjax.toybox.training import train_multiview
-from sdsjax.toybox.training.train_multiview import MultiViewRecipe, view_conditions
+from sdsjax.toybox.training.multiview_recipe import MultiViewRecipe
 from sdsjax.toybox.training.train_prior import POSITIONS, word_tokenizer
+from sdsjax.toybox.training.view_sets import view_conditions
 
 SIDE = 4
 UNET = UNetConfig(
@@ -24,7 +25,7 @@ UNET = UNetConfig(
 VAE = VAEConfig(3, 3, 4, (4, 4), 1, 2, 0.5, 2 * SIDE)
 RECIPE = MultiViewRecipe(
     singles=1, pairs=1, pools=2, pool_steps=4, batch=8, bank=6, bank_steps=2,
-    code_tokens=1, code_width=8, steps=8, cooldown=0.5,
+    code_tokens=1, code_width=8, steps=8, cooldown=0.5, map_width=0,
 )  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def rendered(monkeypatch):
 def test_a_set_has_one_colour_and_one_background(rendered, tmp_path):
     pool = pools.build_pool(tmp_path, singles=1, pairs=1, seed=0, views=4, log=print)
     rng = np.random.default_rng(0)
-    drawn = train_multiview.draw_sets(pool, rng, 5, pair_fraction=0.5)
+    drawn = view_sets.draw_sets(pool, rng, 5, pair_fraction=0.5)
     for array in (drawn.row // 4, drawn.color_a, drawn.color_b, drawn.background):
         of_sets = array.reshape(5, 4, -1)
         np.testing.assert_array_equal(of_sets, np.repeat(of_sets[:, :1], 4, 1))
@@ -82,8 +83,8 @@ def test_a_set_has_one_colour_and_one_background(rendered, tmp_path):
 
 
 def test_batches_are_a_pure_function_of_the_step(rendered, start, tmp_path):
-    one = train_multiview.batches(tmp_path, start, RECIPE)
-    other = train_multiview.batches(tmp_path, start, RECIPE)
+    one = view_sets.batches(tmp_path, start, RECIPE)
+    other = view_sets.batches(tmp_path, start, RECIPE)
     steps = (0, 5, 3, 9)
     for step in steps:
         jax.tree.map(np.testing.assert_array_equal, one(step), other(step))
@@ -95,7 +96,7 @@ def test_batches_are_a_pure_function_of_the_step(rendered, start, tmp_path):
 
 
 def test_a_latent_is_that_of_its_own_camera(rendered, start, tmp_path):
-    batch_at = train_multiview.batches(tmp_path, start, RECIPE)
+    batch_at = view_sets.batches(tmp_path, start, RECIPE)
     grouped = next(b for b in map(batch_at, range(9)) if b["z"].shape[1] == 4)
     # the pool's distances count its rows
     rows = np.round(1000 * (grouped["orbit"][..., 2] - 3.0)).astype(int)
@@ -115,8 +116,8 @@ def test_what_the_start_knew_of_a_picture_is_where_training_begins(start):
     """The larger network's prediction does not see rays or camera at first; without the
     joint code it is the start's."""
     recipe = RECIPE._replace(code_tokens=0)
-    params = train_multiview.initial_params(start, recipe)["unet"]
-    config = train_multiview.network_config(start, recipe)
+    params = multiview_recipe.initial_params(start, recipe)["unet"]
+    config = multiview_recipe.network_config(start, recipe)
     z = jax.random.normal(jax.random.key(0), (2, 1, SIDE, SIDE, 4))
     t, text = jnp.array([100, 800]), jnp.ones((2, 5, 8))
     orbit = jnp.broadcast_to(jnp.array([30.0, 10.0, 3.0]), (2, 1, 3))
@@ -130,10 +131,47 @@ def test_what_the_start_knew_of_a_picture_is_where_training_begins(start):
 def test_weights_of_another_network_are_refused(start):
     unet = start.unet.params
     with pytest.raises(ValueError, match="no such place"):
-        train_multiview.grown({"strange": {"kernel": jnp.zeros((1, 1))}}, unet)
+        multiview_recipe.grown({"strange": {"kernel": jnp.zeros((1, 1))}}, unet)
     narrow = {"conv_in": {"kernel": jnp.zeros((3, 3, 9, 8))}}
     with pytest.raises(ValueError, match="does not fit"):
-        train_multiview.grown(narrow, unet)
+        multiview_recipe.grown(narrow, unet)
+
+
+def test_the_map_stage_teaches_the_code_and_leaves_the_rest(rendered, start, tmp_path):
+    recipe = RECIPE._replace(map_width=128, map_steps=3, map_batch=4)
+    begun = multiview_recipe.initial_params(start, recipe)
+    lines = []
+    params = train_multiview.train_code_map(tmp_path, start, recipe, lines.append)
+    assert "pictures_per_second" in lines[-1]
+
+    def same(name):
+        pair = (jax.tree.leaves(tree["unet"][name]) for tree in (begun, params))
+        return all(np.array_equal(a, b) for a, b in zip(*pair, strict=True))
+
+    assert same("unet")
+    assert same("camera_embed")
+    assert not same("joint_code")
+    assert not same("code_map")
+    jax.tree.map(
+        np.testing.assert_array_equal, begun["text_encoder"], params["text_encoder"]
+    )
+
+
+def test_a_multi_view_prior_may_be_the_start(start, tmp_path):
+    params = multiview_recipe.initial_params(start, RECIPE)
+    config = multiview_recipe.network_config(start, RECIPE)
+    train_multiview.write_multiview(tmp_path, start, config, params)
+    wider = RECIPE._replace(map_width=128)
+    again = multiview_recipe.load_start(str(tmp_path))
+    assert multiview_recipe.network_config(again, RECIPE) == config
+    grown = multiview_recipe.initial_params(again, wider)["unet"]
+    kernel = grown["unet"]["conv_in"]["kernel"]
+    # z_t's and the rays' rows are the start's, the code map's are new
+    np.testing.assert_array_equal(
+        kernel[:, :, :10], again.unet.params["unet"]["conv_in"]["kernel"]
+    )
+    assert kernel.shape[2] == 15
+    assert not np.asarray(kernel[:, :, 10:]).any()
 
 
 class Stop(Exception):
@@ -152,8 +190,8 @@ def test_a_stopped_run_ends_as_the_whole_one(rendered, start, tmp_path, monkeypa
     whole = train(tmp_path / "whole")
     batches = train_multiview.batches
 
-    def stopping(*arguments):
-        batch_at = batches(*arguments)
+    def stopping(*arguments, **options):
+        batch_at = batches(*arguments, **options)
 
         def until(step):
             if step == 3:
@@ -175,8 +213,8 @@ def test_a_stopped_run_ends_as_the_whole_one(rendered, start, tmp_path, monkeypa
 
 
 def test_the_folder_is_read_back(start, tmp_path):
-    params = train_multiview.initial_params(start, RECIPE)
-    config = train_multiview.network_config(start, RECIPE)
+    params = multiview_recipe.initial_params(start, RECIPE)
+    config = multiview_recipe.network_config(start, RECIPE)
     train_multiview.write_multiview(tmp_path, start, config, params)
     loaded = hub.load_multiview(tmp_path)
     assert loaded.unet.config == config
