@@ -20,7 +20,7 @@ Variant = Callable[[], Config]
 def _prior() -> Config:
     """What predicts the noise: the network's files, its prompts, its companions."""
     prior = ConfigDict()
-    prior.name = "stable_diffusion"  # "deepfloyd", "empirical", "gaussian_mixture"
+    prior.name = "stable_diffusion"  # multiview, deepfloyd, empirical, gaussian_mixture
     prior.folder = "toybox-sd"  # or a Hugging Face folder, or a repository's id
     prior.revision = placeholder(str)  # of a repository; None: the newest one fetched
     prior.variant = placeholder(str)  # "fp16": files so named; None: the plain ones
@@ -28,6 +28,9 @@ def _prior() -> Config:
     prior.dtype = "float32"  # or "bfloat16"
     prior.view_prompts = True  # append "front view", ... to the prompt
     prior.view_words = "two_sided"  # or "one_sided": "side view" for left and right
+    # multiview: views that one sample of the prior shows together; batch_size must be a
+    # multiple of it; 1: views one by one
+    prior.group = 4
     prior.perp_neg = False  # other sides' prompts as negatives; twice the UNet's work
     # the second network of vsd: LoRA on the prior's UNet (""), or on another folder's
     prior.adapter_folder = ""

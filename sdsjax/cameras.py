@@ -133,14 +133,41 @@ def camera_angles(camera: Camera) -> tuple[jax.Array, jax.Array]:
 
 
 def random_orbits(
-    key: jax.Array, count: int, orbit: OrbitRange, *, width: int, height: int
+    key: jax.Array,
+    count: int,
+    orbit: OrbitRange,
+    *,
+    width: int,
+    height: int,
+    group: int = 1,
 ) -> Camera:
     """Draws a batch [count] of views, azimuth stratified over the batch.
 
     The stratification is threestudio's rule. Half of the elevations are uniform in
     degrees and half uniform on the sphere, as in DreamFusion (arXiv 2209.14988);
-    `overhead_fraction` of them are redrawn in 60..85 degrees.
+    `overhead_fraction` of them are redrawn in 60..85 degrees. group: so many views in a
+    run are drawn together, at one elevation, distance and field of view, their azimuths
+    evenly spread over the range from a random first (MVDream, arXiv 2308.16512);
+    `count` must be a multiple of it.
     """
+    azimuth, *rest = _random_angles(key, count // group, orbit)
+    if group > 1:
+        azimuth = _spread(azimuth, orbit.azimuth, group)
+        rest = [jnp.repeat(values, group) for values in rest]
+    build = partial(orbit_camera, width=width, height=height)
+    return jax.vmap(lambda a, e, d, f: build(a, e, d, fov=f))(azimuth, *rest)
+
+
+def _spread(first: jax.Array, interval: tuple[float, float], group: int) -> jax.Array:
+    """Azimuths [n group]: from each of `first` [n] on, even steps round an interval."""
+    low, high = interval
+    steps = jnp.arange(group, dtype=first.dtype) * ((high - low) / group)
+    turned = first[:, None] - low + steps
+    return (low + jnp.mod(turned, high - low)).reshape(-1)
+
+
+def _random_angles(key: jax.Array, count: int, orbit: OrbitRange):
+    """Azimuth, elevation, distance and fov, each [count]; see `random_orbits`."""
     names = ("azimuth", "elevation", "sphere", "half", "distance", "fov", "over", "top")
     keys = dict(zip(names, jax.random.split(key, len(names))))
     low, high = orbit.azimuth
@@ -164,10 +191,7 @@ def random_orbits(
     fov = jax.random.uniform(
         keys["fov"], (count,), minval=orbit.fov[0], maxval=orbit.fov[1]
     )
-    build = partial(orbit_camera, width=width, height=height)
-    return jax.vmap(lambda a, e, d, f: build(a, e, d, fov=f))(
-        azimuth, elevation, distance, fov
-    )
+    return azimuth, elevation, distance, fov
 
 
 def pixel_rays(camera: Camera) -> tuple[jax.Array, jax.Array]:

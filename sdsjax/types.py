@@ -61,6 +61,9 @@ class Prior(NamedTuple):
     noise: (z_t, t, view, branches=("cond", "uncond")) -> NoisePrediction, for ONE z_t;
     `branches` is static. encode: x -> z. decode: z -> x. monocular: x -> (disparity
     [h w], normal [h w 3]).
+    group: how many views one call of `noise` sees together, static. Where it is g > 1
+    a sample is z [g h w c] with one scalar t, and `view` has a leading axis g on its
+    camera and rendering; encode and decode take one view, or map over that axis.
     """
 
     schedule: NoiseSchedule
@@ -69,6 +72,7 @@ class Prior(NamedTuple):
     decode: Callable[[Array], Array] | None = None
     monocular: Callable[[Array], tuple[Array, Array]] | None = None
     adapter: Adapter | None = None
+    group: int = 1
 
 
 class Estimate(NamedTuple):
@@ -100,8 +104,8 @@ class Estimator(NamedTuple):
     """A score-distillation estimator.
 
     init: (prior, key, z_spec) -> state; estimate: (prior, key, state, z, t, view) ->
-    Estimate, pure, ONE view (vmap outside), reads state; learn: (prior, key, state, zs,
-    ts, views, estimates, linear) -> state.
+    Estimate, pure, ONE sample (a view, or a group of them; vmap outside), reads state;
+    learn: (prior, key, state, zs, ts, views, estimates, linear) -> state.
     """
 
     init: Callable[..., PyTree]

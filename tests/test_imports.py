@@ -29,6 +29,7 @@ BELOW = {
     "cli": BELOW_TRAINING | {"training"},
     "studies": BELOW_TRAINING | {"training"},
     "main": BELOW_TRAINING | {"training", "cli"},
+    "sample": BELOW_TRAINING | {"training", "cli"},
     "__main__": {"main"},
     "__init__": {"cli"},
 }

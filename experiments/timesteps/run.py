@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import on_toybox
+from figure import picture
 from samplers import SAMPLERS
 
 from sdsjax.diffusion import NoiseSchedule
@@ -28,7 +29,7 @@ from sdsjax.studies.exact_run import (
     nearest_psnr,
     toybox_pictures,
 )
-from sdsjax.studies.report import markdown_table, saved_figure
+from sdsjax.studies.report import markdown_table
 from sdsjax.studies.results import pack_array, unpack_array
 from sdsjax.studies.runner import Experiment, Run, run
 from sdsjax.studies.statistics import mean_error_over_captions
@@ -138,21 +139,9 @@ def table(run: Run) -> str:
 
 
 def figure(run: Run) -> None:
-    """A row an estimator: first caption and rate, by schedule, then the truth."""
-    plan, rows = run.plan, run.rows
+    plan = run.plan
     truth = toybox_pictures(CAPTIONS, views=plan.views, size=plan.size)[0, 0]
-    size = 11, 2.2 * len(rows) + 0.4
-    with saved_figure(run.file(".png"), figsize=size) as drawn:
-        grid = drawn.subplots(len(rows), len(SAMPLERS) + 1, squeeze=False)
-        for line_of_axes, (name, row) in zip(grid, rows.items()):
-            psnr = unpack_array(row["psnr"])[:, 0, 0, 0]
-            titles = [f"{s}\n{value:.1f} dB" for s, value in zip(SAMPLERS, psnr)]
-            shown = [*unpack_array(row["pictures"]), truth]
-            for axis, x, title in zip(line_of_axes, shown, [*titles, "a true view"]):
-                axis.imshow(np.clip(0.5 * x + 0.5, 0, 1))
-                axis.set_title(title, fontsize=8)
-                axis.set(xticks=[], yticks=[])
-            line_of_axes[0].set_ylabel(name, fontsize=8)
+    picture(run.rows, truth, run.file(".png"))
 
 
 def main(argv=None) -> None:

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 from jobs import (
     ESTIMATORS,
     FULL,
@@ -28,7 +27,7 @@ from jobs import (
     report_jobs,
     tuning_jobs,
 )
-from PIL import Image
+from sheet import save_contact_sheet
 
 from sdsjax.studies.report import markdown_table
 from sdsjax.studies.runner import Experiment, Run, run
@@ -135,22 +134,8 @@ def report(run: Run) -> str:
 
 
 def figure(run: Run) -> None:
-    """A row a prompt: truth, then each estimator, from the five canonical views."""
-    chosen, root, lines = choose(run.plan, run.rows), run.workdir / run.stem, []
-    for prompt in run.plan.report:
-        pictures = [
-            Job(name, setting, prompt, 0).folder(root) / "views.png"
-            for name, setting in chosen.items()
-        ]
-        if not all(picture.exists() for picture in pictures):
-            continue
-        views = [np.asarray(Image.open(p).convert("RGB").reduce(2)) for p in pictures]
-        half = views[0].shape[0] // 2
-        lines.append(
-            np.concatenate([views[0][half:], *(v[:half] for v in views)], axis=1)
-        )
-    if lines:
-        Image.fromarray(np.concatenate(lines)).save(run.file(".png"), optimize=True)
+    chosen, root = choose(run.plan, run.rows), run.workdir / run.stem
+    save_contact_sheet(run.plan, chosen, root, run.file(".png"))
 
 
 def main(argv=None) -> None:

@@ -66,7 +66,7 @@ def _define() -> flags.FlagValues:
     return values
 
 
-def _take_config(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
+def _split_config(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
     # (config, overrides, what is left)
     config, overrides, rest = None, {}, []
     words = list(argv)
@@ -93,7 +93,7 @@ def _take_config(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]
 
 def parse(argv: list[str]) -> Arguments:
     """Raises ConfigError for an unknown flag, a flag without value, a stray word."""
-    config, overrides, rest = _take_config(argv)
+    config, overrides, rest = _split_config(argv)
     values = _define()
     try:
         stray = values(["sdsjax", *rest])[1:]

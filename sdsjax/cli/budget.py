@@ -107,7 +107,7 @@ def published_cost(name: str, dtype: str) -> Cost:
 
 def _is_local(config) -> bool:
     prior = config.prior
-    networks = ("stable_diffusion", "deepfloyd")
+    networks = ("stable_diffusion", "multiview", "deepfloyd")
     named = prior.name not in networks or prior.folder == "toybox-sd"
     return named or Path(prior.folder).expanduser().is_dir()
 

@@ -45,6 +45,7 @@ RANGES = {
     "prior.views": (1, 1024),
     "prior.image_size": (8, 2048),
     "prior.lora_rank": (1, 256),
+    "prior.group": (1, 16),
     "estimator.guidance_scale": (-1000, 1000),
     "estimator.threshold": (0, 1000),
     "estimator.switch_time": (0, 1000),
@@ -111,6 +112,7 @@ CHOICES: dict[str, Callable[[], Any]] = {
     "optimizer.name": lambda: OPTIMIZERS,
 }
 PAIRS = ("azimuth", "elevation", "distance", "fov")
+BUILT_IN = Path(__file__).resolve().parents[1] / "weights"
 TOYBOX = "toybox-sd"
 TOYBOX_DEPTH = "toybox-dpt"
 TOYBOX_NORMALS = "toybox-normals"
@@ -304,7 +306,7 @@ def plain_prompts(config: Config) -> None:
 def _toybox_reads(prior: Config) -> bool:
     """Whether prompts are captions of the toybox."""
     return prior.name == "empirical" or (
-        prior.name == "stable_diffusion" and _speaks_toybox(prior.folder)
+        prior.name in ("stable_diffusion", "multiview") and _speaks_toybox(prior.folder)
     )
 
 
@@ -313,9 +315,15 @@ def _speaks_toybox(folder: str) -> bool:
     if folder == TOYBOX:
         return True
     words = Path("tokenizer") / "vocab.json"
-    own = Path(__file__).parents[1] / "weights" / TOYBOX / words
-    other = Path(folder).expanduser() / words
-    return other.is_file() and other.read_bytes() == own.read_bytes()
+    own = BUILT_IN / TOYBOX / words
+    other = (BUILT_IN / folder if _built_in(folder) else Path(folder)).expanduser()
+    found = other / words
+    return found.is_file() and found.read_bytes() == own.read_bytes()
+
+
+def _built_in(name: str) -> bool:
+    """Whether a folder is one of those that come with the package."""
+    return Path(name).name == name and (BUILT_IN / name).is_dir()
 
 
 def _with_vocabulary(message: str, words: tuple[str, ...]) -> str:
@@ -325,7 +333,7 @@ def _with_vocabulary(message: str, words: tuple[str, ...]) -> str:
 def check_folder(config: Config) -> None:
     """A local folder of weights exists; a repository's id looks like one."""
     prior = config.prior
-    if prior.name not in ("stable_diffusion", "deepfloyd"):
+    if prior.name not in ("stable_diffusion", "multiview", "deepfloyd"):
         return
     if prior.name == "deepfloyd" and prior.folder == TOYBOX:
         raise ConfigError(
@@ -339,7 +347,7 @@ def check_folder(config: Config) -> None:
         ("normals_folder", "config.json", "DPT", TOYBOX_NORMALS),
     ):
         name = prior[key]
-        if name == own or (key != "folder" and not name):
+        if _built_in(name) or (key != "folder" and not name):
             continue
         folder = Path(name).expanduser()
         if (folder / index).is_file():

@@ -84,7 +84,7 @@ def memory_advice(config) -> str:
     count = config.representation.get("count")
     if count:
         hints.append(f"--config.representation.count (now {count})")
-    networks = ("stable_diffusion", "deepfloyd")
+    networks = ("stable_diffusion", "multiview", "deepfloyd")
     if config.prior.dtype == "float32" and config.prior.name in networks:
         hints.append("or set --config.prior.dtype=bfloat16")
     return f"out of memory: lower {', '.join(hints)}"

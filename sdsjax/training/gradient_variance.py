@@ -24,6 +24,7 @@ from sdsjax.diagnostics.gradient_stats import Measured, describe_groups
 from sdsjax.diagnostics.moments import Draw, observe
 from sdsjax.diagnostics.noise_projection import noise_projection
 from sdsjax.training.encoding import bind
+from sdsjax.training.groups import into_groups, out_of_groups
 from sdsjax.training.particles import state_of_particle
 from sdsjax.training.pullback import floating
 from sdsjax.training.train_step import make_forward, step_keys
@@ -100,19 +101,20 @@ def make_step_variance(
 
         (z, x), pull, drawn = jax.vjp(forward, floating(state.params), has_aux=True)
         z, drawn = jax.lax.stop_gradient((z, drawn))
-        seen = View(views, drawn)
+        group = prior.group
+        zs, seen = into_groups((z, View(views, drawn)), group)
 
         def sample(key):
             key_t, key_estimate = jax.random.split(key)
-            t = sampler(key_t, state.step, total, (n,))
+            t = sampler(key_t, state.step, total, (n // group,))
             estimates = jax.vmap(
                 lambda k, z, t, view: estimator.estimate(
                     prior, k, state.estimator_state, z, t, view
                 )
-            )(jax.random.split(key_estimate, n), z, t, seen)
-            g_z, g_x = estimates.grad.astype(z.dtype), None
+            )(jax.random.split(key_estimate, n // group), zs, t, seen)
+            g_z, g_x = out_of_groups(estimates.grad, group).astype(z.dtype), None
             if x is not None:
-                image = estimates.image_grad
+                image = out_of_groups(estimates.image_grad, group)
                 g_x = jnp.zeros_like(x) if image is None else image.astype(x.dtype)
             g_theta = pull(jax.tree.map(lambda g: g / n, (g_z, g_x)))[0]
             return Draw({"z": g_z / jnp.sqrt(n), "theta": g_theta}, {})
@@ -125,10 +127,10 @@ def make_step_variance(
             measured[f"signal_{space}"] = stats.signal
             measured[f"snr_{space}"] = stats.snr
 
-        t = sampler(keys["t"], state.step, total, (n,))
+        t = sampler(keys["t"], state.step, total, (n // group,))
         projection = jax.vmap(
             lambda k, z, t, view: noise_projection(prior, z, t, k, view=view, **sizes)
-        )(jax.random.split(key_projection, n), z, t, seen)
+        )(jax.random.split(key_projection, n // group), zs, t, seen)
         for name in ("c_star", "r_mean", "r_min", "r_max"):
             measured[name] = over_views(getattr(projection, name))
         for name, left in projection.left.items():

@@ -10,7 +10,7 @@ side of it, one sees what the gradient pulls towards. rgb in [0, 1]; x in [-1, 1
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -48,23 +48,34 @@ def _middle(interval) -> float:
     return 0.5 * (interval[0] + interval[1])
 
 
-def fixed_views(orbit: OrbitRange, size: int) -> Camera:
-    """Cameras [4]: front, left, back, right, inside the run's range of views."""
+def fixed_views(
+    orbit: OrbitRange, size: int, azimuths: Sequence[float] = AZIMUTHS
+) -> Camera:
+    """Cameras at some azimuths (degrees), inside the run's range of views otherwise;
+    by default [4]: front, left, back, right."""
     elevation = min(max(ELEVATION, orbit.elevation[0]), orbit.elevation[1])
     distance, fov = _middle(orbit.distance), _middle(orbit.fov)
-    rows = [(azimuth, elevation, distance) for azimuth in AZIMUTHS]
+    rows = [(azimuth, elevation, distance) for azimuth in azimuths]
     return orbit_cameras(rows, size, fov=fov)
 
 
 def make_denoised_views(source: PriorSource, space: str) -> Callable:
     """Makes xhats(prior_params, rendering, camera, key) -> [len(LEVELS) h w c], rgb in
-    [0, 1]: what the prior would make of one rendering; jitted."""
+    [0, 1]: what the prior would make of one rendering; jitted.
+
+    For a prior that sees g views together, rendering and camera are of g views [g ...],
+    and the first of them is shown."""
 
     def xhats(prior_params, rendering, camera, key):
         prior = bind(source, prior_params)
         assert prior.decode is not None
         decode = prior.decode
-        z, _ = to_latent(source, prior, space, rendering.rgb)
+
+        def latent(rgb):
+            return to_latent(source, prior, space, rgb)[0]
+
+        together = prior.group > 1
+        z = (jax.vmap(latent) if together else latent)(rendering.rgb)
         eps = jax.random.normal(key, z.shape, z.dtype)
         view = View(camera, rendering)
 
@@ -74,7 +85,7 @@ def make_denoised_views(source: PriorSource, space: str) -> Callable:
             assert e.cond is not None
             assert e.uncond is not None
             zhat = denoised(prior.schedule, z_t, guide(e.cond, e.uncond, GUIDANCE), t)
-            return 0.5 * (decode(zhat) + 1.0)
+            return 0.5 * (decode(zhat[0] if together else zhat) + 1.0)
 
         # One level at a time: a preview must not need more memory than a step.
         return jax.lax.map(at, jnp.asarray(LEVELS, jnp.int32))
@@ -91,7 +102,8 @@ def make_previews(
 
     draw: of `make_draw`. xhats is None where the prior cannot decode to an image.
     """
-    decodes = source.bind(source.params).decode is not None
+    bound = source.bind(source.params)
+    decodes, group = bound.decode is not None, bound.group
     xhats = make_denoised_views(source, representation.space)
 
     @jax.jit
@@ -100,17 +112,25 @@ def make_previews(
         assert decode is not None
         return 0.5 * (decode(z) + 1.0)
 
-    def preview(params, rep_state, prior_params, key):
-        cameras = fixed_views(orbit, size)
+    def draw_at(params, rep_state, azimuths):
+        cameras = fixed_views(orbit, size, azimuths)
         each = [
             jax.tree.map(operator.itemgetter(view), cameras)
-            for view in range(len(AZIMUTHS))
+            for view in range(len(azimuths))
         ]
-        drawn = [draw(params, rep_state, camera) for camera in each]
+        return [draw(params, rep_state, camera) for camera in each], each
+
+    def preview(params, rep_state, prior_params, key):
+        drawn, each = draw_at(params, rep_state, AZIMUTHS)
         pictures = [rendering.rgb for rendering in drawn]
         if not decodes:
             return np.stack(pictures), None
-        denoised_views = xhats(prior_params, drawn[0], each[0], key)
+        seen = drawn[0], each[0]
+        if group > 1:
+            steps = [360.0 * view / group for view in range(group)]
+            views = zip(*draw_at(params, rep_state, steps))
+            seen = jax.tree.map(lambda *leaves: jnp.stack(leaves), *views)
+        denoised_views = xhats(prior_params, *seen, key)
         if representation.space == "latent":
             pictures = [decoded(prior_params, z) for z in pictures]
         return np.stack(pictures), denoised_views if denoised_views.ndim == 4 else None

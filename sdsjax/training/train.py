@@ -86,7 +86,8 @@ def optimise(session: Session, log: Log, stop: Stop) -> None:
     for phase in session.components.phases:
         if session.step >= phase.last:
             continue
-        mesh = data_mesh(phase.batch_size)
+        # samples are spread, not views: those of a group stay together
+        mesh = data_mesh(phase.batch_size // session.components.group)
         log.say(describe(mesh))
         train_step = session.begin_phase(phase, mesh)
         log.timer.pause()

@@ -7,7 +7,8 @@ where there are any (supervision.py), is added; optax moves theta. There is no s
 loss: an estimate is a direction, not the gradient of one.
 
 Randomness: key = fold_in(base_key, step), split by name, so that a resumed run draws
-what the whole run drew. [n ...] is a batch of n views.
+what the whole run drew. [n ...] is a batch of n views; a multi-view prior takes g of
+them as one sample (groups.py), so that an estimator meets [n / g ...] samples.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ from sdsjax.distributed.sharding import map_views
 from sdsjax.math import norm, tree_norm
 from sdsjax.training.encoding import bind, to_latent
 from sdsjax.training.forward_pass import make_forward
+from sdsjax.training.groups import (
+    grouped_linear,
+    into_groups,
+    out_of_groups,
+    sample_shape,
+)
 from sdsjax.training.optimizers import make_control
 from sdsjax.training.particles import state_of_particle, with_particle
 from sdsjax.training.pullback import all_finite, floating, linear_maps, merge
@@ -94,7 +101,9 @@ def init_state(
     return TrainState(
         jnp.zeros((), jnp.int32),
         *begun,
-        estimator_state=estimator.init(prior, key_estimator, z_spec),
+        estimator_state=estimator.init(
+            prior, key_estimator, sample_shape(z_spec, prior.group)
+        ),
     )
 
 
@@ -116,10 +125,10 @@ def _make_gradient(source, draw, representation, estimator, sampler, total, mesh
         return estimator.estimate(prior, key, estimator_state, z, t, view)
 
     def gradient(state, prior_params, views, keys):
-        n = views.focal.shape[0]
-        key_render, key_estimate = (
-            jax.random.split(keys[name], n) for name in ("render", "estimate")
-        )
+        prior = bind(source, prior_params)
+        group, n = prior.group, views.focal.shape[0]
+        key_render = jax.random.split(keys["render"], n)
+        key_estimate = jax.random.split(keys["estimate"], n // group)
         forward = partial(
             draw, state=state, prior_params=prior_params, views=views, keys=key_render,
             key=keys["penalty"],
@@ -131,18 +140,18 @@ def _make_gradient(source, draw, representation, estimator, sampler, total, mesh
         )
 
         z, drawn = jax.lax.stop_gradient((z, drawn))
-        t = sampler(keys["t"], state.step, total, (n,))
-        seen = View(views, drawn)
+        t = sampler(keys["t"], state.step, total, (n // group,))
+        zs, seen = into_groups((z, View(views, drawn)), group)
         estimates = jax.lax.stop_gradient(
             map_views(estimate_one, mesh)(
-                (prior_params, state.estimator_state), (key_estimate, z, t, seen)
+                (prior_params, state.estimator_state), (key_estimate, zs, t, seen)
             )
         )
 
-        g_z = estimates.grad.astype(z.dtype)
+        g_z = out_of_groups(estimates.grad, group).astype(z.dtype)
         g_x = zero_x = None if x is None else jnp.zeros_like(x)
         if estimates.image_grad is not None and x is not None:
-            g_x = estimates.image_grad.astype(x.dtype) / n
+            g_x = out_of_groups(estimates.image_grad, group).astype(x.dtype) / n
         grads, watched = pull_all((g_z / n, g_x, jnp.ones_like(penalty)))
         linear = linear_maps(
             lambda theta: forward(theta, probe),
@@ -151,8 +160,8 @@ def _make_gradient(source, draw, representation, estimator, sampler, total, mesh
             (zero_x, jnp.zeros_like(penalty)),
         )
         estimator_state = estimator.learn(
-            bind(source, prior_params), keys["learn"], state.estimator_state,
-            z, t, seen, estimates, linear,
+            prior, keys["learn"], state.estimator_state,
+            zs, t, seen, estimates, grouped_linear(linear, group),
         )  # fmt: skip
         metrics = {
             "grad_z": jnp.mean(jax.vmap(norm)(g_z)),

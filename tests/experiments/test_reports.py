@@ -14,7 +14,7 @@ from PIL import Image
 from sdsjax.studies.runner import run
 
 LEAGUE = ["--calls", "640", "--prompts", "3", "--seeds", "2", "--rates", "3"]
-# experiment, arguments, stem of the files, whether the figure needs rows alone
+# experiment, arguments, stem of the files, whether the figure is compared too
 REPORTS = [
     ("bench_nerf", ["--full"], "full", False),
     ("bench_networks", ["--full"], "full", False),
@@ -24,6 +24,7 @@ REPORTS = [
     ("league", ["--full", *LEAGUE], "toybox-sd", False),
     ("ssd_ablation", ["--toybox", "--full"], "full-toybox", False),
     ("ssd_fig7", ["--full"], "full", True),
+    ("ssd_norms", ["--toybox", "--full"], "full-toybox", False),
     ("stein_variance", ["--toybox", "--full"], "full-toybox", True),
     ("timesteps", ["--toybox", "--full"], "full-toybox", False),
     ("toybox_quality", ["--full"], "full", False),

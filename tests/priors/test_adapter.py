@@ -1,6 +1,8 @@
 """VSD's second network on a small random folder: base at first, the view's prompt, its
 camera, v-prediction, another folder beneath."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,11 @@ def velocity(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def source(plain):
+    return stable_diffusion.load(plain, "red cat", lora_rank=2)
+
+
+@pytest.fixture(scope="module")
 def noisy():
     return jax.random.normal(jax.random.key(0), (8, 8, 4)), jnp.int32(400)
 
@@ -69,11 +76,13 @@ def adapter_noise(source):
 
 
 @pytest.mark.parametrize("adapter", ["own", "named"])
-def test_begins_as_the_network_beneath(plain, velocity, noisy, adapter):
-    beneath = plain if adapter == "own" else velocity
-    folder = "" if adapter == "own" else velocity
-    source = stable_diffusion.load(plain, "red cat", adapter_folder=folder, lora_rank=2)
-    network = stable_diffusion.load(beneath, "red cat")
+def test_begins_as_the_network_beneath(plain, velocity, source, noisy, adapter):
+    network = source
+    if adapter == "named":
+        network = stable_diffusion.load(velocity, "red cat")
+        source = stable_diffusion.load(
+            plain, "red cat", adapter_folder=velocity, lora_rank=2
+        )
     psi = begun(source)
     assert isinstance(psi, Lora)
     call = adapter_noise(source)
@@ -90,8 +99,7 @@ def test_begins_as_the_network_beneath(plain, velocity, noisy, adapter):
         np.testing.assert_allclose(null, none, rtol=1e-5, atol=1e-6)
 
 
-def test_learns_by_gradient_and_leaves_the_base_alone(plain, noisy):
-    source = stable_diffusion.load(plain, "red cat", lora_rank=2)
+def test_learns_by_gradient_and_leaves_the_base_alone(source, noisy):
     eps = jax.random.normal(jax.random.key(3), noisy[0].shape)
 
     @jax.jit
@@ -113,29 +121,28 @@ def test_learns_by_gradient_and_leaves_the_base_alone(plain, noisy):
     assert jnp.abs(moved["attn2"]["to_k"]["up"]).max() > 0
 
 
-def test_mapped_over_views_it_is_one_batch(plain, noisy):
+def test_mapped_over_views_it_is_one_batch(source, noisy):
     """As many convolutions as for one view, each over the whole batch."""
-    source = stable_diffusion.load(plain, "red cat", lora_rank=2)
-    adapter = source.bind(source.params).adapter
     psi = begun(source)
     cameras = jax.vmap(lambda a: orbit_camera(a, 0.0))(jnp.array([0.0, 90.0, 180.0]))
     z_t = jnp.stack([noisy[0]] * 3)
-    mapped = jax.vmap(adapter.noise, (None, 0, None, 0))
 
-    def convolutions(call, *args):
-        text = jax.jit(call).lower(*args).as_text()
-        return text.count("stablehlo.convolution"), text.count("stablehlo.dot_general")
+    def noise(params, *args):
+        return source.bind(params).adapter.noise(*args)
 
-    one = convolutions(adapter.noise, psi, *noisy, LEFT)
-    many = convolutions(mapped, psi, z_t, noisy[1], View(cameras))
-    assert one == many
-    found = jax.jit(mapped)(psi, z_t, noisy[1], View(cameras))
-    alone = jax.jit(adapter.noise)(psi, *noisy, LEFT)
+    def mapped(params, *args):
+        return jax.vmap(partial(noise, params), (None, 0, None, 0))(*args)
+
+    one = jax.jit(noise).lower(source.params, psi, *noisy, LEFT)
+    many = jax.jit(mapped).lower(source.params, psi, z_t, noisy[1], View(cameras))
+    for kind in ("stablehlo.convolution", "stablehlo.dot_general"):
+        assert one.as_text().count(kind) == many.as_text().count(kind) > 0
+    found = many.compile()(source.params, psi, z_t, noisy[1], View(cameras))
+    alone = one.compile()(source.params, psi, *noisy, LEFT)
     np.testing.assert_allclose(found[1], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_costs_nothing_where_it_is_not_called(plain, noisy):
-    source = stable_diffusion.load(plain, "red cat")
+def test_costs_nothing_where_it_is_not_called(plain, source, noisy):
     assert source.params.adapter is None
     psi = jax.eval_shape(
         lambda p: source.bind(p).adapter.init(jax.random.key(0)), source.params
@@ -150,9 +157,8 @@ def test_costs_nothing_where_it_is_not_called(plain, noisy):
     assert named.params.adapter is None  # the same folder is read once
 
 
-def test_perp_neg_is_folded_into_cond(plain, noisy):
-    source = stable_diffusion.load(plain, "red cat", perp_neg=True)
-    bare = stable_diffusion.load(plain, "red cat")
+def test_perp_neg_is_folded_into_cond(plain, source, noisy):
+    bare, source = source, stable_diffusion.load(plain, "red cat", perp_neg=True)
     every = ("negative", "cond", "uncond")
     e = jax.jit(lambda p, v: source.bind(p).noise(*noisy, v, every))
     plainly = jax.jit(lambda p, v: bare.bind(p).noise(*noisy, v, every))

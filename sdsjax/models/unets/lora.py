@@ -73,7 +73,8 @@ def init(key: jax.Array, params, rank: int) -> Lora:
         drawn = jax.random.normal(key_down, (i, rank), jnp.float32) / rank
         factors[*path, "down"] = drawn
         factors[*path, "up"] = jnp.zeros((rank, o), jnp.float32)
-    width = params["time_embedding"]["linear_2"]["bias"].shape[0]
+    # a multi-view network holds the UNet beneath it
+    width = params.get("unet", params)["time_embedding"]["linear_2"]["bias"].shape[0]
     blank = jnp.zeros((1, CAMERA_NUMBERS), jnp.float32)
     camera = TimeEmbedding(width).init(key_camera, blank)["params"]
     last = jax.tree.map(jnp.zeros_like, camera["linear_2"])

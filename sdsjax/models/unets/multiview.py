@@ -100,17 +100,25 @@ class JointCode(nn.Module):
 class MultiViewUNet(nn.Module):
     """A multi-view UNet: (z_t, t, text, camera, rays) to eps_hat.
 
-    z_t `[b g h w c]`, t `[b]`, text `[b n d]`, camera `[b g 16]`.
-
-    rays `[b g h w 6]`: only where the config asks for them. g may be any number, 1 too,
-    with the same parameters. ValueError for arrays that do not fit each other.
+    z_t `[b g h w c]`, t `[b]`, text `[b n d]`, camera `[b g 16]`; rays `[b g h w 6]`:
+    only where the config asks for them. class_embedding `[b g time_width]`: added to
+    the camera's (VSD's own camera). g may be any number, 1 too, with the same
+    parameters. ValueError for arrays that do not fit each other.
     """
 
     config: MultiViewConfig
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, sample, timesteps, encoder_hidden_states, camera, rays=None):
+    def __call__(
+        self,
+        sample,
+        timesteps,
+        encoder_hidden_states,
+        camera,
+        rays=None,
+        class_embedding=None,
+    ):
         cfg, (b, g) = self.config, sample.shape[:2]
         if camera.shape != (b, g, CAMERA_NUMBERS):
             raise ValueError(
@@ -134,6 +142,8 @@ class MultiViewUNet(nn.Module):
         width = cfg.unet.time_width
         embed = TimeEmbedding(width, self.dtype, zero=True, name="camera_embed")
         embedding = embed(camera)
+        if class_embedding is not None:
+            embedding = embedding + class_embedding.reshape(b * g, width)
         if cfg.code_tokens:
             code = JointCode(cfg, self.dtype, name="joint_code")
             added, tokens = code(camera, text)

@@ -29,6 +29,7 @@ from sdsjax.training.build.representation import (
 )
 from sdsjax.training.build.supervision import build_supervision
 from sdsjax.training.config import Config, ConfigError
+from sdsjax.training.groups import sample_shape
 from sdsjax.training.supervision import Penalty
 from sdsjax.types import Estimator, PriorSource, Representation
 
@@ -58,7 +59,7 @@ class RunComponents(NamedTuple):
     orbit: where views are drawn; phases: one or more, in order, covering all steps;
     supervise: what else is asked of renderings, or None (training/supervision);
     z_spec: the shape of one view's z, None for a representation that is in latent
-    space itself.
+    space itself; group: how many views the prior sees together.
     """
 
     source: PriorSource
@@ -73,6 +74,7 @@ class RunComponents(NamedTuple):
     fields: tuple[str, ...]
     supervise: Penalty | None = None
     z_spec: jax.ShapeDtypeStruct | None = None
+    group: int = 1
 
 
 def latent_shape(config: Config, source: PriorSource) -> jax.ShapeDtypeStruct:
@@ -99,7 +101,8 @@ def build_estimator(
 
     def start(params, key):
         prior = source.bind(params)
-        return estimator.init(prior, key, jnp.zeros(z_spec.shape, z_spec.dtype))
+        shape = sample_shape(z_spec, prior.group)
+        return estimator.init(prior, key, jnp.zeros(shape.shape, shape.dtype))
 
     try:
         jax.eval_shape(start, source.params, jax.random.key(0))
@@ -121,7 +124,14 @@ def build(config: Config) -> RunComponents:
     read.
     """
     source = PRIORS[config.prior.name](config)
-    schedule = source.bind(source.params).schedule
+    bound = source.bind(source.params)
+    schedule, group = bound.schedule, bound.group
+    if group > 1 and config.representation.name == "image":
+        raise ConfigError(
+            f"prior {config.prior.name!r} sees {group} views of an object together, "
+            "and representation 'image' has one: choose gaussians or nerf, or set "
+            "prior.group=1"
+        )
     representation = build_representation(config, pixel_shape(config, source))
     params, _ = jax.eval_shape(representation.init, jax.random.key(0))
     optimizer, fields = build_optimizer(config, params)
@@ -137,9 +147,10 @@ def build(config: Config) -> RunComponents:
         optimizer=optimizer,
         sampler=TIMESTEPS[config.timesteps.name](**arguments(config.timesteps)),
         orbit=orbit,
-        phases=build_phases(config, orbit),
+        phases=build_phases(config, orbit, group),
         image_shape=(config.resolution, config.resolution, 3),
         fields=fields,
         supervise=supervise,
         z_spec=z_spec if representation.space == "image" else None,
+        group=group,
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 
 from sdsjax.cameras import Camera, OrbitRange, random_orbits
-from sdsjax.training.config import Config
+from sdsjax.training.config import Config, ConfigError
 
 
 class Phase(NamedTuple):
@@ -25,8 +25,13 @@ class Phase(NamedTuple):
     cameras: Callable[[jax.Array], Camera]
 
 
-def build_phases(config: Config, orbit: OrbitRange) -> tuple[Phase, ...]:
+def build_phases(
+    config: Config, orbit: OrbitRange, group: int = 1
+) -> tuple[Phase, ...]:
     """Builds the phases of a run, in order, covering all its steps.
+
+    group: views that the prior sees together, drawn together. Raises ConfigError for a
+    batch that does not divide into groups.
 
     The last one always; before it the first, where `camera.first_steps` says so, and
     between the two those of `camera.milestones`.
@@ -39,8 +44,18 @@ def build_phases(config: Config, orbit: OrbitRange) -> tuple[Phase, ...]:
     ):
         last = min(end, config.steps)
         if last > first:
+            if batch % group:
+                raise ConfigError(
+                    f"batch_size = {batch} is no multiple of the {group} views that "
+                    f"the prior sees together: choose {group}, {2 * group}, ..."
+                )
             draw = partial(
-                random_orbits, count=batch, orbit=orbit, width=size, height=size
+                random_orbits,
+                count=batch,
+                orbit=orbit,
+                width=size,
+                height=size,
+                group=group,
             )
             phases.append(Phase(first, last, size, batch, draw))
             first = last

@@ -50,6 +50,15 @@ def _stable_diffusion(config: Config) -> PriorSource:
     )
 
 
+def _multiview(config: Config) -> PriorSource:
+    """Loads a folder whose UNet sees several views and is told their cameras."""
+    from sdsjax.priors import multiview
+
+    prior, given = config.prior, _folder_and_prompt(config)
+    del given["view_prompts"], given["view_words"]  # the camera says the side
+    return multiview.load(**given, group=prior.group, lora_rank=prior.lora_rank)
+
+
 def _deepfloyd(config: Config) -> PriorSource:
     """Loads the first stage of DeepFloyd IF, which denoises pixels."""
     from sdsjax.priors import deepfloyd
@@ -115,6 +124,7 @@ def _empirical(config: Config) -> PriorSource:
 PRIORS: dict[str, Callable[[Config], PriorSource]] = {
     "stable_diffusion": _stable_diffusion,
     "deepfloyd": _deepfloyd,
+    "multiview": _multiview,
     "gaussian_mixture": _gaussian_mixture,
     "empirical": _empirical,
 }

@@ -4,8 +4,9 @@ from functools import cache
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from sdsjax.cameras import orbit_camera
+from sdsjax.cameras import OrbitRange, orbit_camera, random_orbits
 from sdsjax.render.splatting.project import Gaussians
 from sdsjax.render.splatting.rasterize import rasterize
 
@@ -13,24 +14,29 @@ BACKGROUND = (0.2, 0.5, 0.9)
 LEARNT = Gaussians._fields[:5]
 PICTURES = ("rgb", "opacity", "depth", "normal")
 
+orbits = jax.jit(
+    lambda width, height: random_orbits(
+        jax.random.key(5), 3, OrbitRange(), width=width, height=height
+    ),
+    static_argnames=("width", "height"),
+)
 _orbit = jax.jit(orbit_camera, static_argnames=("width", "height"))
 
 
 def cloud(n, *, seed=0, k=1, scale=0.08, opacity=0.0, dtype=jnp.float32):
     """n random Gaussians in a ball of radius 0.7, opaque enough to hide one another."""
-    keys = jax.random.split(jax.random.key(seed), 6)
-    normal = lambda key, *shape: jax.random.normal(key, shape, dtype)  # noqa: E731
-    direction = normal(keys[0], n, 3)
-    direction /= jnp.linalg.norm(direction, axis=1, keepdims=True)
-    radius = 0.7 * jax.random.uniform(keys[1], (n, 1), dtype) ** (1 / 3)
-    return Gaussians(
-        means=radius * direction,
-        log_scales=jnp.log(scale) + 0.5 * normal(keys[2], n, 3),
-        quats=normal(keys[3], n, 4),
-        opacity_logits=opacity + 1.5 * normal(keys[4], n),
-        sh=0.5 * normal(keys[5], n, k, 3),
-        alive=jnp.ones(n, bool),
-    )
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=(n, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    fields = {
+        "means": 0.7 * rng.random((n, 1)) ** (1 / 3) * direction,
+        "log_scales": np.log(scale) + 0.5 * rng.normal(size=(n, 3)),
+        "quats": rng.normal(size=(n, 4)),
+        "opacity_logits": opacity + 1.5 * rng.normal(size=n),
+        "sh": 0.5 * rng.normal(size=(n, k, 3)),
+    }
+    learnt = {name: jnp.asarray(value, dtype) for name, value in fields.items()}
+    return Gaussians(**learnt, alive=jnp.asarray(np.ones(n, bool)))
 
 
 def small_camera(azimuth=30.0, elevation=20.0, width=40, height=24, **settings):
@@ -63,18 +69,21 @@ def _jitted(function, **settings):
 
 
 def draw(gaussians, camera, function=rasterize, background=BACKGROUND, **settings):
-    """The Rendering; compiled once for each function, settings and shapes."""
-    background = jnp.array(background, gaussians.means.dtype)
-    return _jitted(function, **settings)[0](gaussians, camera, background)
+    """The Rendering, as numpy arrays, whose arithmetic compiles nothing; compiled once
+    for each function, settings and shapes."""
+    background = np.asarray(background, gaussians.means.dtype)
+    drawn = _jitted(function, **settings)[0](gaussians, camera, background)
+    return jax.device_get(drawn)
 
 
 def gradient(function, gaussians, camera, **settings):
-    """The gradient of `projection`: a dict of the learnt fields and the background."""
-    background = jnp.array(BACKGROUND, gaussians.means.dtype)
+    """The gradient of `projection`: a dict of the learnt fields and the background, as
+    numpy arrays."""
+    background = np.asarray(BACKGROUND, gaussians.means.dtype)
     learnt, slope = _jitted(function, **settings)[1](
         learnt_fields(gaussians), background, gaussians.alive, camera
     )
-    return {**learnt, "background": slope}
+    return jax.device_get({**learnt, "background": slope})
 
 
 def learnt_fields(gaussians):
@@ -82,4 +91,4 @@ def learnt_fields(gaussians):
 
 
 def relative_error(got, want):
-    return float(jnp.linalg.norm(got - want) / jnp.linalg.norm(want))
+    return np.linalg.norm(np.subtract(got, want)) / np.linalg.norm(want)

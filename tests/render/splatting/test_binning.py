@@ -7,19 +7,22 @@ import pytest
 from splat_scenes import cloud, small_camera
 
 from sdsjax.render.splatting import binning
+from sdsjax.render.splatting import project as projection
 from sdsjax.render.splatting.binning import TileGrid
-from sdsjax.render.splatting.project import project
+
+project = jax.jit(projection.project)
 
 
 def listed(splats, grid, capacity):
     """Every tile's splats, in the order of all slabs, and the number of slabs."""
     batch = jax.tree.map(lambda a: a[None], splats)
-    footprints = binning.footprints(batch, grid)
-    build = jax.jit(lambda begin: binning.tile_lists(footprints, begin, grid, capacity))
-    tiles, begin, slabs = [[] for _ in range(grid.tiles)], jnp.zeros(1, jnp.int32), 0
-    while int(begin[0]) < int(jnp.sum(footprints.count > 0)):
-        lists, begin = build(begin)
-        start = np.asarray(lists.start[0])
+    prints = jax.jit(lambda splats: binning.footprints(splats, grid))(batch)
+    build = jax.jit(lambda p, begin: binning.tile_lists(p, begin, grid, capacity))
+    shown = np.count_nonzero(prints.count)
+    tiles, begin, slabs = [[] for _ in range(grid.tiles)], np.zeros(1, np.int32), 0
+    while begin[0] < shown:
+        lists, begin = jax.device_get(build(prints, begin))
+        start = lists.start[0]
         assert start[-1] == lists.total[0] <= capacity
         for tile in range(grid.tiles):
             tiles[tile] += lists.ids[0, start[tile] : start[tile + 1]].tolist()

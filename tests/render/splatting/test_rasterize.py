@@ -12,10 +12,10 @@ from splat_scenes import (
     cloud,
     draw,
     gradient,
+    orbits,
     small_camera,
 )
 
-from sdsjax.cameras import OrbitRange, random_orbits
 from sdsjax.render.spherical_harmonics import coefficient_of_colour
 from sdsjax.render.splatting.project import LOW_PASS, Gaussians
 from sdsjax.render.splatting.rasterize import rasterize, rasterize_reference
@@ -126,11 +126,12 @@ def test_two_views_of_a_pair_hide_one_another():
 
 def test_vmap_is_a_loop_and_views_share_a_pass():
     gaussians = cloud(60)
-    cameras = random_orbits(jax.random.key(5), 3, OrbitRange(), width=40, height=24)
-    backgrounds = jax.random.uniform(jax.random.key(1), (3, 3))
+    cameras = orbits(width=40, height=24)
+    backgrounds = np.float32(np.random.default_rng(1).random((3, 3)))
     together = jax.jit(
         jax.vmap(lambda c, b: rasterize(gaussians, c, background=b, capacity=64))
     )(cameras, backgrounds)
+    together, cameras = jax.device_get((together, cameras))
     for i in range(3):
         camera = jax.tree.map(lambda a, i=i: a[i], cameras)
         one = draw(gaussians, camera, background=backgrounds[i], capacity=64)
@@ -148,7 +149,7 @@ def test_one_trace_serves_every_camera():
 
     pictures = [step(cloud(20, seed=s), small_camera(30.0 * s)) for s in range(3)]
     assert len(traces) == 1
-    assert float(jnp.abs(pictures[0] - pictures[1]).max()) > 0.1
+    assert np.abs(np.subtract(*pictures[:2])).max() > 0.1
 
 
 DEGENERATE = {
@@ -176,20 +177,20 @@ def test_degenerate_input_stays_finite(case):
     camera = small_camera(0.0, 0.0, width=16, height=16)
     drawn, slopes = draw(gaussians, camera), gradient(rasterize, gaussians, camera)
     for name in PICTURES:
-        assert jnp.all(jnp.isfinite(getattr(drawn, name))), name
+        assert np.isfinite(getattr(drawn, name)).all(), name
     for name in LEARNT:
-        assert jnp.all(jnp.isfinite(slopes[name])), name
+        assert np.isfinite(slopes[name]).all(), name
     if case in ("behind", "transparent", "none alive"):
-        np.testing.assert_allclose(drawn.rgb - jnp.array(BACKGROUND), 0, atol=1e-7)
+        np.testing.assert_allclose(drawn.rgb - np.float32(BACKGROUND), 0, atol=1e-7)
         assert float(drawn.opacity.max()) == 0
-        assert all(not jnp.any(slopes[name]) for name in LEARNT)
+        assert not any(slopes[name].any() for name in LEARNT)
 
 
 def test_dead_rows_are_as_if_absent():
     gaussians, camera = cloud(30), small_camera()
-    alive = jnp.arange(30) % 3 != 0
+    alive = np.arange(30) % 3 != 0
     dead = draw(gaussians._replace(alive=alive), camera)
-    absent = draw(jax.tree.map(lambda a: a[alive], gaussians), camera)
+    absent = draw(jax.tree.map(lambda a: np.asarray(a)[alive], gaussians), camera)
     assert_same_pictures(dead, absent, 1e-6)
 
 
