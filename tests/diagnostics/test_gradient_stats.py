@@ -39,11 +39,19 @@ SIGNAL = float(jnp.sum(MEAN**2)) + 4.0
 
 def drawn(sample, key, count):
     """The samples that `observe` draws, all at once, flattened [count d]."""
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
-    leaves = jax.tree.leaves(jax.vmap(sample)(keys))
+
+    @jax.jit
+    def draw(key, which):
+        return jax.vmap(lambda i: sample(jax.random.fold_in(key, i)))(which)
+
+    leaves = jax.tree.leaves(draw(key, np.arange(count)))
     return np.concatenate(
         [np.asarray(x, np.float64).reshape(count, -1) for x in leaves], 1
     )
+
+
+def stats(sample, **settings):
+    return jax.jit(lambda key: gs.gradient_stats(sample, key, **settings))
 
 
 def covers(measured, truth):
@@ -54,7 +62,7 @@ def covers(measured, truth):
 @pytest.mark.parametrize(("groups", "chunk"), [(2, 7), (8, 64)])
 def test_streaming_is_the_two_pass_computation(groups, chunk):
     key, n = jax.random.key(0), 96
-    found = gs.gradient_stats(tree_sample, key, samples=n, groups=groups, chunk=chunk)
+    found = stats(tree_sample, samples=n, groups=groups, chunk=chunk)(key)
     x = drawn(tree_sample, key, n)
     variance = x.var(0, ddof=1).sum()
     signal = (x.mean(0) ** 2).sum() - variance / n
@@ -80,23 +88,24 @@ def test_streaming_is_the_two_pass_computation(groups, chunk):
 def test_no_digits_are_lost_far_from_zero():
     """A mean of 10^4 beside a variance of 1: the difference of squares would be 0."""
     sample = lambda key: 1e4 + jax.random.normal(key, (2,))  # noqa: E731
-    found = gs.gradient_stats(sample, jax.random.key(0), samples=4000)
+    found = stats(sample, samples=4000)(jax.random.key(0))
     np.testing.assert_allclose(found.variance.value, 2.0, rtol=0.1)
     x = drawn(sample, jax.random.key(0), 4000)
     np.testing.assert_allclose(found.variance.value, x.var(0, ddof=1).sum(), rtol=1e-3)
 
 
 def test_merging_is_associative_and_knows_the_empty_set():
-    samples = jax.random.normal(jax.random.key(0), (9, 4)) + 5.0
-    live = jnp.ones(9, bool)
-    whole = moments.moments_of(samples, live)
+    samples = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32) + 5
+    live = np.ones(9, bool)
+    of, merge = jax.jit(moments.moments_of), jax.jit(moments.merge_moments)
+    whole = of(samples, live)
     nothing = moments.no_samples(samples[0])
-    parts = [moments.moments_of(samples[i : i + 3], live[:3]) for i in (0, 3, 6)]
-    left = moments.merge_moments(moments.merge_moments(*parts[:2]), parts[2])
-    right = moments.merge_moments(parts[0], moments.merge_moments(*parts[1:]))
-    for other in (left, right, moments.merge_moments(nothing, whole)):
+    parts = [of(samples[i : i + 3], live[:3]) for i in (0, 3, 6)]
+    left = merge(merge(*parts[:2]), parts[2])
+    right = merge(parts[0], merge(*parts[1:]))
+    for other in (left, right, merge(nothing, whole)):
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), other, whole)
-    masked = moments.moments_of(samples, jnp.arange(9) < 3)
+    masked = of(samples, np.arange(9) < 3)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), masked, parts[0])
 
 
@@ -119,15 +128,10 @@ def test_error_bars_cover_what_they_promise():
 
 
 def test_signal_of_pure_noise_is_zero_and_may_be_negative():
-    run = jax.vmap(
-        lambda k: (
-            gs.gradient_stats(
-                lambda key: jax.random.normal(key, (5,)), k, samples=64
-            ).signal
-        )
-    )
-    found = run(jax.random.split(jax.random.key(2), 200))
-    assert (np.asarray(found.value) < 0).any()
+    normal = lambda key: jax.random.normal(key, (5,))  # noqa: E731
+    run = jax.jit(jax.vmap(lambda k: gs.gradient_stats(normal, k, samples=64).signal))
+    found = jax.device_get(run(jax.random.split(jax.random.key(2), 200)))
+    assert (found.value < 0).any()
     assert abs(found.value.mean()) < 4 * found.value.std() / np.sqrt(200)
     assert covers(found._replace(dof=15), 0.0) >= 0.9
 
@@ -141,13 +145,12 @@ def test_groups_that_do_not_fit_are_refused():
 
 
 def grouped(sample, key, samples, groups=16):
-    found, _ = moments.observe(
-        lambda k: moments.Draw({"g": sample(k)}, {}),
-        key,
-        samples=samples,
-        groups=groups,
-    )
-    return found["g"]
+    @jax.jit
+    def observe(key):
+        draw = lambda k: moments.Draw({"g": sample(k)}, {})  # noqa: E731
+        return moments.observe(draw, key, samples=samples, groups=groups)[0]
+
+    return observe(key)["g"]
 
 
 def test_bias_against_a_reference_covers_the_truth():
@@ -252,15 +255,19 @@ def test_components_are_plain_anova_and_do_not_depend_on_chunks():
 
 def test_absent_components_come_out_negative_too():
     """Pure noise: the other components scatter about 0 and are not clipped."""
-    found, _ = jax.vmap(
-        lambda k: variance_components(
+
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        return variance_components(
             lambda key: jnp.zeros(()),
             lambda key: jnp.zeros((), jnp.int32),
             lambda view, t, key: jax.random.normal(key, (2,)),
-            k,
+            key,
             views=3, times=3, noises=3, replicates=4,
-        )
-    )(jax.random.split(jax.random.key(7), 60))  # fmt: skip
+        )[0]  # fmt: skip
+
+    found = jax.device_get(run(jax.random.split(jax.random.key(7), 60)))
     for name in ("view", "time", "interaction"):
         value = np.asarray(getattr(found, name).value)
         assert (value < 0).any()
@@ -312,13 +319,13 @@ def test_the_reduced_terms_of_the_estimators_are_the_ones_measured():
         estimator = ESTIMATORS["ssd"](
             SCHEDULE, threshold=500, rescale=False, reduction=name, weighting="one"
         )
-        stats = gs.gradient_stats(
+        run = stats(
             lambda k, e=estimator: e.estimate(prior, k, (), z, t, None).grad,
-            jax.random.key(1),
             samples=4096,
         )
-        error = np.hypot(stats.variance.error, left.error)
-        assert abs(stats.variance.value - left.value) < 4 * error
+        variance = run(jax.random.key(1)).variance
+        error = np.hypot(variance.error, left.error)
+        assert abs(variance.value - left.value) < 4 * error
 
 
 def test_linear_correlation_of_gaussians():
@@ -330,11 +337,13 @@ def test_linear_correlation_of_gaussians():
         eps, eta = jax.random.normal(key, (2, 3))
         return 7.0 + diagonal * eps + b * eta, eps
 
-    run = jax.vmap(
-        lambda k: linear_correlation(sample, k, samples=640, groups=8, chunk=9)
-    )
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        return linear_correlation(sample, key, samples=640, groups=8, chunk=9)
+
     keys = jax.random.split(jax.random.key(8), 60)
-    found = run(keys)
+    found = jax.device_get(run(keys))
     assert covers(found._replace(dof=7), truth) >= 0.85
     one = jax.tree.map(lambda leaf: leaf[0], found)
     x = drawn(sample, keys[0], 640)

@@ -100,10 +100,10 @@ class JointCode(nn.Module):
 class MultiViewUNet(nn.Module):
     """A multi-view UNet: (z_t, t, text, camera, rays) to eps_hat.
 
-    z_t `[b g h w c]`, t `[b]`, text `[b n d]`, camera `[b g 16]`; rays `[b g h w 6]`:
+    z_t `[b g h w c]`, t `[b]`, text `[b n d]`, camera `[b g 16]`. rays `[b g h w 6]`:
     only where the config asks for them. class_embedding `[b g time_width]`: added to
-    the camera's (VSD's own camera). g may be any number, 1 too, with the same
-    parameters. ValueError for arrays that do not fit each other.
+    the camera's (VSD's own camera). g may be any number, 1 too,
+    with the same parameters. ValueError for arrays that do not fit each other.
     """
 
     config: MultiViewConfig

@@ -1,11 +1,9 @@
-"""The judge: its labels, its arithmetic, and that the shipped one is right."""
+"""The judge: its labels and its arithmetic; the shipped one has its tests elsewhere."""
 
 import numpy as np
 import pytest
 
 from sdsjax.toybox.scoring import judge as judges
-from sdsjax.toybox.scoring.measure import judge_renders
-from sdsjax.toybox.training import pool as pools
 from sdsjax.toybox.world.captions import parse_caption
 from sdsjax.toybox.world.objects import BASES, DIRECTED_KINDS
 
@@ -49,18 +47,6 @@ def test_agreement_counts_by_hand():
     assert shares["view"] == 0.5  # of the two single kinds with a front
     assert shares["pair"] == 0.0
     assert (shares["singles"], shares["directed"], shares["pairs"]) == (3, 2, 1)
-
-
-def test_what_is_shipped_is_small_and_names_fresh_renders(tmp_path):
-    weights = judges.FOLDER / "model.safetensors"
-    assert weights.stat().st_size <= 1_000_000
-    pool = pools.build_pool(
-        tmp_path, singles=6, pairs=1, seed=77, log=lambda line: None
-    )
-    shares = judge_renders(pool, count=600)
-    assert shares["kind"] >= 0.97
-    assert shares["color"] >= 0.97
-    assert shares["view"] >= 0.94
 
 
 def test_foreign_weights_are_refused(tmp_path):

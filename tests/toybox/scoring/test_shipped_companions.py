@@ -1,4 +1,5 @@
-"""The companions that are shipped: small, carded, far better than a flat guess."""
+"""The judge and the companions that are shipped: small, carded, far better than a flat
+guess on renders that none of them was trained on."""
 
 import hashlib
 import json
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 from sdsjax.models.loading import companions, hub
+from sdsjax.toybox.scoring import judge as judges
 from sdsjax.toybox.scoring import measure_companions as measures
 from sdsjax.toybox.scoring.card_companions import figures_table, measure
+from sdsjax.toybox.scoring.measure import judge_renders
 from sdsjax.toybox.training import pool as pools
 
 # Floors a little below what was measured; a flat guess scores 0 in depth, 1 in normals
@@ -66,6 +69,15 @@ def test_right_captions_beat_wrong_ones(pool):
     figures = measures.measure_scorer(*scorer, pool, count=150)["clean"]
     for name in ("wrong_object", "wrong_color", "wrong_view", "kind", "color"):
         assert figures[name] > LEVELS[name], (name, figures)
+
+
+def test_the_judge_is_small_and_names_them_rightly(pool):
+    weights = judges.FOLDER / "model.safetensors"
+    assert weights.stat().st_size <= 1_000_000
+    shares = judge_renders(pool, count=600)
+    assert shares["kind"] >= 0.97
+    assert shares["color"] >= 0.97
+    assert shares["view"] >= 0.94
 
 
 @pytest.mark.slow
