@@ -134,7 +134,6 @@ UNFINISHED = {
     "training/config.py",
     "training/forward_pass.py",
     "training/gradient_variance.py",
-    "training/groups.py",
     "training/known_ceilings.py",
     "training/optimizers.py",
     "training/previews.py",
