@@ -67,7 +67,7 @@ def test_a_sheet_has_a_row_a_set_and_enlarges_what_is_small():
 
 
 def test_a_multiview_folder_is_recognised_and_drawn(tmp_path, monkeypatch, capsys):
-    from test_multiview import TOLD, UNET, write
+    from test_multiview_prior import TOLD, UNET, write
 
     monkeypatch.chdir(tmp_path)
     folder = write(tmp_path / "mv", TOLD)
