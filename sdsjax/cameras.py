@@ -81,7 +81,7 @@ def orbit_position(azimuth, elevation, distance) -> jax.Array:
 
 
 def orbit_up(azimuth, elevation) -> jax.Array:
-    """The up vector [3] (world) of a camera on an orbit, for angles in degrees.
+    """Returns the up vector [3] (world) of a camera on an orbit, for angles in degrees.
 
     World y, except near the poles, where y is (almost) the direction looked in: there
     the limit along the meridian, -/+ (sin azimuth, 0, cos azimuth), which spans the
@@ -211,7 +211,7 @@ def pixel_rays(camera: Camera) -> tuple[jax.Array, jax.Array]:
 
 
 def resize_camera(camera: Camera, width: int, height: int) -> Camera:
-    """The same view in so many pixels, width by height (a latent's, say)."""
+    """Returns the same view in so many pixels, width by height (a latent's, say)."""
     scale = jnp.array(
         [width / camera.width, height / camera.height], camera.focal.dtype
     )
@@ -225,7 +225,7 @@ def resize_camera(camera: Camera, width: int, height: int) -> Camera:
 
 
 def camera_numbers(camera: Camera) -> jax.Array:
-    """The 16 numbers [16] by which MVDream (arXiv 2308.16512) knows a camera.
+    """Returns the 16 numbers [16] by which MVDream (arXiv 2308.16512) knows a camera.
 
     The camera-to-world matrix, row by row, of Blender's axes: world x right, y away
     from who looks at the object's front, z up; camera x right, y up, looking along its
@@ -245,10 +245,10 @@ def camera_numbers(camera: Camera) -> jax.Array:
 
 
 def plucker_rays(camera: Camera) -> jax.Array:
-    """Pluecker coordinates [h, w, 6] of the rays through the pixel centres (world).
+    """Returns Pluecker coordinates [h, w, 6] of rays through the pixel centres (world).
 
-    Unit direction d and moment o x d, o any point of the ray; zeros for the null
-    camera (a world_to_camera of zeros).
+    Unit direction d and moment o x d, o any point of the ray; zeros for the null camera
+    (a world_to_camera of zeros).
     """
     origins, directions = pixel_rays(camera)
     rays = jnp.concatenate([directions, jnp.cross(origins, directions)], axis=-1)

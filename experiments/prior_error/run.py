@@ -35,6 +35,7 @@ from sdsjax.toybox.world.scene import SceneSpec
 from sdsjax.toybox.world.sheet import render_specs
 from sdsjax.toybox.world.views import draw_orbit, spread_azimuths, view_index
 
+HERE = Path(__file__).resolve().parent
 TIMES = (300, 500, 700, 900)
 VIEWS = 4
 WIDTH = 0.05  # standard deviation of the exact prior about the true latent
@@ -47,6 +48,9 @@ class Plan(NamedTuple):
 
     captions: int
     noises: int
+
+
+SMALL, FULL = Plan(4, 4), Plan(24, 8)
 
 
 class Case(NamedTuple):
@@ -202,14 +206,15 @@ def table(found: dict[str, np.ndarray]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(argv=None) -> None:
+    """Measures, prints the table and writes it with every caption's numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="24 captions, 8 noises")
     parser.add_argument("--multiview", help="a multi-view prior to measure as well")
     parser.add_argument("--prompts", nargs="*", help="these captions instead")
-    parser.add_argument("--out", type=Path, default=Path("results/prior_error"))
-    arguments = parser.parse_args()
-    plan = Plan(24, 8) if arguments.full else Plan(4, 4)
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    arguments = parser.parse_args(argv)
+    plan = FULL if arguments.full else SMALL
     sd = hub.load_stable_diffusion("toybox-sd")
     specs = held_out_specs(plan.captions, np.random.default_rng(SEED))
     if arguments.prompts:
@@ -227,10 +232,11 @@ def main() -> None:
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = table(found)
-    (arguments.out / "table.md").write_text(text)
+    size = "full" if arguments.full else "small"
+    (arguments.out / f"{size}.md").write_text(text)
     rows = {name: rows.tolist() for name, rows in found.items()}
     rows["captions"] = [case.text for case in sets]
-    (arguments.out / "errors.json").write_text(json.dumps(rows) + "\n")
+    (arguments.out / f"{size}.json").write_text(json.dumps(rows) + "\n")
     print(text)
 
 

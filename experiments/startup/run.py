@@ -6,12 +6,11 @@ that is slow for a while is slow for all.
 
     python experiments/startup/run.py                            # small: 20 steps, once
     python experiments/startup/run.py --full                     # 600 steps, 3 times
-    python experiments/startup/run.py --full --tree before=PATH  # beside another tree
+    python experiments/startup/run.py --full --trees before=PATH  # beside another tree
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -20,7 +19,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from sdsjax.studies.runner import Experiment, Option, Run, run
 
 HERE = Path(__file__).resolve().parent
 BEFORE = ("import", "config", "prompt and networks", "compile, first 10 steps")
@@ -33,6 +34,14 @@ ENDS = (
 )
 CACHES = ("cold", "warm")
 FIRST = 10  # steps that are over when the first line of the history is written
+
+
+class Plan(NamedTuple):
+    """What is run: steps of a job, jobs of each kind, and NAME=PATH of other trees."""
+
+    steps: int
+    repeats: int
+    trees: tuple[str, ...] = ("",)
 
 
 def perform(tree: Path, steps: int, cache: Path) -> dict[str, Any]:
@@ -121,35 +130,42 @@ def table(rows: dict[str, dict[str, list[dict]]], steps: int) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in text)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: runs, then writes results/<size>.json and .md."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--full", action="store_true", help="600 steps, three times")
-    parser.add_argument("--steps", type=int, help="more than 10")
-    parser.add_argument("--repeats", type=int)
-    parser.add_argument("--tree", action="append", default=[], metavar="NAME=PATH")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    options = parser.parse_args(argv)
-    steps = options.steps or (600 if options.full else 20)
-    repeats = options.repeats or (3 if options.full else 1)
-    trees = dict(text.split("=", 1) for text in options.tree)
+def measure(run: Run) -> dict:
+    """Every repeat of every tree, in turns: tree -> cache -> what worker.py printed."""
+    plan = run.plan
+    trees = dict(text.split("=", 1) for text in plan.trees if text)
     trees["now"] = str(HERE.parents[1])
     rows: dict = {name: {cache: [] for cache in CACHES} for name in trees}
-    for repeat in range(repeats):
+    for repeat in range(plan.repeats):
         for name, tree in trees.items():
             with tempfile.TemporaryDirectory() as cache:
                 for kind in CACHES:
-                    row = perform(Path(tree).resolve(), steps, Path(cache))
+                    row = perform(Path(tree).resolve(), plan.steps, Path(cache))
                     rows[name][kind].append(row)
-                    print(f"[{repeat + 1}/{repeats}] {name}, {kind}", file=sys.stderr)
-    options.out.mkdir(parents=True, exist_ok=True)
-    size = "full" if options.full else "small"
-    (options.out / f"{size}.json").write_text(json.dumps(rows, indent=1) + "\n")
-    text = table(rows, steps)
-    (options.out / f"{size}.md").write_text(text)
-    print(text)
-    return 0
+                    said = f"[{repeat + 1}/{plan.repeats}] {name}, {kind}"
+                    print(said, file=sys.stderr)
+    return {"steps": plan.steps, "trees": rows}
+
+
+EXPERIMENT = Experiment(
+    folder=HERE,
+    description=__doc__,
+    small=Plan(steps=20, repeats=1),
+    full=Plan(steps=600, repeats=3),
+    measure=measure,
+    table=lambda run: table(run.rows["trees"], run.rows["steps"]),
+    options={
+        "steps": Option("steps of a job, more than 10"),
+        "repeats": Option("jobs of each kind"),
+        "trees": Option("other checkouts, NAME=PATH, beside this one"),
+    },
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    run(argv, EXPERIMENT)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -59,7 +59,7 @@ def view_index(
 
 
 def view_endings(words: ViewWords = TWO_SIDED) -> list[str]:
-    """What `view_prompts` appends to a prompt, a text a side."""
+    """Returns what `view_prompts` appends to a prompt, a text a side."""
     return [f", {word}" for word in words]
 
 

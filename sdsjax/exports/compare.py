@@ -43,7 +43,8 @@ class CompareError(ValueError):
 
 
 class Entry(NamedTuple):
-    """One run: its directory's name, its metrics.json, its turntable or picture."""
+    """An entry is one run: its folder's name, its metrics.json, its turntable or
+    picture."""
 
     name: str
     metrics: Mapping[str, Any]

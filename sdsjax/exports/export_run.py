@@ -52,8 +52,7 @@ def export_all(
             representation: the picture, whatever the camera); None: nothing is drawn,
             as after an abort with no usable parameters. A `jax.tree_util.Partial` of a
             jitted function is called as it is, anything else is jitted.
-        config: the resolved config as a nested dict.
-        history: rows of scalars with `step`.
+        config: the resolved config, nested; history: rows of scalars with `step`.
         others: (params, render) of a run's other particles.
         status: "finished", "aborted", ...; shown on the report.
         provenance_of_run: `config` (the preset's name), `overrides` (dotted keys),
@@ -62,9 +61,8 @@ def export_all(
         ceiling: `training.ceiling`'s scores, shown beside this run's.
         size: px of the turntable's panels.
 
-    Names: turntable, splats, mesh, views, metrics, report; image instead of the first
-    four for the `image` representation; particles and splats_1, ... for `others`. A
-    failing export becomes a warning.
+    Names: turntable, splats, mesh, views, metrics, report; for the `image`
+    representation image instead of the first four; particles, splats_1, ... for others.
     """
     workdir = Path(workdir)
     made = provenance.recorded(workdir) | dict(provenance_of_run or {})

@@ -34,7 +34,9 @@ class MeshError(ValueError):
 
 
 class Field(NamedTuple):
-    """density [r r r]; colour [r r r 3], display values, zero where nothing is;
+    """A field is density and colour at the nodes of a grid.
+
+    density [r r r]; colour [r r r 3], display values, zero where nothing is;
     origin [3] and step: node (i, j, k) stands at origin + step * (i, j, k)."""
 
     density: np.ndarray
@@ -60,7 +62,7 @@ class _Splats(NamedTuple):
 
 
 def rotation_matrices(quats: np.ndarray) -> np.ndarray:
-    """Rotation matrices `[n 3 3]` of quaternions w x y z `[n 4]`, of any length."""
+    """Turns quaternions w x y z `[n 4]`, of any length, into rotations `[n 3 3]`."""
     w, x, y, z = (quats / np.linalg.norm(quats, axis=1, keepdims=True)).T
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
@@ -71,7 +73,7 @@ def rotation_matrices(quats: np.ndarray) -> np.ndarray:
 
 
 def _splats(gaussians: Gaussians, min_opacity: float) -> _Splats:
-    """Host arrays of the splats that are alive, finite and not negligible."""
+    """Copies the splats that are alive, finite and not negligible to the host."""
     host = {k: np.asarray(v, np.float64) for k, v in gaussians._asdict().items()}
     opacities = 1.0 / (1.0 + np.exp(-host["opacity_logits"].reshape(-1)))
     keep = (host["alive"] > 0) & (opacities >= min_opacity)
@@ -142,7 +144,7 @@ def _add_splats(density, colour, splats: _Splats, origin, step: float) -> None:
 
 
 def _sample(grid: np.ndarray, points: np.ndarray, field: Field) -> np.ndarray:
-    """Trilinear values of a grid [r r r ...] at world points [n 3]."""
+    """Reads a grid [r r r ...] at world points [n 3], trilinearly."""
     at = (points - field.origin) / field.step
     at = np.clip(at, 0.0, np.array(grid.shape[:3]) - 1.001)
     low = at.astype(int)
@@ -158,7 +160,8 @@ def _sample(grid: np.ndarray, points: np.ndarray, field: Field) -> np.ndarray:
 def iso_level(
     field: Field, gaussians: Gaussians, *, quantile: float, level_scale: float
 ) -> float:
-    """`level_scale` times the quantile of the density at the centres, by opacity."""
+    """Returns `level_scale` times the quantile of the density at the centres, each
+    weighted by its opacity."""
     splats = _splats(gaussians, 0.0)
     values = _sample(field.density, splats.means, field)
     order = np.argsort(values)
@@ -256,8 +259,8 @@ def mesh_of_field(
 
 
 def _surface(field: Field, level: float, largest_only: bool) -> Mesh:
-    """Marching cubes at a level that the density crosses; colours by trilinear blend,
-    weighted by density."""
+    """Runs marching cubes at a level that the density crosses; colours are a trilinear
+    blend, weighted by density."""
     from skimage import measure
 
     # A margin of empty nodes closes what touches the border of the grid.

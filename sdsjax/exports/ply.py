@@ -51,7 +51,8 @@ class PlyError(ValueError):
 
 
 class Header(NamedTuple):
-    """dtype: one row; count: rows; offset: bytes before the first row."""
+    """A header says how rows are stored; dtype: of one row; count: rows; offset: bytes
+    before the first row."""
 
     dtype: np.dtype
     count: int
@@ -138,7 +139,7 @@ def parse_header(head: bytes) -> Header:
 
 
 def _coefficients(dtype: np.dtype) -> int:
-    """SH coefficients a channel, after checking that the splat columns are there."""
+    """Counts the SH coefficients a channel; checks that the splat columns are there."""
     names = dtype.names or ()
     rest = sum(name.startswith("f_rest_") for name in names)
     coefficients = rest // 3 + 1

@@ -32,7 +32,8 @@ def unwrap(mesh: Mesh) -> tuple[Mesh, np.ndarray]:
 
 
 def _lattice(count: int) -> np.ndarray:
-    """Barycentric weights [m 3] of a triangular lattice, `count` + 1 points a side."""
+    """Returns barycentric weights [m 3] of a triangular lattice, `count` + 1 points a
+    side."""
     i, j = np.meshgrid(np.arange(count + 1), np.arange(count + 1), indexing="ij")
     inside = i + j <= count
     a, b = i[inside] / count, j[inside] / count

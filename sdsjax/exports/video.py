@@ -42,7 +42,7 @@ class VideoError(RuntimeError):
 
 
 class Frames(NamedTuple):
-    """Host arrays of n renderings: rgb [n h w 3], depth and opacity [n h w],
+    """Frames are n renderings on the host: rgb [n h w 3], depth and opacity [n h w],
     normal [n h w 3] (world)."""
 
     rgb: np.ndarray
@@ -64,7 +64,7 @@ def turntable_cameras(
 
 
 def camera_at(cameras: Camera, index: int) -> Camera:
-    """One camera of a batch."""
+    """Picks one camera of a batch."""
     return jax.tree.map(lambda leaf: leaf[index], cameras)
 
 
@@ -86,7 +86,7 @@ def render_frames(render: Callable[[Camera], Rendering], cameras: Camera) -> Fra
 
 
 def depth_range(frames: Frames) -> tuple[float, float]:
-    """Near and far (camera z) over the opaque pixels, without the outermost 0.5%."""
+    """Returns near and far (camera z) of the opaque pixels but the outermost 0.5%."""
     depths = frames.depth[frames.opacity > 0.5]
     if depths.size == 0:
         return 0.0, 1.0

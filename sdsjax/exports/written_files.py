@@ -89,7 +89,7 @@ class WrittenFiles:
             self.seconds[name] = round(time.perf_counter() - start, 2)
 
     def keep(self, name: str, write: Callable[[], Path]) -> None:
-        """`attempt`, remembering the path that was written."""
+        """Runs one writer as `attempt` does, and remembers the path that it wrote."""
         path = self.attempt(name, write)
         if path is not None:
             self.paths[name] = path

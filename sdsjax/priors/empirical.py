@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def squared_distances(z_t, images, alpha, chunk: int = 256) -> jax.Array:
 
 
 def view_log_weights(camera: Camera, directions: Array, view_spread: float) -> Array:
-    """The log weights [n] of pictures for a camera, up to a constant.
+    """Returns the log weights [n] of pictures for a camera, up to a constant.
 
     directions [n 3]: unit vectors (world) from the object to where each picture was
     taken; view_spread: degrees, 0: -inf for all but the nearest picture.
@@ -55,6 +56,16 @@ def view_log_weights(camera: Camera, directions: Array, view_spread: float) -> A
         nearest = jnp.arange(directions.shape[0]) == jnp.argmax(cosines)
         return jnp.where(nearest, 0.0, -jnp.inf)
     return (cosines - 1.0) / math.radians(view_spread) ** 2
+
+
+class _Pictures(NamedTuple):
+    # what `empirical` is given, once it is checked; masks: [n] by branch
+    images: Array
+    masks: dict[str, Array]
+    variance: float
+    directions: Array | None
+    view_spread: float
+    picture_at: Callable[[Camera], Array] | None
 
 
 def empirical(
@@ -70,7 +81,7 @@ def empirical(
     encode: Encode = lambda x: x,
     decode: Encode = lambda z: z,
 ) -> Prior:
-    """The optimal denoiser of pictures `images` [n ...], given as z.
+    """Makes the prior that is the optimal denoiser of pictures [n ...], given as z.
 
     Args:
         conditional, negative: boolean masks [n] of the pictures that the prompt and the
@@ -89,51 +100,65 @@ def empirical(
     """
     images = jnp.asarray(images)
     count = images.shape[0]
-    kept = check_conditional(conditional, count, "empirical")
     everything = jnp.ones(count, bool)
-    masks = {"cond": kept, "uncond": everything, "negative": everything}
+    masks = {
+        "cond": check_conditional(conditional, count, "empirical"),
+        "uncond": everything,
+        "negative": everything,
+    }
     if negative is not None:
         masks["negative"] = check_conditional(negative, count, "empirical")
     if directions is not None:
         directions = jnp.asarray(directions)
     _check(directions, count, variance, view_spread, picture_at)
-
-    def log_weights(branch: str, view) -> Array:
-        logits = jnp.where(masks[branch], 0.0, -jnp.inf)
-        camera = None if view is None else view.camera
-        if branch != "cond" or directions is None or camera is None:
-            return logits
-        # The nearest of the prompt's own pictures, not of all.
-        toward = jnp.where(kept[:, None], directions, 0.0)
-        seen = view_log_weights(camera, toward, view_spread)
-        return logits + jnp.where(jnp.any(camera.world_to_camera != 0), seen, 0.0)
-
-    def posterior_mean(z_t, alpha, total, logits) -> Array:
-        logits = logits - squared_distances(z_t, images, alpha) / (2.0 * total)
-        return jnp.tensordot(jax.nn.softmax(logits), images.astype(z_t.dtype), axes=1)
-
-    def noise(z_t, t, view=None, branches=("cond", "uncond")):
-        alpha, sigma = alpha_sigma(schedule, t, z_t.dtype)
-        total = alpha**2 * variance + sigma**2
-        out: dict[str, Any] = {}
-        for branch in branches:
-            if branch == "cond" and picture_at is not None:
-                if view is None or view.camera is None:
-                    raise ValueError("empirical: picture_at needs a view with a camera")
-                mean = picture_at(view.camera).astype(z_t.dtype)
-            else:
-                logits = log_weights(branch, view).astype(z_t.dtype)
-                mean = posterior_mean(z_t, alpha, total, logits)
-            out[branch] = sigma * (z_t - alpha * mean) / total
-        return NoisePrediction(**out)
-
+    pictures = _Pictures(images, masks, variance, directions, view_spread, picture_at)
     return Prior(
         schedule=schedule,
-        noise=noise,
+        noise=partial(_noise, schedule, pictures),
         encode=encode,
         decode=decode,
         adapter=affine_adapter(schedule, images.shape[1:]),
     )
+
+
+def _noise(
+    schedule: NoiseSchedule,
+    pictures: _Pictures,
+    z_t,
+    t,
+    view=None,
+    branches=("cond", "uncond"),
+) -> NoisePrediction:
+    alpha, sigma = alpha_sigma(schedule, t, z_t.dtype)
+    total = alpha**2 * pictures.variance + sigma**2
+    out: dict[str, Any] = {}
+    for branch in branches:
+        if branch == "cond" and pictures.picture_at is not None:
+            if view is None or view.camera is None:
+                raise ValueError("empirical: picture_at needs a view with a camera")
+            mean = pictures.picture_at(view.camera).astype(z_t.dtype)
+        else:
+            logits = _log_weights(pictures, branch, view).astype(z_t.dtype)
+            mean = _posterior_mean(pictures.images, z_t, alpha, total, logits)
+        out[branch] = sigma * (z_t - alpha * mean) / total
+    return NoisePrediction(**out)
+
+
+def _log_weights(pictures: _Pictures, branch: str, view) -> Array:
+    # log w_i [n] of a branch, up to a constant
+    logits = jnp.where(pictures.masks[branch], 0.0, -jnp.inf)
+    camera = None if view is None else view.camera
+    if branch != "cond" or pictures.directions is None or camera is None:
+        return logits
+    # The nearest of the prompt's own pictures, not of all.
+    toward = jnp.where(pictures.masks["cond"][:, None], pictures.directions, 0.0)
+    seen = view_log_weights(camera, toward, pictures.view_spread)
+    return logits + jnp.where(jnp.any(camera.world_to_camera != 0), seen, 0.0)
+
+
+def _posterior_mean(images: Array, z_t, alpha, total, logits: Array) -> Array:
+    logits = logits - squared_distances(z_t, images, alpha) / (2.0 * total)
+    return jnp.tensordot(jax.nn.softmax(logits), images.astype(z_t.dtype), axes=1)
 
 
 def _check(directions, count: int, variance, view_spread, picture_at) -> None:

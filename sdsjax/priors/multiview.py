@@ -1,13 +1,12 @@
-"""A multi-view diffusion model as a prior: it is told the cameras, and sees a group of
-views of one object at once (MVDream, arXiv 2308.16512).
+"""A multi-view diffusion model as a prior, which is told the cameras.
 
-Shapes: with g views a group, g > 1: z_t [g h w c], one scalar t, view.camera and
-view.rendering with a leading axis g; with g = 1 an ordinary z_t [h w c] and view. x
-[h w 3] in [-1, 1]; z = scaling factor times the posterior mean; encode and decode take
-one view or map over a leading axis. The prompt has no view words: the camera says the
-side. A camera whose world_to_camera is all zeros, or no view at all, is the null
-camera. Every branch is told the cameras, as its authors do: what guidance amplifies is
-the text.
+It sees a group of views of one object at once (MVDream, arXiv 2308.16512). Shapes, with
+g views a group, g > 1: z_t [g h w c], one scalar t, view.camera and view.rendering with
+a leading axis g; with g = 1 an ordinary z_t [h w c] and view. x [h w 3] in [-1, 1]; z =
+scaling factor times the posterior mean; encode and decode take one view or map over a
+leading axis. The prompt has no view words: the camera says the side. A camera whose
+world_to_camera is all zeros, or no view at all, is the null camera. Every branch is
+told the cameras, as its authors do: what guidance amplifies is the text.
 
 The adapter is VSD's second network: LoRA on this UNet, whose camera embedding is added
 beside the network's own (models/unets/lora.py).
@@ -110,7 +109,10 @@ def _predict(network: Network, apply, z_t, t, states, view):
 
 
 def lora_adapter(network: Network, weights: FrozenWeights) -> Adapter:
-    """psi is a `lora.Lora` on the UNet beneath; noise predicts eps for the prompt."""
+    """Makes VSD's second network of LoRA factors on the UNet beneath.
+
+    psi is a `lora.Lora`; noise predicts eps for the prompt and the view's cameras.
+    """
 
     def init(key):
         return lora.init(key, weights.unet, network.rank)

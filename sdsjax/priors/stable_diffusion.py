@@ -196,11 +196,7 @@ def load(
     the UNet's work. Raises the loader's one-line errors and ValueError for an image
     size or an adapter that does not fit, or for normals without a depth.
     """
-    if normals_folder and not depth_folder:
-        raise ValueError(
-            f"prior.normals_folder = {normals_folder!r} needs prior.depth_folder as "
-            "well (on the toybox: toybox-dpt): a monocular estimate has both"
-        )
+    _check_companions(depth_folder, normals_folder)
     found = hub.load_stable_diffusion(
         folder, revision=revision, variant=variant, dtype=dtype
     )
@@ -226,10 +222,19 @@ def load(
         )
         networks = networks._replace(adapter=adapter)
         weights = weights._replace(adapter=second)
-    folders = {"depth": depth_folder, "normals": normals_folder}
-    networks, weights = _with_companions(networks, weights, folders, dtype)
+    networks, weights = _with_companions(
+        networks, weights, {"depth": depth_folder, "normals": normals_folder}, dtype
+    )
     # a partial, not a closure: it would keep the text encoder alive with `found`
     return PriorSource(weights, partial(bind, networks=networks), (size, size, 3))
+
+
+def _check_companions(depth_folder: str, normals_folder: str) -> None:
+    if normals_folder and not depth_folder:
+        raise ValueError(
+            f"prior.normals_folder = {normals_folder!r} needs prior.depth_folder as "
+            "well (on the toybox: toybox-dpt): a monocular estimate has both"
+        )
 
 
 def _image_size(found: hub.StableDiffusion, asked: int | None, folder: str) -> int:

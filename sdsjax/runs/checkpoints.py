@@ -36,8 +36,8 @@ class CheckpointError(RuntimeError):
 
 
 def named_leaves(state: PyTree) -> dict[str, np.ndarray]:
-    """Every leaf as a numpy array, by a name made of its index and path; typed random
-    keys as their integers."""
+    """Names every leaf by its index and path, as numpy arrays; typed random keys as
+    their integers."""
     named = {}
     for index, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(state)):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -48,7 +48,7 @@ def named_leaves(state: PyTree) -> dict[str, np.ndarray]:
 
 
 def digest(state: PyTree) -> str:
-    """sha256 of a state: names, dtypes, shapes and bytes of its leaves."""
+    """Hashes a state by sha256: names, dtypes, shapes and bytes of its leaves."""
     total = hashlib.sha256()
     for name, leaf in named_leaves(state).items():
         total.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
@@ -57,7 +57,7 @@ def digest(state: PyTree) -> str:
 
 
 def seal(manifest: dict) -> str:
-    """sha256 of a manifest's content, so that damage to it is told from damage to the
+    """Hashes a manifest by sha256, so that damage to it is told from damage to the
     files."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
@@ -70,7 +70,7 @@ def _specification(named: dict[str, np.ndarray]) -> dict[str, list]:
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file under a step's folder but the manifest.
+    """Hashes every file under a step's folder but the manifest by sha256.
 
     Raises CheckpointError for a link: what it points to is not part of the run.
     """
@@ -86,7 +86,7 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest last; `keep` of them stay on disk."""
+    """Reads and writes the checkpoints of one run; `keep` of them stay on disk."""
 
     def __init__(self, folder: Path, *, keep: int = 3) -> None:
         self.folder = folder
@@ -136,7 +136,7 @@ class Checkpoints:
         return self._orbax
 
     def save(self, step: int, state: PyTree) -> None:
-        """Write a checkpoint, then drop the oldest beyond `keep`.
+        """Writes a checkpoint, then drops the oldest beyond `keep`.
 
         Raises CheckpointError (disk full, ...) and leaves the earlier steps as they
         were.
@@ -222,7 +222,7 @@ class Checkpoints:
         return step, state
 
     def load(self, step: int, template: PyTree) -> PyTree:
-        """One step's state, verified; changes nothing. Raises CheckpointError."""
+        """Loads one step's state, verified; changes nothing. Raises CheckpointError."""
         return self._load(step, self.verify(step), template)
 
     def _load(self, step: int, manifest: dict, template: PyTree) -> PyTree:
@@ -258,7 +258,7 @@ class Checkpoints:
         return state
 
     def close(self) -> None:
-        """Let go of Orbax, which remembers steps it saw; the next use looks again."""
+        """Lets go of Orbax, which remembers steps it saw; the next use looks again."""
         if self._orbax is not None:
             self._orbax.close()
             self._orbax = None

@@ -20,8 +20,8 @@ class RunError(ValueError):
 
 
 def process_started(pid: int) -> str | None:
-    """When a process of this machine started (opaque text), "" where that cannot be
-    told, None where there is no such process."""
+    """Tells when a process of this machine started (opaque text); "" where that is not
+    known, None where there is no such process."""
     if os.name == "nt":
         return _windows_process(pid)
     try:
@@ -101,7 +101,7 @@ def _refuse(path: Path, holder: dict | None) -> RunError:
 
 
 def acquire(path: Path) -> None:
-    """Create the lock file, atomically and complete. Raises RunError if it is held."""
+    """Creates the lock file, atomically and complete. Raises RunError if it is held."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     fresh.write_text(json.dumps(_identity()))
     try:
@@ -126,7 +126,7 @@ def acquire(path: Path) -> None:
 
 
 def _remove_stale(path: Path, holder: dict) -> None:
-    """Take a stale lock away; if another process has replaced it meanwhile, put its
+    """Takes a stale lock away; if another process has replaced it meanwhile, puts its
     lock back."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.stale.tmp")
     with contextlib.suppress(FileNotFoundError):
@@ -138,7 +138,7 @@ def _remove_stale(path: Path, holder: dict) -> None:
 
 
 def release(path: Path) -> None:
-    """Remove the lock if it is ours."""
+    """Removes the lock if it is ours."""
     holder = _read(path)
     if holder and (holder["pid"], holder["host"]) == (os.getpid(), platform.node()):
         path.unlink(missing_ok=True)

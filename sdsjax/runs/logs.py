@@ -21,7 +21,7 @@ PLAIN_SECONDS = 5.0
 
 
 def clock(seconds: float) -> str:
-    """1:02:03, or 2:03 under an hour."""
+    """Writes seconds as 1:02:03, or 2:03 under an hour."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
@@ -34,7 +34,8 @@ def brief(seconds: float) -> str:
 
 
 class StepTimer:
-    """Mean time of a step, exponential over about 10 laps; pauses are left out."""
+    """A timer keeps the mean time of a step, exponential over about 10 laps, without
+    pauses."""
 
     def __init__(self) -> None:
         self.mean: float | None = None
@@ -45,7 +46,7 @@ class StepTimer:
         self._since = None
 
     def lap(self, step: int) -> None:
-        """Step `step` is done."""
+        """Notes that step `step` is done."""
         now = time.perf_counter()
         if self._since is not None and step > self._since[0]:
             taken = (now - self._since[1]) / (step - self._since[0])
@@ -97,14 +98,14 @@ class Log:
         self._writer.close()
 
     def say(self, line: str) -> None:
-        """One line for a person."""
+        """Prints one line for a person."""
         if self._bar is not None:
             self._console.print(line, highlight=False, markup=False)
         else:
             print(f"sdsjax: {line}", file=sys.stderr, flush=True)
 
     def progress(self, step: int) -> None:
-        """Show how far the run is; a plain line at most every few seconds."""
+        """Shows how far the run is; a plain line at most every few seconds."""
         each = self.timer.mean
         note = ""
         if each is not None:
@@ -119,13 +120,13 @@ class Log:
             self.say(f"step {step}/{self.total}" + (f", {note}" if note else ""))
 
     def scalars(self, row: Mapping[str, float]) -> None:
-        """Every number of a row, under the row's `step`."""
+        """Writes every number of a row, under the row's `step`."""
         for name, value in row.items():
             if name != "step":
                 self._writer.add_scalar(name, value, int(row["step"]))
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
-        """picture uint8 [h w 3]."""
+        """Writes a picture, uint8 [h w 3]."""
         self._writer.add_image(name, picture, step, dataformats="HWC")
 
     def flush(self) -> None:

@@ -37,7 +37,7 @@ def device() -> str:
 
 
 def flatten(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and leaves of a nested config."""
+    """Yields the dotted keys and leaves of a nested config."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
@@ -65,7 +65,7 @@ def recorded(workdir: Path) -> dict[str, Any]:
 def commands(
     config: Mapping, workdir: Path, made: Mapping[str, Any]
 ) -> tuple[str, str]:
-    """(reproduce, resume): what to type to repeat the run, and to continue it.
+    """Returns (reproduce, resume): what to type to repeat the run, to continue it.
 
     `made` may hold `config` (the preset, "ssd" by default) and `overrides` (a dict of
     dotted keys); prompt and seed are always spelt out.

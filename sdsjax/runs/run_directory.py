@@ -35,7 +35,7 @@ FREE += ("scoring",)
 
 
 def differences(old: dict, new: dict) -> list[str]:
-    """ "key: old -> new" for every key that may not change on resuming."""
+    """Lists "key: old -> new" for every key that may not change on resuming."""
     old, new = (
         dict(provenance.flatten(json.loads(json.dumps(config))))
         for config in (old, new)
@@ -93,8 +93,10 @@ def _leftover(name: str) -> bool:
 
 
 def inspect(folder: Path, config: dict, *, allow_config_change: bool = False) -> dict:
-    """Look, and touch nothing. {} for a directory to be made or started, otherwise
-    {"finished": content of finished.json or None}.
+    """Looks at a directory, and touches nothing.
+
+    {} for one to be made or started, otherwise {"finished": content of finished.json or
+    None}.
 
     Raises RunError for a foreign directory, one that cannot be used, or one that was
     started with another config.
@@ -214,7 +216,7 @@ class RunDirectory:
             file.write(json.dumps(row) + "\n")
 
     def finish(self, summary: dict) -> None:
-        """Mark the run as done."""
+        """Marks the run as done."""
         write_text(self.folder / "finished.json", _pretty(summary))
 
 

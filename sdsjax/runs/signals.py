@@ -33,7 +33,7 @@ class Interrupted(SystemExit):
 
 
 class Stop:
-    """Context manager; `requested` is the signal that asked, or None.
+    """A context in which `requested` is the signal that asked to stop, or None.
 
     Outside the main thread, where Python delivers no signals, it does nothing.
     """

@@ -196,7 +196,38 @@ def _add_judge(commands):
     command.set_defaults(run=_judge)
 
 
-COMMANDS = (_add_sheet, _add_references, _add_train, _add_judge, _add_measure)
+def _views(arguments):
+    from sdsjax.models.loading.hub import load_multiview
+    from sdsjax.toybox.scoring.sample_views import view_sheet
+
+    view_sheet(
+        arguments.out,
+        load_multiview(arguments.folder),
+        arguments.prompts,
+        guidance_scale=arguments.guidance_scale,
+        steps=arguments.steps,
+        seed=arguments.seed,
+    )
+    print(f"wrote {arguments.out}")
+
+
+def _add_views(commands):
+    command = commands.add_parser(
+        "views", help="draw a multi-view prior's samples beside the true views"
+    )
+    prompts = ("a blue house", "a white airplane", "a red mug", "a green chair")
+    command.add_argument("--folder", required=True, help="a multi-view prior")
+    command.add_argument("--out", default="views.png", help="picture file to write")
+    command.add_argument("--prompts", nargs="+", default=prompts)
+    command.add_argument("--guidance_scale", type=float, default=3.0)
+    command.add_argument("--steps", type=int, default=40, help="DDIM steps a sample")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=_views)
+
+
+COMMANDS = (
+    _add_sheet, _add_references, _add_train, _add_judge, _add_measure, _add_views,
+)  # fmt: skip
 
 
 def main(argv=None) -> int:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,14 +52,30 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+class FitSettings(NamedTuple):
+    """The settings of a fit.
+
+    steps of `batch` views, out of `count` of `size` pixels a side; seed: of parameters,
+    views and their order; opacity_weight: see above; stride: a divisor of size.
+    """
+
+    steps: int = 400
+    batch: int = 4
+    count: int = 64
+    size: int = 64
+    seed: int = 0
+    opacity_weight: float = 1.0
+    stride: int = 1
+
+
 def settings_for(params) -> dict[str, Any] | None:
-    """The keywords of `ceiling` for a representation with such parameters; None for one
-    whose ceiling means nothing (a picture in the plane is its own) or is unknown."""
+    """Returns the keywords of `ceiling` for a representation with such parameters; None
+    for one whose ceiling means nothing (a picture is its own) or is unknown."""
     return SETTINGS.get(type(params).__name__)
 
 
 def training_views(caption: str, count: int, *, size: int, seed: int = 0):
-    """(cameras [count], true Views) of orbits drawn as for training the prior."""
+    """Draws (cameras [count], true Views) as for training the prior."""
     spec, _ = parse_caption(caption)
     keys = jax.random.split(jax.random.key(seed), count)
     orbits = np.stack([np.asarray(a) for a in jax.vmap(draw_orbit)(keys)], axis=1)
@@ -69,7 +85,7 @@ def training_views(caption: str, count: int, *, size: int, seed: int = 0):
 
 
 def every(camera: Camera, stride: int, offset: Array) -> Camera:
-    """The camera of every `stride`-th pixel from offset [2] (x, y) on, int32 each."""
+    """Returns the camera of every `stride`-th pixel from offset [2] (x, y) on."""
     # pixel i of it is pixel stride i + offset, whose middle is at + 1/2
     middle = camera.principal - offset - 0.5
     return dataclasses.replace(
@@ -89,49 +105,16 @@ def _pixels(picture: Array, stride: int, offset: Array) -> Array:
     return picture.reshape(shape)[:, y, :, x]
 
 
-def fit(
-    caption: str,
-    representation: Representation,
-    *,
-    steps: int = 400,
-    batch: int = 4,
-    count: int = 64,
-    size: int = 64,
-    seed: int = 0,
-    learning_rates: Mapping[str, float] | None = None,
-    opacity_weight: float = 1.0,
-    stride: int = 1,
-):
-    """Fits a representation (of images, with a camera) to a caption's true renders.
-
-    learning_rates: one a parameter group, Adam, falling to a tenth; stride: a divisor
-    of size. A field's band and grid of empty cells follow, and its proposal learns;
-    other regularisers and density control are left out. Returns (params, state, losses
-    [steps]). Raises CaptionError for what is no caption, ValueError for the stride.
-    """
-    if size % stride:
-        raise ValueError(f"stride = {stride} must divide size = {size}")
-    cameras, truth = training_views(caption, count, size=size, seed=seed)
+def _make_loss(representation: Representation, cameras, truth, settings: FitSettings):
+    """Makes loss(moving, params, state, step, chosen) -> (scalar, renderings), of the
+    chosen views of the truth; moving: the floating leaves of the parameters."""
     true_rgb, true_opacity = jnp.asarray(truth.rgb), jnp.asarray(truth.opacity)
-    params, state = representation.init(jax.random.key(seed))
-    rates = dict(learning_rates or LEARNING_RATES)
-    rates = {k: v for k, v in rates.items() if k in params._fields}
-    optimizer = grouped_adam(
-        {k: exponential_decay(v, 0.1, steps) for k, v in rates.items()},
-        fields=params._fields,
-    )
-    order = jax.random.permutation(
-        jax.random.key(seed + 1),
-        jnp.tile(jnp.arange(count), -(-steps * batch // count)),
-    )[: steps * batch].reshape(steps, batch)
-
     draw: Callable[..., Rendering] = representation.render  # no key: white background
-    # A field's control moves no rows; that of splats would edit the moments too.
-    control = representation.control if representation.field else None
+    stride = settings.stride
 
     def loss(moving, params, state, step, chosen):
         theta = merge(moving, params)
-        key = jax.random.fold_in(jax.random.key(seed + 2), step)
+        key = jax.random.fold_in(jax.random.key(settings.seed + 2), step)
         offset = jax.random.randint(key, (2,), 0, stride)
 
         def one(index):
@@ -146,8 +129,16 @@ def fit(
 
         drawn, picture, cover = jax.vmap(one)(chosen)
         _, terms = representation.regularize(theta, state, drawn, step)
-        total = jnp.mean(picture) + opacity_weight * jnp.mean(cover)
+        total = jnp.mean(picture) + settings.opacity_weight * jnp.mean(cover)
         return total + terms.get("interlevel", 0.0), drawn
+
+    return loss
+
+
+def _make_update(representation: Representation, loss, optimizer, seed: int):
+    """Makes update((params, state, moments), (step, chosen)) -> (the same, loss)."""
+    # A field's control moves no rows; that of splats would edit the moments too.
+    control = representation.control if representation.field else None
 
     def update(carry, now):
         params, state, moments = carry
@@ -164,14 +155,52 @@ def fit(
             params, state, _ = control(key, step, params, state, aux)
         return (params, state, moments), value
 
+    return update
+
+
+def fit(
+    caption: str,
+    representation: Representation,
+    *,
+    learning_rates: Mapping[str, float] | None = None,
+    **settings,
+):
+    """Fits a representation (of images, with a camera) to a caption's true renders.
+
+    learning_rates: one a parameter group, Adam, falling to a tenth; settings: of
+    `FitSettings`. A field's band and grid of empty cells follow, and its proposal
+    learns; other regularisers and density control are left out. Returns (params, state,
+    losses [steps]). Raises CaptionError for what is no caption, ValueError for the
+    stride.
+    """
+    how = FitSettings(**settings)
+    if how.size % how.stride:
+        raise ValueError(f"stride = {how.stride} must divide size = {how.size}")
+    cameras, truth = training_views(caption, how.count, size=how.size, seed=how.seed)
+    params, state = representation.init(jax.random.key(how.seed))
+    rates = dict(learning_rates or LEARNING_RATES)
+    optimizer = grouped_adam(
+        {
+            k: exponential_decay(v, 0.1, how.steps)
+            for k, v in rates.items()
+            if k in params._fields
+        },
+        fields=params._fields,
+    )
+    order = jax.random.permutation(
+        jax.random.key(how.seed + 1),
+        jnp.tile(jnp.arange(how.count), -(-how.steps * how.batch // how.count)),
+    )[: how.steps * how.batch].reshape(how.steps, how.batch)
+    loss = _make_loss(representation, cameras, truth, how)
+    update = _make_update(representation, loss, optimizer, how.seed)
     run = jax.jit(lambda carry, order: jax.lax.scan(update, carry, order))
     begun = params, state, optimizer.init(params)
-    (params, state, _), losses = run(begun, (jnp.arange(steps), order))
+    (params, state, _), losses = run(begun, (jnp.arange(how.steps), order))
     return params, state, losses
 
 
 def ceiling(caption: str, representation: Representation, **settings) -> dict:
-    """`score.score`'s dict for what `fit` (same keywords) makes."""
+    """Scores what `fit` (same keywords) makes; a dict as `score.score`'s."""
     params, state, _ = fit(caption, representation, **settings)
     draw: Callable[..., Rendering] = representation.render
     return scoring.score(lambda camera: draw(params, state, camera, None), caption)

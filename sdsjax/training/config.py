@@ -47,7 +47,7 @@ def in_short(error: BaseException) -> str:
 
 
 def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
-    """{"optimizer.lr.sh": 0.01, ...}, in the order of the config."""
+    """Returns {"optimizer.lr.sh": 0.01, ...}, in the order of the config."""
     flat = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict | Mapping):

@@ -13,7 +13,7 @@ def bind(source: PriorSource, prior_params: PyTree) -> Prior:
 
 
 def to_latent(source: PriorSource, prior: Prior, space: str, rgb: Array):
-    """(z, x) of one rendered rgb [h w c]; in latent space z is rgb and x None.
+    """Encodes one rendered rgb [h w c] to (z, x); in latent space z is rgb and x None.
 
     x = 2 rgb - 1, resized to what the prior's encoder takes.
     """

@@ -12,15 +12,17 @@ import jax.numpy as jnp
 from sdsjax.distributed.sharding import map_views
 from sdsjax.training.encoding import bind, to_latent
 from sdsjax.training.pullback import merge
-from sdsjax.training.supervision import Penalty, Seen
+from sdsjax.training.supervision import Penalty, PenaltyInputs
 from sdsjax.types import PriorSource
 
 
 def make_forward(
     source: PriorSource, representation, mesh=None, supervise: Penalty | None = None
 ) -> Callable:
-    """forward(theta, probe, state, prior_params, views, keys, key=None) -> ((z, x,
-    penalty), (renderings, terms)), of all views; theta: the floating leaves of the
+    """Makes the forward pass of all views: forward(theta, probe, state, prior_params,
+    views, keys, key=None) -> ((z, x, penalty), (renderings, terms)).
+
+    theta: the floating leaves of the
     parameters, probe: the representation's, shared by the views, or None; keys [n]: of
     the renderings, key: of `supervise`."""
 
@@ -42,7 +44,7 @@ def make_forward(
         if supervise is not None:
             prior = bind(source, prior_params)
             about = prior, prior_params, params, state.rep_state
-            asked = supervise(Seen(*about, x, renderings, state.step, key))
+            asked = supervise(PenaltyInputs(*about, x, renderings, state.step, key))
             penalty, terms = penalty + sum(asked.values()), terms | asked
         return (z, x, jnp.asarray(penalty, jnp.float32)), (renderings, terms)
 

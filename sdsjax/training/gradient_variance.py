@@ -16,6 +16,7 @@ predictions for every view.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ GROUPS = 8
 
 
 def whole_groups(samples: int) -> tuple[int, int]:
-    """(samples, groups): at most 8 groups, samples rounded up to a multiple of them.
+    """Returns (samples, groups): at most 8 groups, samples rounded up to a multiple.
 
     Raises ValueError for fewer than 2 samples.
     """
@@ -53,12 +54,42 @@ def over_views(measured: Measured) -> Measured:
 
 
 def named(measured: dict[str, Measured]) -> dict[str, jax.Array]:
-    """variance/<name> and variance/<name>_error, scalars."""
+    """Names the scalars variance/<name> and variance/<name>_error."""
     row = {}
     for name, (value, error, _) in measured.items():
         row[f"variance/{name}"] = value
         row[f"variance/{name}_error"] = error
     return row
+
+
+def pulled_back(estimates, z, x, pull: Callable, group: int) -> Draw:
+    """Pulls the estimates of n views back to theta; one draw of both spaces."""
+    n = z.shape[0]
+    g_z, g_x = out_of_groups(estimates.grad, group).astype(z.dtype), None
+    if x is not None:
+        image = out_of_groups(estimates.image_grad, group)
+        g_x = jnp.zeros_like(x) if image is None else image.astype(x.dtype)
+    g_theta = pull(jax.tree.map(lambda g: g / n, (g_z, g_x)))[0]
+    return Draw({"z": g_z / jnp.sqrt(n), "theta": g_theta}, {})
+
+
+def moments_by_name(found) -> dict[str, Measured]:
+    """Names the variance, signal and ratio of the two of each space."""
+    measured = {}
+    for space, moments in found.items():
+        stats = describe_groups(moments)
+        measured[space] = stats.variance
+        measured[f"signal_{space}"] = stats.signal
+        measured[f"snr_{space}"] = stats.snr
+    return measured
+
+
+def projection_by_name(projection) -> dict[str, Measured]:
+    """Names c*, r and what each reduction would leave, averaged over the views."""
+    names = ("c_star", "r_mean", "r_min", "r_max")
+    measured = {name: over_views(getattr(projection, name)) for name in names}
+    left = {f"left_{name}": over_views(v) for name, v in projection.left.items()}
+    return measured | left
 
 
 def make_step_variance(
@@ -72,7 +103,8 @@ def make_step_variance(
     samples: int,
     particles: int = 1,
 ) -> Callable:
-    """measure(state, prior_params, base_key) -> scalars by name; jitted, reads only.
+    """Makes measure(state, prior_params, base_key) -> scalars by name; jitted, it only
+    reads.
 
     Arguments as `make_train_step`'s. Names: variance/{z, theta, signal_z,
     signal_theta, snr_z, snr_theta, c_star, r_mean, r_min, r_max, left_none, left_sds,
@@ -107,34 +139,21 @@ def make_step_variance(
         def sample(key):
             key_t, key_estimate = jax.random.split(key)
             t = sampler(key_t, state.step, total, (n // group,))
-            estimates = jax.vmap(
-                lambda k, z, t, view: estimator.estimate(
-                    prior, k, state.estimator_state, z, t, view
-                )
-            )(jax.random.split(key_estimate, n // group), zs, t, seen)
-            g_z, g_x = out_of_groups(estimates.grad, group).astype(z.dtype), None
-            if x is not None:
-                image = out_of_groups(estimates.image_grad, group)
-                g_x = jnp.zeros_like(x) if image is None else image.astype(x.dtype)
-            g_theta = pull(jax.tree.map(lambda g: g / n, (g_z, g_x)))[0]
-            return Draw({"z": g_z / jnp.sqrt(n), "theta": g_theta}, {})
+            estimate = partial(estimator.estimate, prior)
+            estimates = jax.vmap(estimate, in_axes=(0, None, 0, 0, 0))(
+                jax.random.split(key_estimate, n // group),
+                state.estimator_state,
+                zs,
+                t,
+                seen,
+            )
+            return pulled_back(estimates, z, x, pull, group)
 
         found, _ = observe(sample, key_own, **sizes)
-        measured = {}
-        for space, moments in found.items():
-            stats = describe_groups(moments)
-            measured[space] = stats.variance
-            measured[f"signal_{space}"] = stats.signal
-            measured[f"snr_{space}"] = stats.snr
-
         t = sampler(keys["t"], state.step, total, (n // group,))
         projection = jax.vmap(
             lambda k, z, t, view: noise_projection(prior, z, t, k, view=view, **sizes)
         )(jax.random.split(key_projection, n // group), zs, t, seen)
-        for name in ("c_star", "r_mean", "r_min", "r_max"):
-            measured[name] = over_views(getattr(projection, name))
-        for name, left in projection.left.items():
-            measured[f"left_{name}"] = over_views(left)
-        return named(measured)
+        return named(moments_by_name(found) | projection_by_name(projection))
 
     return jax.jit(measure)

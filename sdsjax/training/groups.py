@@ -19,7 +19,7 @@ def into_groups(views: PyTree, group: int) -> PyTree:
 
 
 def out_of_groups(samples: PyTree, group: int) -> PyTree:
-    """Undoes `into_groups`."""
+    """Undoes `into_groups`, view by view."""
     if group == 1:
         return samples
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), samples)

@@ -29,7 +29,7 @@ def group_labels(params: PyTree) -> PyTree:
 
 
 def exponential_decay(rate: float, final_factor: float, steps: int) -> optax.Schedule:
-    """rate * final_factor ** (i / steps), constant after `steps`."""
+    """Makes the schedule rate * final_factor ** (i / steps), constant after `steps`."""
     return optax.exponential_decay(
         rate, max(steps, 1), final_factor, end_value=rate * final_factor
     )
@@ -44,7 +44,7 @@ def grouped_adam(
     eps: float = 1e-15,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Adam (arXiv 1412.6980), one learning rate or schedule per field of the params.
+    """Builds Adam (arXiv 1412.6980), a learning rate or schedule per field of params.
 
     clip_norm: cap on the norm of the whole gradient, before the groups part; None or 0
     for no cap. Raises ValueError for a learning rate of a field that does not exist.
@@ -68,8 +68,8 @@ def grouped_adam(
 
 
 def edit_moments(params: PyTree, opt_state: PyTree, edit: RowEdit) -> PyTree:
-    """Every moment with a row per primitive follows the rows: row i takes
-    source[i]'s moment, and 0 where reset[i].
+    """Moves the rows of every moment with a row per primitive: row i takes source[i]'s
+    moment, and 0 where reset[i].
 
     Moments are the subtrees of the optimizer's state that have the type of params.
     """
@@ -92,8 +92,8 @@ def edit_moments(params: PyTree, opt_state: PyTree, edit: RowEdit) -> PyTree:
 
 
 def make_control(representation):
-    """(key, step, params, rep_state, opt_state, aux) -> the three, edited, and what the
-    edit reports, as scalars by name.
+    """Makes (key, step, params, rep_state, opt_state, aux) -> the three, edited, and
+    what the edit reports, as scalars by name.
 
     Density control, the optimizer's moments following the rows; the identity for a
     representation without control.

@@ -16,14 +16,14 @@ from sdsjax.types import Array, Linear, PyTree
 
 
 def floating(params: PyTree) -> PyTree:
-    """`params` with None in place of every leaf that is not floating."""
+    """Puts None in place of every leaf of `params` that is not floating."""
     return jax.tree.map(
         lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, params
     )
 
 
 def merge(new: PyTree, params: PyTree) -> PyTree:
-    """The leaves of `new`, and those of `params` where `new` has None."""
+    """Takes the leaves of `new`, and those of `params` where `new` has None."""
     return jax.tree.map(
         lambda leaf, old: old if leaf is None else leaf,
         new,
@@ -33,13 +33,13 @@ def merge(new: PyTree, params: PyTree) -> PyTree:
 
 
 def all_finite(*trees: PyTree) -> Array:
-    """True while no floating leaf holds a NaN or an infinity."""
+    """Tells whether no floating leaf holds a NaN or an infinity."""
     leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(floating(trees))]
     return jnp.all(jnp.stack(leaves))
 
 
 def central_difference(function: Callable, theta: PyTree, tangent: PyTree) -> Array:
-    """d/dh function(theta + h tangent) at 0, from two evaluations.
+    """Estimates d/dh function(theta + h tangent) at 0 from two evaluations.
 
     The step is the cube root of float32's epsilon on the scale of theta, which
     balances truncation against rounding.
@@ -54,7 +54,7 @@ def central_difference(function: Callable, theta: PyTree, tangent: PyTree) -> Ar
 
 
 def linear_maps(forward: Callable, theta: PyTree, pull: Callable, zeros) -> Linear:
-    """Linear(pullback, pushforward) over the whole batch: g_z [n ...] <-> d_theta.
+    """Makes Linear(pullback, pushforward) of the whole batch: g_z [n ...] <-> d_theta.
 
     `pull` is the vjp of forward, `zeros` its cotangents beside g_z. The pushforward is
     a difference of two renders: renderers with a custom VJP have no forward mode.

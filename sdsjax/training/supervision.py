@@ -1,10 +1,10 @@
 """What a run asks of its renderings besides the estimator: penalties of a step.
 
-A penalty is `seen -> {name: weighted scalar}`, pure, added to the regulariser; `Seen`
-is what it may look at. Renderings and images carry a leading axis of the step's n
-views; rgb and opacity in [0, 1], x in [-1, 1], disparity 1 / depth up to scale and
-shift. A penalty's arrays travel with the prior's parameters (`attach`): closed over,
-they would become constants.
+A penalty is `seen -> {name: weighted scalar}`, pure, added to the regulariser;
+`PenaltyInputs` is what it may look at. Renderings and images carry a leading axis of
+the step's n views; rgb and opacity in [0, 1], x in [-1, 1], disparity 1 / depth up to
+scale and shift. A penalty's arrays travel with the prior's parameters (`attach`):
+closed over, they would become constants.
 Sources: HiFA (arXiv 2305.18766), eq. 6 and sec. 5.4.
 """
 
@@ -22,8 +22,10 @@ from sdsjax.files.reference_images import Reference
 from sdsjax.types import Array, Prior, PriorSource, PyTree, Rendering, Representation
 
 
-class Seen(NamedTuple):
-    """prior, bound; prior_params, what it was bound from; params and rep_state of the
+class PenaltyInputs(NamedTuple):
+    """What a penalty may look at, of one step.
+
+    prior, bound; prior_params, what it was bound from; params and rep_state of the
     representation; x [n h w 3] or None and renderings [n ...] of the step's views;
     step; key, of this step alone."""
 
@@ -37,13 +39,13 @@ class Seen(NamedTuple):
     key: Array | None
 
 
-Penalty = Callable[[Seen], dict[str, Array]]
+Penalty = Callable[[PenaltyInputs], dict[str, Array]]
 
 
-def together(*penalties: Penalty) -> Penalty | None:
-    """All of them as one; None without any. Each draws from its own key."""
+def combine_penalties(*penalties: Penalty) -> Penalty | None:
+    """Combines penalties into one, None without any; each draws from its own key."""
 
-    def all_of(seen: Seen) -> dict[str, Array]:
+    def all_of(seen: PenaltyInputs) -> dict[str, Array]:
         assert seen.key is not None
         keys = jax.random.split(seen.key, len(penalties))
         terms: dict[str, Array] = {}
@@ -62,7 +64,7 @@ class Attached(NamedTuple):
 
 
 def attach(source: PriorSource, reference: Reference) -> PriorSource:
-    """The same prior, whose parameters carry the reference."""
+    """Attaches a reference to a prior, whose parameters then carry it."""
     return source._replace(
         params=Attached(source.params, reference),
         bind=lambda params: source.bind(params.prior),
@@ -70,7 +72,7 @@ def attach(source: PriorSource, reference: Reference) -> PriorSource:
 
 
 def fit_size(picture: Array, size: tuple[int, ...]) -> Array:
-    """picture [h w] or [h w c] at another height and width, smoothed where it
+    """Resizes a picture [h w] or [h w c] to another height and width, smoothed where it
     shrinks."""
     if picture.shape[:2] == size:
         return picture
@@ -79,11 +81,11 @@ def fit_size(picture: Array, size: tuple[int, ...]) -> Array:
 
 
 def depth_penalty(weight: float, total: int) -> Penalty:
-    """`depth`: the mean over views of the mismatch between rendered disparity and the
-    prior's monocular estimate of the rendered image, its weight falling linearly to 0
-    over the `total` steps of the run (HiFA, eq. 6)."""
+    """Makes `depth`: the mean over views of the mismatch between rendered disparity and
+    the prior's monocular estimate of the rendered image, its weight falling linearly to
+    0 over the `total` steps of the run (HiFA, eq. 6)."""
 
-    def penalty(seen: Seen) -> dict[str, Array]:
+    def penalty(seen: PenaltyInputs) -> dict[str, Array]:
         assert seen.prior.monocular is not None
         monocular = seen.prior.monocular
 
@@ -102,7 +104,7 @@ def depth_penalty(weight: float, total: int) -> Penalty:
 
 
 def one_view(reference: Reference, index: Array, size: tuple[int, ...]) -> Reference:
-    """View `index`, without the leading axis, at another height and width."""
+    """Picks view `index`, without the leading axis, at another height and width."""
     view: Any = jax.tree.map(lambda leaf: leaf[index], reference)
     height, width = size
     scale = jnp.array([width / view.cameras.width, height / view.cameras.height])
@@ -120,7 +122,7 @@ def one_view(reference: Reference, index: Array, size: tuple[int, ...]) -> Refer
 
 
 def reference_terms(view: Reference, drawn: Rendering, background: Array):
-    """{rgb, mask, depth: scalars} of one rendering on white against one given view:
+    """Returns {rgb, mask, depth: scalars} of a rendering on white against a given view:
     mean squared differences of the pictures, both over `background` [3], and of the
     masks, and the mismatch of disparities within the given mask."""
     uncovered = 1.0 - drawn.opacity[..., None]
@@ -140,7 +142,7 @@ def reference_terms(view: Reference, drawn: Rendering, background: Array):
 def reference_penalty(
     representation: Representation, weights: Mapping[str, float], until_step: int = 0
 ) -> Penalty:
-    """`reference_rgb`, `reference_mask`, `reference_depth`: one given view a step,
+    """Makes `reference_rgb`, `reference_mask`, `reference_depth`: a given view a step,
     drawn from the key, against the asset at its camera and the step's resolution.
 
     weights: of rgb, mask and depth, 0 leaves one out; until_step: steps with the
@@ -149,7 +151,7 @@ def reference_penalty(
     """
     wanted = {name: weight for name, weight in weights.items() if weight}
 
-    def penalty(seen: Seen) -> dict[str, Array]:
+    def penalty(seen: PenaltyInputs) -> dict[str, Array]:
         assert seen.key is not None
         reference = seen.prior_params.reference
         key_view, key_background = jax.random.split(seen.key)

@@ -43,7 +43,7 @@ KEY_NAMES = ("camera", "render", "t", "estimate", "learn", "control", "penalty")
 
 
 class TrainState(NamedTuple):
-    """All that the next step needs; nothing else is checkpointed.
+    """A state is all that the next step needs; nothing else is checkpointed.
 
     step: int32 scalar, updates done; params: theta; rep_state: the representation's;
     opt_state: optax's; estimator_state: the estimator's. Several particles have a
@@ -58,7 +58,7 @@ class TrainState(NamedTuple):
 
 
 def step_keys(base_key: Array, step: Array) -> dict[str, Array]:
-    """One key per name of KEY_NAMES, a function of (base_key, step) alone."""
+    """Makes a key per name of KEY_NAMES, a function of (base_key, step) alone."""
     keys = jax.random.split(jax.random.fold_in(base_key, step), len(KEY_NAMES))
     return dict(zip(KEY_NAMES, keys))
 
@@ -107,16 +107,22 @@ def init_state(
     )
 
 
-def summarise(aux: dict[str, Array]) -> dict[str, Array]:
-    """Means over views of an estimate's aux [n ...]; of arrays, of their L2 norm."""
+def summarise(aux: dict[str, Array], penalty: Array, terms: dict) -> dict[str, Array]:
+    """Averages an estimate's aux [n ...] over views, of arrays their L2 norm; names the
+    regulariser and its terms."""
     sizes = {k: v if v.ndim == 1 else jax.vmap(norm)(v) for k, v in aux.items()}
-    return {f"estimate/{k}": jnp.mean(v.astype(jnp.float32)) for k, v in sizes.items()}
+    means = {k: jnp.mean(v.astype(jnp.float32)) for k, v in sizes.items()}
+    return {
+        **{f"estimate/{name}": value for name, value in means.items()},
+        "regularizer": penalty,
+        **{f"regularizer/{name}": value for name, value in terms.items()},
+    }
 
 
 def _make_gradient(source, draw, representation, estimator, sampler, total, mesh):
-    """(state, prior_params, views, keys) -> (grads, estimator_state, screen, metrics);
-    screen: what density control reads, the renderings [n ...] and the probe's gradient.
-    """
+    """Makes (state, prior_params, views, keys) -> (grads, estimator_state, screen,
+    metrics); screen: what density control reads, renderings [n ...] and the probe's
+    gradient."""
 
     def estimate_one(shared, each):
         prior_params, estimator_state = shared
@@ -166,9 +172,7 @@ def _make_gradient(source, draw, representation, estimator, sampler, total, mesh
         metrics = {
             "grad_z": jnp.mean(jax.vmap(norm)(g_z)),
             "t": jnp.mean(t.astype(jnp.float32)),
-            **summarise(estimates.aux),
-            "regularizer": penalty,
-            **{f"regularizer/{name}": value for name, value in terms.items()},
+            **summarise(estimates.aux, penalty, terms),
         }
         screen = {"renderings": drawn, "probe": watched}
         return grads, estimator_state, screen, metrics
@@ -190,7 +194,7 @@ def make_train_step(
     supervise: Penalty | None = None,
     compiler_options: dict | None = None,
 ) -> Callable:
-    """step(state, prior_params, base_key) -> (state, metrics); jitted, state donated.
+    """Makes step(state, prior_params, base_key) -> (state, metrics), state donated.
 
     cameras: key -> cameras [n] (n views a step); sampler: (key, step, total, shape) ->
     t; total: the run's number of steps; mesh: see distributed/sharding; particles: see

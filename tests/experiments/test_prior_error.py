@@ -61,11 +61,10 @@ def test_held_out_captions_are_of_kinds_that_differ_and_unseen_pairs():
 
 
 @pytest.mark.slow
-def test_the_small_command_prints_every_row(tmp_path, monkeypatch, capsys):
-    arguments = ["run.py", "--prompts", "a red ball", "a blue house"]
-    monkeypatch.setattr("sys.argv", [*arguments, "--out", str(tmp_path)])
-    prior_error.main()
+def test_the_small_command_prints_every_row(tmp_path, capsys):
+    prompts = ["a red ball", "a blue house"]
+    prior_error.main(["--prompts", *prompts, "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     for t in prior_error.TIMES:
         assert f"| toybox-sd, view words | {t} |" in printed
-    assert (tmp_path / "table.md").read_text() in printed
+    assert (tmp_path / "small.md").read_text() in printed

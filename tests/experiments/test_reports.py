@@ -25,6 +25,7 @@ REPORTS = [
     ("ssd_ablation", ["--toybox", "--full"], "full-toybox", False),
     ("ssd_fig7", ["--full"], "full", True),
     ("ssd_norms", ["--toybox", "--full"], "full-toybox", False),
+    ("startup", ["--full"], "full", False),
     ("stein_variance", ["--toybox", "--full"], "full-toybox", True),
     ("timesteps", ["--toybox", "--full"], "full-toybox", False),
     ("toybox_quality", ["--full"], "full", False),

@@ -4,8 +4,7 @@ import json
 from itertools import pairwise
 
 import pytest
-
-from tests.experiments.experiment_folder import load
+from experiment_folder import load
 
 STEPS = 60
 
@@ -49,7 +48,10 @@ def test_the_table_has_medians_of_every_tree(startup, tmp_path, monkeypatch):
 
     monkeypatch.setattr(startup, "perform", perform)
     startup.main(
-        ["--steps", "60", "--repeats=3", f"--tree=old={tmp_path}", f"--out={tmp_path}"]
+        [
+            *("--steps", "60", "--repeats=3", "--trees", f"old={tmp_path}"),
+            *("--out", str(tmp_path)),
+        ]
     )
     text = (tmp_path / "small.md").read_text()
     # the old tree's cold runs took 1, 9 and 2 times the unit, the new one's 1, 2 and 3
@@ -60,5 +62,5 @@ def test_the_table_has_medians_of_every_tree(startup, tmp_path, monkeypatch):
     assert {steps for _, steps, _ in asked} == {60}
     # a cold run and the warm one after it share a cache, which is then gone
     assert [a[2] == b[2] for a, b in pairwise(asked)][:3] == [True, False, True]
-    rows = json.loads((tmp_path / "small.json").read_text())
+    rows = json.loads((tmp_path / "small.json").read_text())["trees"]
     assert [len(rows[tree]["cold"]) for tree in ("old", "now")] == [3, 3]

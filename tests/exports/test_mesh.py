@@ -1,5 +1,7 @@
 """Meshes: known solids come back with their size, place, colour and orientation."""
 
+import tracemalloc
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -56,6 +58,19 @@ def test_density_is_the_sum_over_all_pairs():
         total += np.where(power < 9, np.exp(-0.5 * power), 0) / (1 + np.exp(-logit))
     assert total.max() > 1
     np.testing.assert_allclose(field.density.ravel(), total, atol=2e-3)
+
+
+def test_a_fine_grid_of_wide_splats_takes_the_memory_of_the_grid():
+    splats = ball(count=200, sigma=0.4)
+    tracemalloc.start()
+    field = density_field(splats, resolution=96)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    grid = field.density.nbytes + field.colour.nbytes
+    # the result, and what is divided by or drawn of one splat at a time
+    assert peak < 2.5 * grid
+    # such splats reach across the whole grid, and none is cut off
+    assert (field.density[48, 48] > 0).all()
 
 
 @pytest.mark.parametrize("shell", [False, True])

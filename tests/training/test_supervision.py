@@ -18,14 +18,14 @@ from sdsjax.files.reference_images import (
     reference_of,
 )
 from sdsjax.training.supervision import (
-    Seen,
+    PenaltyInputs,
     attach,
+    combine_penalties,
     depth_penalty,
     fit_size,
     one_view,
     reference_penalty,
     reference_terms,
-    together,
 )
 from sdsjax.types import Prior, PriorSource, Rendering
 
@@ -145,7 +145,7 @@ def seen_at(step, params, prior_params=None, prior=None):
         jnp.full((n, *size, 3), params), jnp.stack([OPACITY, 0 * OPACITY]),
         jnp.stack([DEPTH, DEPTH]), jnp.zeros((n, *size, 3)),
     )  # fmt: skip
-    return Seen(
+    return PenaltyInputs(
         prior, prior_params, params, None, 2 * drawn.rgb - 1, drawn, step,
         jax.random.key(0),
     )  # fmt: skip
@@ -153,7 +153,7 @@ def seen_at(step, params, prior_params=None, prior=None):
 
 def test_the_depth_penalty_averages_views_and_falls_to_zero():
     prior = Prior(None, None, None, monocular=lambda x: (ESTIMATE, None))
-    ask = together(depth_penalty(3.0, 10))
+    ask = combine_penalties(depth_penalty(3.0, 10))
     first = losses.disparity_mismatch(DEPTH, OPACITY, ESTIMATE)
     for step, left in ((0, 1.0), (4, 0.6), (10, 0.0), (12, 0.0)):
         got = ask(seen_at(step, 0.5, prior=prior))["depth"]

@@ -19,7 +19,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from sdsjax.cli import python_api
 from sdsjax.runs import lock, logs
-from sdsjax.runs.compile_cache import enable_compile_cache
+from sdsjax.runs.compile_cache import LEVEL, enable_compile_cache
 from sdsjax.runs.lock import RunError
 from sdsjax.runs.run_directory import differences
 from sdsjax.runs.signals import Interrupted
@@ -138,6 +138,37 @@ def test_differences_ignores_what_may_change():
     }
     assert differences(old, new) == ["seed: 0 -> 1"]
     assert differences({"x": 1}, {}) == ["x: 1 -> '(absent)'"]
+
+
+def test_a_directory_of_an_older_config_is_continued_or_refused(tmp_path, capsys):
+    """`scoring.ceiling` was true by default; a key that has gone or come is named."""
+    workdir = tmp_path / "a"
+    train.run(tiny_run.config(steps=10, scoring__ceiling=True), workdir)
+    train.run(tiny_run.config(steps=15), workdir)
+    assert "continuing from step 10" in capsys.readouterr().err
+    assert json.loads((workdir / "finished.json").read_text())["step"] == 15
+    stored = json.loads((workdir / "config.json").read_text())
+    stored["prior"]["gone"] = stored["prior"].pop("views")
+    (workdir / "config.json").write_text(json.dumps(stored))
+    before = snapshot(workdir)
+    with pytest.raises(RunError) as hit:
+        train.run(tiny_run.config(steps=20), workdir)
+    assert "prior.gone: 16 -> '(absent)'; prior.views: '(absent)' -> 16" in str(
+        hit.value
+    )
+    assert "\n" not in str(hit.value)
+    assert snapshot(workdir) == before
+
+
+def test_light_compilation_changes_no_bit(tmp_path):
+    """Against XLA's own level 3, which a name in XLA_FLAGS brings back."""
+    flags = {"light": "", "full": f"--{LEVEL}=3"}
+    for name, text in flags.items():
+        process = tiny_run.start(tmp_path / name, environment={"XLA_FLAGS": text})
+        assert process.wait() == 0, process.stderr.read()
+        process.communicate()
+    digests = {tiny_run.final_digest(tmp_path / name) for name in flags}
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize("kind", ["file", "foreign", "below a file"])

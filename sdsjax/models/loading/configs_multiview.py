@@ -1,4 +1,4 @@
-"""config.json of a multi-view UNet <-> `MultiViewConfig`.
+"""The config.json of a multi-view UNet, as its `MultiViewConfig`, and back.
 
 `_class_name` is MVDream's, MultiViewUNetModel; beside it stand the keys that diffusers
 gives a UNet, since a small network's widths are no whole multiples of the first, and
@@ -35,12 +35,13 @@ def multiview_config(
     tokens = r.value("code_tokens", 0)
     if type(tokens) is not int or tokens < 0:
         r.refuse("code_tokens", tokens, "a number of tokens, 0 for no joint code")
+    defaults = MultiViewConfig._field_defaults
     out = MultiViewConfig(
         unet_config(rest, where),
-        rays=r.flag("rays", False),
+        rays=r.boolean("rays", False),
         code_tokens=tokens,
-        code_width=r.count("code_width", MultiViewConfig._field_defaults["code_width"]),
-        harmonics=r.count("harmonics", MultiViewConfig._field_defaults["harmonics"]),
+        code_width=r.positive_int("code_width", defaults["code_width"]),
+        harmonics=r.positive_int("harmonics", defaults["harmonics"]),
     )
     r.finish()
     return out

@@ -11,8 +11,11 @@ class LoaderError(ValueError):
 
 
 def absence(path: Path) -> str:
-    """What to say of a file that is not there: the cache of the hub holds links, and a
-    download that was cut off leaves links to nothing."""
+    """Returns what to say of a file that is not there.
+
+    The cache of the hub holds links, and a download that was cut off leaves links to
+    nothing.
+    """
     if path.is_symlink():
         return f"a link to {path.readlink()}, which does not exist: fetch it again"
     return "no such file"

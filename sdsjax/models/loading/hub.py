@@ -21,6 +21,7 @@ from huggingface_hub import errors as hub_errors
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import configs, configs_deepfloyd, mapping, mapping_deepfloyd
 from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.loading.scheduler import read_schedule
 from sdsjax.models.loading.weights import find_weights, load_params, read_json
 from sdsjax.models.text_encoders.clip import CLIPTextConfig, CLIPTextEncoder
 from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
@@ -38,16 +39,6 @@ from sdsjax.models.vae import AutoencoderKL
 BUILT_IN = Path(__file__).resolve().parents[2] / "weights"
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-PREDICTION_TYPES = ("epsilon", "v_prediction")
-# Samplers of variance-preserving diffusion: whatever they do, the UNet was trained by
-# the betas in their file. Others (flow matching, consistency, EDM) mean other noise.
-SCHEDULERS = (
-    *("DDPM", "DDIM", "DDIMInverse", "DDIMParallel", "DDPMParallel", "PNDM"),
-    *("LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"),
-    *("KDPM2Discrete", "KDPM2AncestralDiscrete", "DEISMultistep", "UniPCMultistep"),
-    *("DPMSolverMultistep", "DPMSolverMultistepInverse", "DPMSolverSinglestep"),
-    *("DPMSolverSDE", "SASolver", "LCM", "TCD"),
-)
 
 
 class Network(NamedTuple):
@@ -258,8 +249,10 @@ def load_multiview(
     remat: bool = False,
     sharding=None,
 ) -> StableDiffusion:
-    """Load all of a folder whose UNet is a multi-view one (toybox-mv); arguments as in
-    `load_component`, LoaderError as of `load_stable_diffusion`."""
+    """Load all of a folder whose UNet is a multi-view one (toybox-mv).
+
+    Arguments as in `load_component`, LoaderError as of `load_stable_diffusion`.
+    """
     root = resolve(folder_or_repo, revision=revision, variant=variant)
     return _load_diffusion(root, MultiViewConfig, variant, dtype, remat, sharding)
 
@@ -303,49 +296,6 @@ def _load_diffusion(root, kind, variant, dtype, remat, sharding) -> StableDiffus
         )
     schedule, prediction_type = read_schedule(root / "scheduler")
     return StableDiffusion(unet, vae, text, tokenizer, schedule, prediction_type)
-
-
-def read_schedule(folder: Path) -> tuple[NoiseSchedule, str]:
-    """Reads scheduler_config.json: (schedule, "epsilon" or "v_prediction").
-
-    Only how the UNet was trained is read; the file's sampler settings are not. Raises
-    LoaderError for a schedule that is not implemented.
-    """
-    path = Path(folder) / "scheduler_config.json"
-    config = read_json(path)
-
-    def refuse(key, expected):
-        raise LoaderError(f"{path}: {key} = {config.get(key)!r}; expected {expected}")
-
-    name = config.get("_class_name")
-    known = isinstance(name, str) and name.removesuffix("Scheduler") in SCHEDULERS
-    if not known and (name is not None or "beta_schedule" not in config):
-        refuse(
-            "_class_name",
-            "a scheduler of variance-preserving diffusion, such as DDIMScheduler or "
-            "EulerDiscreteScheduler (flow matching and others are not implemented)",
-        )
-    for key in ("trained_betas", "rescale_betas_zero_snr", "use_flow_sigmas"):
-        if config.get(key) not in (None, False):
-            refuse(key, "none: it is not implemented")
-    prediction_type = config.get("prediction_type", "epsilon")
-    if prediction_type not in PREDICTION_TYPES:
-        refuse("prediction_type", " or ".join(PREDICTION_TYPES))
-    steps = config.get("num_train_timesteps", 1000)
-    if type(steps) is not int or steps < 1:
-        refuse("num_train_timesteps", "a positive integer")
-    # the defaults of the published scheduler classes
-    kind = config.get("beta_schedule", "linear")
-    if kind == "squaredcos_cap_v2":
-        return NoiseSchedule.squaredcos_cap_v2(steps), prediction_type
-    betas = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    if not all(type(b) in (int, float) and 0 < b < 1 for b in betas):
-        refuse("beta_start", f"0 < beta_start, beta_end < 1; they are {betas}")
-    if kind == "linear":
-        return NoiseSchedule.linear(steps, *betas), prediction_type
-    if kind == "scaled_linear":
-        return NoiseSchedule.scaled_linear(steps, *betas), prediction_type
-    return refuse("beta_schedule", "scaled_linear, linear or squaredcos_cap_v2")
 
 
 def resolve(

@@ -33,7 +33,7 @@ ENDS = {
 
 
 def ldm_blocks(config: UNetConfig) -> dict[str, str]:
-    """diffusers' name of every block -> LDM's, for a UNet of this config."""
+    """Returns LDM's name of every block of a UNet by diffusers' name."""
     names, last = dict(ENDS), len(config.channels) - 1
     block = 1
     for i in range(last + 1):
@@ -69,7 +69,10 @@ def ldm_key(key: str, blocks: dict[str, str]) -> str:
 
 
 def multiview_table(config: MultiViewConfig) -> list[Entry]:
-    """690 entries for MVDream: Stable Diffusion's 686 and the camera's embedding."""
+    """Maps a multi-view UNet's keys: 690 entries for MVDream.
+
+    They are Stable Diffusion's 686 and the camera's embedding.
+    """
     return list(_entries(config))
 
 

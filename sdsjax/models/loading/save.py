@@ -110,11 +110,11 @@ def save_stable_diffusion(
     prediction_type: str = "epsilon",
     dtype=jnp.float16,
 ) -> Path:
-    """Write a whole folder that `load_stable_diffusion` and diffusers read, or, with a
-    multi-view UNet, `load_multiview`.
+    """Write a whole folder that `load_stable_diffusion` and diffusers read.
 
-    unet, vae, text_encoder: (config, params) each; tokenizer: (vocab, merges), as
-    `train_word_tokenizer` gives them; the rest describes the training of the UNet.
+    With a multi-view UNet, `load_multiview` reads it. unet, vae, text_encoder: (config,
+    params) each; tokenizer: (vocab, merges), as `train_word_tokenizer` gives them; the
+    rest describes the training of the UNet.
     """
     folder = Path(folder)
     networks = {"unet": unet, "vae": vae, "text_encoder": text_encoder}

@@ -75,8 +75,10 @@ class Tokenizer:
         return out
 
     def shorten(self, text: str, endings: list[str]) -> str:
-        """The text, cut between words where it leaves no room for the longest of the
-        endings; with a warning that quotes what was dropped."""
+        """Cuts a text between words where it leaves an ending no room.
+
+        A warning quotes what was dropped.
+        """
         return beginning_that_fits(self._backend, text, endings, self.length)
 
     def pieces(self, text: str) -> list[str]:
@@ -85,11 +87,11 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder, length: int | None = None) -> "Tokenizer":
-        """Read vocab.json and merges.txt of `folder`, or tokenizer.json where these are
-        absent, and the two optional json files.
+        """Read the tokenizer of `folder`.
 
-        length: the encoder's number of positions, an upper bound on n.
-        Raises LoaderError for a missing or malformed file.
+        vocab.json and merges.txt, or tokenizer.json where these are absent, and the two
+        optional json files. length: the encoder's number of positions, an upper bound
+        on n. Raises LoaderError for a missing or malformed file.
         """
         folder = Path(folder)
         config = _read_json(folder / "tokenizer_config.json", optional=True)

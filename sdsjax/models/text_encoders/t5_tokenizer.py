@@ -78,8 +78,10 @@ class T5Tokenizer:
         return TokenIds(ids, mask)
 
     def shorten(self, text: str, endings: list[str]) -> str:
-        """The text, cut between words where it leaves no room for the longest of the
-        endings; with a warning that quotes what was dropped."""
+        """Cuts a text between words where it leaves an ending no room.
+
+        A warning quotes what was dropped.
+        """
         return beginning_that_fits(self._backend, text, endings, self.length)
 
     @classmethod

@@ -36,10 +36,13 @@ RAY_CHANNELS = 6
 
 
 class MultiViewConfig(NamedTuple):
-    """unet: the network beneath, `in_channels` those of z_t alone; rays: whether
-    Pluecker rays are seen; code_tokens: further text tokens made by the joint code, 0:
-    no joint code; code_width: its hidden layer; harmonics: octaves of the view
-    direction that it is told. Nothing beside `unet`: MVDream's network."""
+    """What of a multi-view UNet's config.json decides its arithmetic.
+
+    unet: the network beneath, `in_channels` those of z_t alone; rays: whether Pluecker
+    rays are seen; code_tokens: further text tokens made by the joint code, 0: no joint
+    code; code_width: its hidden layer; harmonics: octaves of the view direction that it
+    is told. Nothing beside `unet`: MVDream's network.
+    """
 
     unet: UNetConfig
     rays: bool = False
@@ -49,7 +52,9 @@ class MultiViewConfig(NamedTuple):
 
 
 def direction_harmonics(direction, octaves: int):
-    """`[... 3]` -> `[... 3 (1 + 2 octaves)]`: x, sin and cos of 2^i pi x / 2, i from 0.
+    """Encodes directions `[... 3]` as `[... 3 (1 + 2 octaves)]`.
+
+    x, sin and cos of 2^i pi x / 2, i from 0.
 
     The lowest octave tells -1 from 1; positional encoding as in arXiv 2003.08934.
     """
@@ -59,7 +64,9 @@ def direction_harmonics(direction, octaves: int):
 
 
 class JointCode(nn.Module):
-    """(camera `[m 16]`, text `[m n d]`) -> (embedding `[m width]`, tokens `[m k d]`).
+    """A code of camera `[m 16]` and text `[m n d]` together.
+
+    It gives (embedding `[m width]`, tokens `[m k d]`).
 
     A two-layer MLP of the view direction's harmonics and the mean text state: what is
     seen from there is a function of both that neither tells alone. The embedding is
@@ -91,10 +98,11 @@ class JointCode(nn.Module):
 
 
 class MultiViewUNet(nn.Module):
-    """(z_t `[b g h w c]`, t `[b]`, text `[b n d]`, camera `[b g 16]`, rays) -> eps_hat.
+    """A multi-view UNet: (z_t, t, text, camera, rays) to eps_hat.
 
-    rays `[b g h w 6]`: only where the config asks for them. class_embedding `[b g
-    time_width]`: added to the camera's (VSD's own camera). g may be any number, 1 too,
+    z_t `[b g h w c]`, t `[b]`, text `[b n d]`, camera `[b g 16]`. rays `[b g h w 6]`:
+    only where the config asks for them. class_embedding `[b g time_width]`: added to
+    the camera's (VSD's own camera). g may be any number, 1 too,
     with the same parameters. ValueError for arrays that do not fit each other.
     """
 

@@ -56,7 +56,7 @@ class UNetConfig(NamedTuple):
 class TimeEmbedding(nn.Module):
     """Two linear layers, with SiLU between, on the sinusoidal embedding.
 
-    zero: the last one is 0 at first, for what is added to the embedding.
+    zero: whether the last one is 0 at first (for what is added to it).
     """
 
     width: int

@@ -148,8 +148,8 @@ def _init(
         opacity_logits=jnp.full(count, math.log(opacity / (1 - opacity)), means.dtype),
         sh=sh.at[:, 0].set(coefficient_of_colour(rgb)),
     )
-    alive = jnp.arange(count) < settings.initial_count
-    return params, GaussianState(alive, rule.init(count) if rule else ())
+    tally = rule.init(count) if rule else ()
+    return params, GaussianState(jnp.arange(count) < settings.initial_count, tally)
 
 
 def _initial_points(settings: GaussianSettings, key: Array, rgb: Array):

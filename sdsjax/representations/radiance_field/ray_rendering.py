@@ -93,13 +93,12 @@ def render_rays(
     else:
         normal = volume.accumulate_along_ray(weights, normals)
         normal = volume.normalize_by_opacity(normal, opacity)
-    terms = _loss_terms(field, sampling, rays, weights, samples, normals)
     return RayOutputs(
         rgb=volume.accumulate_along_ray(weights, rgb),
         opacity=opacity,
         depth=distance * rays.depth_per_distance,
         normal=normal,
-        aux=counts | terms,
+        aux=counts | _loss_terms(field, sampling, rays, weights, samples, normals),
     )
 
 

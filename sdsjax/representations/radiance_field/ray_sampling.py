@@ -165,11 +165,12 @@ def _ends(rays: Rays, fractions: Array, *, only_fine: bool) -> tuple[Array, Arra
 def _coarse_density(field, sampling, params, state: FieldState, points):
     # density [r n], the proposal's with a gradient to the proposal alone; and how many
     # points [r] there was no room for, or None
-    mask = occupied_points(field, state.occupied, points)
     if sampling.proposal is not None:
         raw, _ = raw_density(sampling.proposal, params.proposal, points)
         density = activate_density(sampling.proposal, raw)
+        mask = occupied_points(field, state.occupied, points)
         return density if mask is None else jnp.where(mask, density, 0), None
+    mask = occupied_points(field, state.occupied, points)
     fixed = jax.lax.stop_gradient(params)
 
     def evaluate(x, directions):

@@ -13,11 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from sdsjax.diffusion import ddim_step, guide, velocity_to_noise
 from sdsjax.models.loading.hub import StableDiffusion
 from sdsjax.toybox.scoring.sample import ddim_times
-from sdsjax.toybox.training.train_multiview import view_conditions
+from sdsjax.toybox.training.train_multiview import VIEWS, view_conditions
+from sdsjax.toybox.world.captions import parse_caption
+from sdsjax.toybox.world.sheet import render_specs
+from sdsjax.toybox.world.views import draw_orbit, spread_azimuths
 
 
 def sample_views(
@@ -71,3 +75,33 @@ def sample_views(
     params["text_encoder"] = text.params
     ids, nothing = networks.tokenizer(list(texts)), networks.tokenizer([""])
     return np.asarray(draw(params, key, ids, nothing, jnp.asarray(orbits)))
+
+
+def view_sheet(
+    path,
+    networks: StableDiffusion,
+    texts: Sequence[str],
+    *,
+    guidance_scale: float = 3.0,
+    steps: int = 40,
+    seed: int = 0,
+) -> None:
+    """Writes a picture of samples beside the truth, a row a caption.
+
+    A row shows a set of samples and, to its right, the true renders of the same cameras
+    (on a grey of their own: samples choose theirs).
+    """
+    keys = jax.random.split(jax.random.key(seed), len(texts) + 1)
+    azimuth, elevation, distance = jax.vmap(draw_orbit)(keys[1:])
+    turned = spread_azimuths(azimuth, VIEWS)
+    rest = (jnp.repeat(a[:, None], VIEWS, axis=1) for a in (elevation, distance))
+    orbits = np.asarray(jnp.stack([turned, *rest], axis=-1))
+    drawn = sample_views(
+        networks, texts, orbits, keys[0], guidance_scale=guidance_scale, steps=steps
+    )
+    rows = []
+    for text, views, orbit in zip(texts, drawn, orbits, strict=True):
+        true = render_specs([parse_caption(text)[0]] * VIEWS, orbit)
+        rows.append(np.concatenate([*(0.5 + 0.5 * views), *true], axis=1))
+    sheet = np.clip(np.concatenate(rows), 0.0, 1.0)
+    Image.fromarray(np.round(255 * sheet).astype(np.uint8)).save(path)

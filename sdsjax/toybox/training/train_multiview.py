@@ -32,7 +32,7 @@ from sdsjax.models.loading.save import save_stable_diffusion
 from sdsjax.models.text_encoders.clip import CLIPTextEncoder
 from sdsjax.models.unets.multiview import MultiViewConfig, MultiViewUNet
 from sdsjax.toybox.training import pool as pools
-from sdsjax.toybox.training.fit import FitState, Recipe, fit
+from sdsjax.toybox.training.fit import FitState, Recipe, fit, read_arrays
 from sdsjax.toybox.training.train_prior import snr_weight, vocab_and_merges
 from sdsjax.toybox.world.views import FOV_DEG
 
@@ -256,11 +256,12 @@ def noise_loss(config: MultiViewConfig, start: StableDiffusion, dtype):
 def train_multiview_unet(
     work: Path, start: StableDiffusion, recipe: MultiViewRecipe, log
 ) -> FitState:
-    """The constant stage in `work/unet`, then the cool-down from a copy of it."""
-    config = network_config(start, recipe)
+    """The level stage in `work/unet`, then the cool-down from a copy of it; a
+    `cooldown` of 0 leaves the one out, of 1 the other."""
+    level, params = work / "unet", initial_params(start, recipe)
     level_steps = round(recipe.steps * (1.0 - recipe.cooldown))
     plan = Recipe(
-        noise_loss(config, start, jnp.dtype(recipe.dtype)),
+        noise_loss(network_config(start, recipe), start, jnp.dtype(recipe.dtype)),
         batches(work / "pools", start, recipe, log),
         steps=level_steps,
         peak=recipe.rate,
@@ -270,7 +271,6 @@ def train_multiview_unet(
         weight_decay=0.01,
         seed=recipe.seed,
     )
-    params = initial_params(start, recipe)
     minutes = recipe.minutes or None
 
     def stage(folder, plan, share):
@@ -283,20 +283,27 @@ def train_multiview_unet(
             log=log,
         )
 
-    reached = int(stage(work / "unet", plan, 1.0 - recipe.cooldown).step)
+    if recipe.cooldown < 1.0:
+        state = stage(level, plan, 1.0 - recipe.cooldown)
+        if recipe.cooldown == 0.0:
+            return state
+    checkpoint = level / "checkpoint.safetensors"
+    reached = int(read_arrays(checkpoint)[".step"])
     steps = recipe.steps - level_steps
-    if minutes and reached < level_steps:
+    if minutes and reached < level_steps + steps:
         seconds = 60.0 * recipe.cooldown * minutes
-        steps = max(1, int(seconds / _seconds_per_step(work / "unet")))
+        steps = max(1, int(seconds / _seconds_per_step(level)))
     folder = work / f"cooldown-{reached}"
     folder.mkdir(exist_ok=True)
-    shutil.copy(work / "unet" / "checkpoint.safetensors", folder)
+    if not (folder / checkpoint.name).exists():
+        shutil.copy(checkpoint, folder)
     log(f"cool-down: {steps} steps from {reached}")
     cooled = plan._replace(
         steps=reached + steps,
         cooldown=steps / (reached + steps),
         ema_decay=COOLED_EMA,
     )
+    # the steps are planned by the level stage's speed: leave room for a slower hour
     return stage(folder, cooled, 1.5 * recipe.cooldown)
 
 

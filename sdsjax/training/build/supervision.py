@@ -21,10 +21,10 @@ from sdsjax.training.supervision import (
     Penalty,
     Reference,
     attach,
+    combine_penalties,
     depth_penalty,
     fit_size,
     reference_penalty,
-    together,
 )
 from sdsjax.types import PriorSource, Representation
 
@@ -104,4 +104,4 @@ def build_supervision(
         source = attach(source, given)
         weights = {name: said[f"weight_{name}"] for name in ("rgb", "mask", "depth")}
         penalties.append(reference_penalty(representation, weights, said.until_step))
-    return source, together(*penalties)
+    return source, combine_penalties(*penalties)

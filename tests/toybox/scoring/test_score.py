@@ -1,5 +1,7 @@
 """Scores: the truth scores perfectly, known faults cost what they should."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 from sdsjax.cameras import camera_angles
 from sdsjax.toybox.scoring import score as scoring
 from sdsjax.toybox.world.captions import CaptionError
-from sdsjax.toybox.world.scene import SceneSpec
+from sdsjax.toybox.world.renderer import render
+from sdsjax.toybox.world.scene import SceneSpec, build_scene
 from sdsjax.toybox.world.views import heldout_orbits
 from sdsjax.types import Rendering
 
@@ -116,3 +119,20 @@ def test_score_draws_the_heldout_views(truth):
 def test_prompts_outside_the_toybox_are_refused():
     with pytest.raises(CaptionError):
         scoring.score(lambda camera: None, "a DSLR photo of a hamburger")
+
+
+def test_truth_traced_in_pieces_is_the_renderers_own(monkeypatch):
+    spec, orbits = SceneSpec("mug", "red"), [(30.0, 20.0, 3.1), (200.0, 5.0, 3.0)]
+    # 40 px of 2 x 2 rays: pieces of 32 samples do not fit, and are more than a batch
+    monkeypatch.setattr(scoring, "BLOCK", 32)
+    found = scoring.true_views(spec, orbits, size=40, supersample=2)
+    cameras = scoring.orbit_cameras(orbits, 40)
+    scene, red = build_scene(spec), scoring.COLORS["red"]
+    draw = jax.jit(lambda camera: render(scene, camera, red))
+    for index in range(2):
+        true = draw(jax.tree.map(operator.itemgetter(index), cameras))
+        for name in ("rgb", "opacity", "depth"):
+            ours, theirs = getattr(found, name)[index], getattr(true, name)
+            np.testing.assert_allclose(ours, theirs, atol=2e-5, err_msg=name)
+        far = np.abs(found.normal[index] - true.normal).max(axis=-1) > 1e-3
+        assert far.mean() < 0.01  # rays that graze an edge

@@ -182,9 +182,9 @@ def _grow(settings: AdaptiveSettings, key, params, grown: Array, split: Array):
         logits = jnp.where(grown, logit(half), logits)
     if settings.decay != 1:
         logits = logit(settings.decay * jax.nn.sigmoid(logits))
-    shrink = jnp.where(split[:, None], math.log(SPLIT_SHRINK), 0)
     return params._replace(
         means=params.means + jnp.where(split[:, None], offset, 0),
-        log_scales=params.log_scales - shrink,
+        log_scales=params.log_scales
+        - jnp.where(split[:, None], math.log(SPLIT_SHRINK), 0),
         opacity_logits=logits,
     )

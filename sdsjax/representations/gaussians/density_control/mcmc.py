@@ -85,8 +85,7 @@ def _edit(settings: McmcSettings, key, step, params, alive, counts, aux) -> tupl
         lambda operand: (*operand, no_edit(alive.shape[0])),
         operand,
     )
-    scale = s.noise(step) if callable(s.noise) else s.noise
-    params = _wander(key_noise, params, alive, scale, s.prune)
+    params = _wander(s, key_noise, step, params, alive)
     return params, alive, counts, edit._replace(aux=edit_report(alive, counts))
 
 
@@ -101,7 +100,7 @@ def _relocate(settings: McmcSettings, key, params, alive, counts: Counts) -> tup
     target = (dead | row_placement.first_free(alive, growth)) & jnp.any(living)
     drawn = row_placement.draw_rows(key, jnp.where(living, opacity, 0))
     copies = jnp.zeros(n, jnp.int32).at[drawn].add(target.astype(jnp.int32))
-    params = _share(params, copies, prune)
+    params, copied = _share(params, copies, prune)
     source = jnp.where(target, drawn, index)
     counts = add_counts(
         counts,
@@ -109,30 +108,34 @@ def _relocate(settings: McmcSettings, key, params, alive, counts: Counts) -> tup
         cloned=count_true(target & ~dead),
         shortfall=count_true(dead & ~target),
     )
-    edit = RowEdit(source, target | (copies > 0))
+    edit = RowEdit(source, target | copied)
     params = row_placement.gather_rows(params, source)
     return params, alive | target, counts, edit
 
 
 def _share(params, copies: Array, prune: float):
-    # Rows that get copies [n] become fainter and smaller, so that the picture stays.
+    # Rows that get copies [n] become fainter and smaller, so that the picture stays;
+    # and which these are.
     opacity, factor = relocation.share_place(
         params.opacity_logits, jnp.minimum(copies + 1, MAX_SHARERS)
     )
     copied = copies > 0
-    return params._replace(
+    params = params._replace(
         opacity_logits=jnp.where(
             copied, logit(jnp.maximum(opacity, prune)), params.opacity_logits
         ),
         log_scales=params.log_scales + jnp.where(copied, jnp.log(factor), 0.0)[:, None],
     )
+    return params, copied
 
 
-def _wander(key, params, alive, scale, prune: float):
+def _wander(settings: McmcSettings, key, step, params, alive):
     # Faint Gaussians move at random, the more the fainter they are.
-    faint = jax.nn.sigmoid(-100.0 * (jax.nn.sigmoid(params.opacity_logits) - prune))
+    opacity = jax.nn.sigmoid(params.opacity_logits)
+    faint = jax.nn.sigmoid(-100.0 * (opacity - settings.prune))
     # R diag(s^2) R^T eps: a rotated eps has eps's law, so R^T is left out.
     noise = jax.random.normal(key, params.means.shape, params.means.dtype)
     shift = rotate_to_world(params, noise * jnp.exp(2 * params.log_scales))
-    size = jnp.where(alive, scale * faint, 0)[:, None]
+    rate = settings.noise(step) if callable(settings.noise) else settings.noise
+    size = jnp.where(alive, rate * faint, 0)[:, None]
     return params._replace(means=params.means + size * shift)
