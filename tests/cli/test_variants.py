@@ -59,9 +59,7 @@ def random_folder(tmp_path_factory):
     vocab, merges = train_word_tokenizer(["a", "red", "mug", "view"])
     text = CLIPTextConfig(len(vocab), 8, 16, 1, 2, 16, "gelu", 1e-5)
     vae = VAEConfig(3, 3, 4, (8, 8), 1, 4, 0.2, 16)
-    unet = UNetConfig(
-        4, 4, (8, 8), (2, 2), (True, False), (False, True), 1, 4, 1e-5, 8, True, 8
-    )
+    unet = UNetConfig(4, 4, (8,), (2,), (True,), (True,), 1, 4, 1e-5, 8, True, 8)
     return save_stable_diffusion(
         tmp_path_factory.mktemp("random-sd"),
         unet=random_params("unet", unet, rng),

@@ -14,8 +14,8 @@ from sdsjax.models.unets import lora
 from sdsjax.models.unets.stable_diffusion import UNet2DCondition, UNetConfig
 
 UNET = UNetConfig(
-    in_channels=4, out_channels=4, channels=(16, 32), heads=(2, 2),
-    down_attention=(False, True), up_attention=(True, False), layers=1, groups=8,
+    in_channels=4, out_channels=4, channels=(16,), heads=(2,),
+    down_attention=(True,), up_attention=(True,), layers=1, groups=8,
     epsilon=1e-5, context=16, linear_projection=True, sample_size=8,
 )  # fmt: skip
 KERNELS = 4 * 8  # four transformers of two attentions with four projections each

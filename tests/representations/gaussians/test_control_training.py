@@ -1,6 +1,6 @@
 """Density control inside the training step: what it gathers, one trace, resuming."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -53,9 +53,18 @@ def test_the_probe_gathers_screen_gradients_of_all_views():
     assert not jnp.any(probe_screen_gradient(jnp.ones(4), jnp.eye(4), (3.0, 2.0)))
 
 
-def assembled(rule, count=60, n=2, **settings):
-    """The training step, its state and the arguments it takes, towards red pictures."""
-    settings = {f"control_{k}": v for k, v in {**OFTEN, **settings}.items()}
+RULES = {
+    "3dgs": {"every": 2, "threshold": 0.0, "reset_every": 3},
+    "stabledreamer": {"every": 2, "threshold": 0.0, "reset_every": 3},
+    "mcmc": {"every": 2, "noise": 0.1},
+}
+
+
+@cache
+def assembled(rule, count=60, n=2):
+    """The training step, its first state (a step takes it: copy it) and the prior's
+    parameters, towards red pictures. The second step is the first that edits."""
+    settings = {f"control_{k}": v for k, v in {**OFTEN, **RULES[rule]}.items()}
     representation = gaussians(count=count, init_count=40, control=rule, **settings)
 
     def noise(z_t, t, view=None, branches=("cond", "uncond")):
@@ -79,11 +88,9 @@ def assembled(rule, count=60, n=2, **settings):
     return step, state, source.params
 
 
-RULES = {
-    "3dgs": {"every": 2, "threshold": 0.0, "reset_every": 3},
-    "stabledreamer": {"every": 2, "threshold": 0.0, "reset_every": 3},
-    "mcmc": {"every": 2, "noise": 0.1},
-}
+def begun(rule):
+    step, state, prior_params = assembled(rule)
+    return step, jax.tree.map(jnp.copy, state), prior_params
 
 
 @pytest.mark.parametrize(
@@ -91,7 +98,7 @@ RULES = {
     [pytest.param(r, marks=() if r == "3dgs" else pytest.mark.slow) for r in RULES],
 )
 def test_training_goes_on_with_one_trace_and_resumes_bit_for_bit(rule):
-    step, state, prior_params = assembled(rule, **RULES[rule])
+    step, state, prior_params = begun(rule)
     kept, rows = None, []
     for i in range(6):
         if i == 3:
@@ -114,9 +121,11 @@ def test_training_goes_on_with_one_trace_and_resumes_bit_for_bit(rule):
 
 
 def test_dead_rows_get_no_gradient_and_do_not_move():
-    step, state, prior_params = assembled("3dgs", start=99)
+    step, state, prior_params = begun("3dgs")
     before = jax.device_get(state.params)
-    after = step(state, prior_params, KEY)[0].params
+    state, metrics = step(state, prior_params, KEY)
+    assert metrics["control/alive"] == 40
+    after = state.params
     for name in before._fields:
         old, new = getattr(before, name), np.asarray(getattr(after, name))
         np.testing.assert_array_equal(new[40:], old[40:], err_msg=name)

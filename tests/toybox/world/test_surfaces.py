@@ -1,5 +1,8 @@
 """Meshes: closed, on the surface, coloured; surface points on the surface."""
 
+from functools import cache
+
+import jax
 import numpy as np
 import pytest
 
@@ -15,6 +18,14 @@ SPECS = (
 )
 
 
+_sdf = jax.jit(sdf)
+
+
+@cache
+def _mesh(spec):
+    return scene_mesh(build_scene(spec), spec)
+
+
 def _volume(vertices, faces):
     a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
     return np.einsum("fi,fi->", a, np.cross(b, c)) / 6
@@ -22,7 +33,7 @@ def _volume(vertices, faces):
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.kind)
 def test_meshes_are_closed_and_oriented(spec):
-    vertices, faces, _ = scene_mesh(build_scene(spec), spec)
+    vertices, faces, _ = _mesh(spec)
     # every directed edge has its opposite exactly once: closed, and wound one way
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     forward = edges[:, 0].astype(np.int64) * len(vertices) + edges[:, 1]
@@ -35,11 +46,11 @@ def test_meshes_are_closed_and_oriented(spec):
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.kind)
 def test_vertices_and_points_lie_on_the_surface(spec):
     scene = build_scene(spec)
-    vertices, _, _ = scene_mesh(scene, spec)
+    vertices, _, _ = _mesh(spec)
     step = 2.04 / 95
-    assert np.abs(sdf(scene, vertices)[0]).max() < step / 2
+    assert np.abs(_sdf(scene, vertices)[0]).max() < step / 2
     points = surface_points(scene, 1000, seed=3)
-    assert np.quantile(np.abs(sdf(scene, points)[0]), 0.99) < 1e-3
+    assert np.quantile(np.abs(_sdf(scene, points)[0]), 0.99) < 1e-3
     assert (points == surface_points(scene, 1000, seed=3)).all()
     assert (points != surface_points(scene, 1000, seed=4)).any()
 
