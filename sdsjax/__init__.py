@@ -1,4 +1,4 @@
-"""sdsjax: score distillation for text-to-3D in JAX, measured against ground truth."""
+"""Score distillation for text-to-3D in JAX, measured against ground truth."""
 
 __version__ = "0.1.0"
 

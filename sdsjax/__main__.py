@@ -1,4 +1,4 @@
-"""`python -m sdsjax` is `python -m sdsjax.main`."""
+"""Lets `python -m sdsjax` be `python -m sdsjax.main`."""
 
 import sys
 

@@ -33,8 +33,11 @@ IF_OPERATIONS = 2 * 2879e9
 
 
 class Cost(NamedTuple):
-    """Of one view: operations, residual bytes kept for the pullback; of the prior:
-    parameters; and where the numbers are from."""
+    """The cost of one view, and where its numbers are from.
+
+    Operations and residual bytes kept for the pullback, of one view; parameters, of the
+    prior.
+    """
 
     operations: float
     residuals: float

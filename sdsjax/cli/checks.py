@@ -293,8 +293,10 @@ def check_text(flat: Mapping[str, Any]) -> None:
 
 
 def plain_prompts(config: Config) -> None:
-    """Prompts for the toybox lose the marks that its encoder never met, in place, so
-    that what is checked is what is encoded."""
+    """Takes the marks out of a toybox's prompts that its encoder never met.
+
+    In place, so that what is checked is what is encoded.
+    """
     if not _toybox_reads(config.prior):
         return
     from sdsjax.toybox.world.captions import plain_caption

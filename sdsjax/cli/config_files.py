@@ -32,7 +32,7 @@ class Source(NamedTuple):
 
     @property
     def label(self) -> str:
-        """`ssd` or `ssd-image`: how a run directory is called."""
+        """How a run directory is called after it: `ssd` or `ssd-image`."""
         plain = self.variant in (None, DEFAULT_VARIANT)
         return self.name if plain else f"{self.name}-{self.variant}"
 
@@ -59,9 +59,10 @@ def config_names() -> list[str]:
 
 
 def locate(text: str) -> Source:
-    """`ssd`, `ssd:image`, `configs/ssd.py:sd21` or any path -> Source.
+    """Finds the source that a name, a name with a variant or a path means.
 
-    Raises ConfigError when there is no such file.
+    `ssd`, `ssd:image`, `configs/ssd.py:sd21` or any path. Raises ConfigError when there
+    is no such file.
     """
     name, colon, variant = text.rpartition(":")
     if not colon or not re.fullmatch(r"\w+", variant):
@@ -156,11 +157,14 @@ def load(source: Source | str) -> Config:
 
 
 def base_config() -> Config:
-    """base.py's: every key with its default, the types of all others."""
+    """Reads base.py: every key with its default, the types of all others."""
     path = config_folder() / "base.py"
     return read_module(path).base_config().copy_and_resolve_references()
 
 
 def default_workdir(label: str, config: Config) -> str:
-    """runs/<config>-<prompt slug>-<seed>; label: `Source.label`."""
+    """Names the run directory runs/<config>-<prompt slug>-<seed>.
+
+    label: `Source.label`.
+    """
     return f"runs/{label}-{slug(config.prompt)}-{config.seed}"

@@ -147,9 +147,10 @@ def _mistyped(key: str, value: Any, kind: type) -> ConfigError:
 
 
 def coerce(key: str, value: Any, kind: type, pattern: Any = None) -> Any:
-    """`value` as `kind`, a tuple's entries as `pattern`'s; an int passes for a float.
+    """Turns a value into a kind, a tuple's entries into its pattern's.
 
-    Raises ConfigError naming the key, what it takes and what it got.
+    An int passes for a float. Raises ConfigError naming the key, what it takes and what
+    it got.
     """
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

@@ -1,3 +1,5 @@
-"""Several devices: meshes and shardings. Views are spread over the mesh
-axis "data", parameters are on every device. Imports jax alone; training uses it.
+"""Several devices: meshes and shardings.
+
+Views are spread over the mesh axis "data", parameters are on every device. Imports jax
+alone; training uses it.
 """

@@ -21,8 +21,10 @@ from jax.sharding import (
 
 
 def data_mesh(batch_size: int, devices=None) -> Mesh | None:
-    """A mesh ("data",) over the largest number of devices that divides the batch; None
-    where that is one."""
+    """Makes a mesh ("data",) over the most devices that divide the batch.
+
+    None where that is one.
+    """
     devices = list(jax.devices() if devices is None else devices)
     n = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
     if n == 1:
@@ -33,7 +35,7 @@ def data_mesh(batch_size: int, devices=None) -> Mesh | None:
 
 
 def map_views(function: Callable, mesh: Mesh | None) -> Callable:
-    """(shared, each) -> function(shared, one of each), over the leading axis of `each`.
+    """Maps function(shared, one of each) over the leading axis of `each`.
 
     On a mesh every device maps its own views, so that a renderer bins and sorts those
     alone; the transpose sums the gradient of `shared` over devices. Traced arrays must
@@ -60,8 +62,10 @@ def replicate(tree, mesh: Mesh | None):
 
 
 def describe(mesh: Mesh | None, devices=None) -> str:
-    """One line for the log: what is used, and what stays idle because the batch does
-    not divide."""
+    """Says for the log what is used, and what stays idle.
+
+    A device is idle because the batch does not divide over it.
+    """
     devices = list(jax.devices() if devices is None else devices)
     used = 1 if mesh is None else mesh.devices.size
     kind = devices[0].device_kind

@@ -1,8 +1,10 @@
-"""What a run leaves behind: `export_run.export_all` writes all of it. Pictures and
-turntables (`pictures`, `video`), splats (`ply`), meshes (`mesh`, `texture`, `glb`), the
-report (`report`, `variance_section`, `viewer`), several runs on one page (`compare`);
-`written_files` keeps account; `points` reads a cloud to begin from. Imports the
-toybox's scoring, runs, diagnostics, representations and render; training calls it.
+"""What a run leaves behind, all written by `export_run.export_all`.
+
+Pictures and turntables (`pictures`, `video`), splats (`ply`), meshes (`mesh`,
+`texture`, `glb`), the report (`report`, `variance_section`, `viewer`), several runs on
+one page (`compare`); `written_files` keeps account; `points` reads a cloud to begin
+from. Imports the toybox's scoring, runs, diagnostics, representations and render;
+training calls it.
 """
 
 from sdsjax.exports.export_run import export_all

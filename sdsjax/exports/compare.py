@@ -1,4 +1,4 @@
-"""compare.html: several runs on one offline page, turntables in step, a table.
+"""Several runs on one offline page, compare.html: turntables in step, a table.
 
     python -m sdsjax.exports.compare runs/a runs/b --out compare.html
 
@@ -43,8 +43,7 @@ class CompareError(ValueError):
 
 
 class Entry(NamedTuple):
-    """An entry is one run: its folder's name, its metrics.json, its turntable or
-    picture."""
+    """One run of a comparison: folder's name, metrics.json, turntable or picture."""
 
     name: str
     metrics: Mapping[str, Any]

@@ -1,5 +1,7 @@
-"""Meshes as binary glTF 2.0: y up, front +z as here, vertex colours linear or a baked
-texture (texture.py)."""
+"""Meshes as binary glTF 2.0, with vertex colours or a baked texture.
+
+y up, front +z as here; vertex colours are linear; the texture is texture.py's.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from sdsjax.files.atomic import write_bytes
 
 
 def linear_from_display(rgb: np.ndarray) -> np.ndarray:
-    """sRGB's transfer function undone (IEC 61966-2-1); glTF wants linear colours."""
+    """Undoes sRGB's transfer function (IEC 61966-2-1): glTF wants linear colours."""
     return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
 
 

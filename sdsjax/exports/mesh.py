@@ -1,5 +1,4 @@
-"""A triangle mesh with colours from Gaussians or a radiance field: density grid
-and iso-surface.
+"""A triangle mesh with colours from Gaussians or a radiance field.
 
 Field (world units, grid `[r r r]` over a cube that holds the splats):
 
@@ -46,8 +45,11 @@ class Field(NamedTuple):
 
 
 class Mesh(NamedTuple):
-    """vertices [n 3] world; faces [m 3] int, counter-clockwise seen from outside;
-    colours [n 3] display values in [0, 1]."""
+    """A triangle mesh with a colour a vertex.
+
+    vertices [n 3] world; faces [m 3] int, counter-clockwise seen from outside; colours
+    [n 3] display values in [0, 1].
+    """
 
     vertices: np.ndarray
     faces: np.ndarray
@@ -160,8 +162,10 @@ def _sample(grid: np.ndarray, points: np.ndarray, field: Field) -> np.ndarray:
 def iso_level(
     field: Field, gaussians: Gaussians, *, quantile: float, level_scale: float
 ) -> float:
-    """Returns `level_scale` times the quantile of the density at the centres, each
-    weighted by its opacity."""
+    """Returns `level_scale` times a quantile of the density at the centres.
+
+    Each centre is weighted by its opacity.
+    """
     splats = _splats(gaussians, 0.0)
     values = _sample(field.density, splats.means, field)
     order = np.argsort(values)

@@ -51,8 +51,10 @@ class PlyError(ValueError):
 
 
 class Header(NamedTuple):
-    """A header says how rows are stored; dtype: of one row; count: rows; offset: bytes
-    before the first row."""
+    """How the rows of a PLY file are stored.
+
+    dtype: of one row; count: rows; offset: bytes before the first row.
+    """
 
     dtype: np.dtype
     count: int

@@ -1,4 +1,4 @@
-"""report.html: one file that shows a run, offline, whatever became of it.
+"""One file that shows a run, offline, whatever became of it: report.html.
 
 Everything that was typed by a person (prompt, paths, warnings) is escaped; pictures and
 videos are data URIs; style and viewer are inlined. A piece that is missing leaves its
@@ -94,6 +94,7 @@ def figure(path: Path | None, caption: str, *, kind: str = "") -> str:
 
 
 def section(title: str, body: str) -> str:
+    """Makes a section of the page: a heading and what stands under it."""
     return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
 
 

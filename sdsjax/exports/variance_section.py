@@ -33,7 +33,7 @@ MEASURED = {
 
 
 def split_history(history: Sequence[Mapping]) -> tuple[list[dict], list[dict]]:
-    """(rows without the measured variance, rows of it alone)."""
+    """Splits rows into those without the measured variance and it alone."""
     rest = [
         {k: v for k, v in row.items() if not k.startswith(PREFIX)} for row in history
     ]

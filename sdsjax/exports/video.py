@@ -42,8 +42,10 @@ class VideoError(RuntimeError):
 
 
 class Frames(NamedTuple):
-    """Frames are n renderings on the host: rgb [n h w 3], depth and opacity [n h w],
-    normal [n h w 3] (world)."""
+    """Renderings on the host, n of them.
+
+    rgb [n h w 3], depth and opacity [n h w], normal [n h w 3] (world).
+    """
 
     rgb: np.ndarray
     depth: np.ndarray

@@ -53,8 +53,10 @@ def write_json(path: Path, content: Mapping) -> Path:
 
 
 def find_previews(workdir: Path) -> list[tuple[int, Path]]:
-    """Finds (step, picture) of the previews below `workdir`, by the number in their
-    name."""
+    """Finds (step, picture) of the previews below `workdir`.
+
+    The step is the last number in a picture's name.
+    """
     found = []
     for path in (workdir / "previews").glob("*.png"):
         digits = re.findall(r"\d+", path.stem)

@@ -57,8 +57,11 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> Path:
 
 
 def read_rows(path: str | os.PathLike, by: str) -> dict[str, dict]:
-    """The objects of a JSON-lines file under their value of the key `by`; of equal ones
-    the last, none without a file. A line that a killed run cut is left out."""
+    """Reads the objects of a JSON-lines file under their value of the key `by`.
+
+    Of equal ones the last, none without a file. A line that a killed run cut is left
+    out.
+    """
     rows: dict[str, dict] = {}
     path = Path(path)
     for line in path.read_text().splitlines() if path.exists() else []:

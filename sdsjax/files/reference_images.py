@@ -44,8 +44,11 @@ UNREADABLE = (
 
 
 class Reference(NamedTuple):
-    """n given pictures: rgb [n h w 3] as on black (already times the mask), mask
-    [n h w], cameras [n], disparity [n h w] as a prior estimates it, or None."""
+    """Given pictures of an object, n of them, with their cameras.
+
+    rgb [n h w 3] as on black (already times the mask), mask [n h w], cameras [n],
+    disparity [n h w] as a prior estimates it, or None.
+    """
 
     rgb: jax.Array
     mask: jax.Array
@@ -75,7 +78,10 @@ LIMITS = {
 
 
 def read_picture(path: Path, size: int) -> np.ndarray:
-    """rgba [size size 4] in [0, 1], rgb already times alpha. Raises BadReference."""
+    """Reads rgba [size size 4] in [0, 1], rgb already times alpha.
+
+    Raises BadReference.
+    """
     try:
         with Image.open(path) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -110,7 +116,7 @@ def read_picture(path: Path, size: int) -> np.ndarray:
 
 
 def resize(rgba: np.ndarray, size: int) -> np.ndarray:
-    """rgba [s s 4], premultiplied, at another size: averaged down, bilinear up."""
+    """Resizes premultiplied rgba [s s 4]: averaged down, bilinear up."""
     if rgba.shape[0] == size:
         return rgba
     channels = [

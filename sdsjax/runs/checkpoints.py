@@ -36,8 +36,10 @@ class CheckpointError(RuntimeError):
 
 
 def named_leaves(state: PyTree) -> dict[str, np.ndarray]:
-    """Names every leaf by its index and path, as numpy arrays; typed random keys as
-    their integers."""
+    """Names every leaf of a state by its index and path, as numpy arrays.
+
+    Typed random keys are their integers.
+    """
     named = {}
     for index, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(state)):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -57,8 +59,10 @@ def digest(state: PyTree) -> str:
 
 
 def seal(manifest: dict) -> str:
-    """Hashes a manifest by sha256, so that damage to it is told from damage to the
-    files."""
+    """Hashes a manifest by sha256.
+
+    So damage to it is told from damage to the files.
+    """
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,5 +1,4 @@
-"""Compiling: JAX's persistent cache under the user's cache directory, and how much
-work on machine code is worth its time.
+"""JAX's persistent compile cache, and how much work on machine code pays.
 
 Opt out with SDSJAX_COMPILE_CACHE=0; another place: SDSJAX_COMPILE_CACHE=<directory> or
 JAX's own JAX_COMPILATION_CACHE_DIR, which is left alone. The directory is private (mode
@@ -31,8 +30,10 @@ def user_cache_directory() -> Path:
 
 
 def machine_tag() -> str:
-    """Names this kind of machine: JAX's version, the architecture and a digest of the
-    CPU's features."""
+    """Names this kind of machine.
+
+    By JAX's version, the architecture and a digest of the CPU's features.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = sorted({s for s in lines if s.startswith(("flags", "model name"))})

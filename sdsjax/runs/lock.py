@@ -20,8 +20,10 @@ class RunError(ValueError):
 
 
 def process_started(pid: int) -> str | None:
-    """Tells when a process of this machine started (opaque text); "" where that is not
-    known, None where there is no such process."""
+    """Tells when a process of this machine started (opaque text).
+
+    "" where that is not known, None where there is no such process.
+    """
     if os.name == "nt":
         return _windows_process(pid)
     try:

@@ -34,8 +34,10 @@ def brief(seconds: float) -> str:
 
 
 class StepTimer:
-    """A timer keeps the mean time of a step, exponential over about 10 laps, without
-    pauses."""
+    """Keeps the mean time of a step, exponential over about 10 laps.
+
+    Pauses are left out.
+    """
 
     def __init__(self) -> None:
         self.mean: float | None = None
@@ -130,4 +132,5 @@ class Log:
         self._writer.add_image(name, picture, step, dataformats="HWC")
 
     def flush(self) -> None:
+        """Writes what TensorBoard's writer still holds."""
         self._writer.flush()

@@ -74,8 +74,10 @@ def session_record(command: Iterable[str]) -> dict:
 
 
 def read_json(path: Path) -> dict | None:
-    """A JSON object of the run directory; None where there is none. Raises RunError
-    for one that is damaged."""
+    """Reads a JSON object of the run directory, None where there is none.
+
+    Raises RunError for one that is damaged.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -197,8 +199,10 @@ class RunDirectory:
         write_text(self.folder / "run.json", _pretty(record))
 
     def load_history(self, step: int) -> list[dict]:
-        """The logged rows up to `step`; later ones, and a line cut off by a crash, are
-        removed from the file."""
+        """Reads the logged rows up to `step` and drops all others.
+
+        Later ones, and a line cut off by a crash, are removed from the file.
+        """
         path, rows = self.folder / "history.jsonl", []
         with contextlib.suppress(FileNotFoundError):
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -211,6 +215,7 @@ class RunDirectory:
         return rows
 
     def append_history(self, row: dict) -> None:
+        """Adds a row to the history, in memory and on disk."""
         self.history.append(row)
         with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -16,8 +16,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(SystemExit):
-    """The run was asked to stop by the signal `number` and has stopped after `step`;
-    `code` is 128 + the signal."""
+    """The run was asked to stop by a signal, and has stopped.
+
+    number: the signal's; step: after which it stopped; `code` is 128 + the signal.
+    """
 
     def __init__(self, number: int, step: int) -> None:
         super().__init__(128 + number)
@@ -29,6 +31,7 @@ class Interrupted(SystemExit):
 
     @property
     def exit_code(self) -> int:
+        """The exit status that a shell expects: 128 + the signal."""
         return int(self.code or 0)
 
 

@@ -45,7 +45,7 @@ class Run(NamedTuple):
     workdir: Path
 
     def file(self, suffix: str) -> Path:
-        """results/<stem><suffix>."""
+        """Names a result's file, results/<stem><suffix>."""
         return self.results / f"{self.stem}{suffix}"
 
 

@@ -69,8 +69,10 @@ class FitSettings(NamedTuple):
 
 
 def settings_for(params) -> dict[str, Any] | None:
-    """Returns the keywords of `ceiling` for a representation with such parameters; None
-    for one whose ceiling means nothing (a picture is its own) or is unknown."""
+    """Returns the keywords of `ceiling` for a representation with such parameters.
+
+    None for one whose ceiling means nothing (a picture is its own) or is unknown.
+    """
     return SETTINGS.get(type(params).__name__)
 
 

@@ -67,8 +67,10 @@ def sections(config: Config, prefix: str = "") -> list[str]:
 
 
 def slug(prompt: str, length: int = 40) -> str:
-    """The prompt as part of a folder's name on any system: "a-blue-house"; a digest of
-    it where no ASCII letter is left."""
+    """Makes a prompt part of a folder's name on any system: "a-blue-house".
+
+    A digest of it where no ASCII letter is left.
+    """
     plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode()
     words = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:length].strip("-")
     return words or hashlib.sha256(prompt.encode()).hexdigest()[:8]

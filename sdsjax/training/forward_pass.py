@@ -19,12 +19,13 @@ from sdsjax.types import PriorSource
 def make_forward(
     source: PriorSource, representation, mesh=None, supervise: Penalty | None = None
 ) -> Callable:
-    """Makes the forward pass of all views: forward(theta, probe, state, prior_params,
-    views, keys, key=None) -> ((z, x, penalty), (renderings, terms)).
+    """Makes the forward pass of all views of a step.
 
-    theta: the floating leaves of the
-    parameters, probe: the representation's, shared by the views, or None; keys [n]: of
-    the renderings, key: of `supervise`."""
+    forward(theta, probe, state, prior_params, views, keys, key=None) -> ((z, x,
+    penalty), (renderings, terms)). theta: the floating leaves of the parameters, probe:
+    the representation's, shared by the views, or None; keys [n]: of the renderings,
+    key: of `supervise`.
+    """
 
     def one(shared, each):
         params, probe, rep_state, prior_params = shared

@@ -103,13 +103,12 @@ def make_step_variance(
     samples: int,
     particles: int = 1,
 ) -> Callable:
-    """Makes measure(state, prior_params, base_key) -> scalars by name; jitted, it only
-    reads.
+    """Makes measure(state, prior_params, base_key) -> scalars by name.
 
-    Arguments as `make_train_step`'s. Names: variance/{z, theta, signal_z,
-    signal_theta, snr_z, snr_theta, c_star, r_mean, r_min, r_max, left_none, left_sds,
-    left_adaptive, left_optimal}, each with its `_error`.
-    Raises ValueError for fewer than 2 samples.
+    Jitted, it only reads. Arguments as `make_train_step`'s. Names: variance/{z, theta,
+    signal_z, signal_theta, snr_z, snr_theta, c_star, r_mean, r_min, r_max, left_none,
+    left_sds, left_adaptive, left_optimal}, each with its `_error`. Raises ValueError
+    for fewer than 2 samples.
     """
     samples, groups = whole_groups(samples)
     sizes = {"samples": samples, "groups": groups, "chunk": 1}

@@ -28,8 +28,11 @@ SHIPPED = "ceilings.json"
 
 
 def setting_of(config: Config) -> dict[str, Any]:
-    """Returns what a ceiling depends on: the prompt, the section `representation`, and
-    the one weight of `losses` that the fit reads."""
+    """Returns what a ceiling depends on.
+
+    The prompt, the section `representation`, and the one weight of `losses` that the
+    fit reads.
+    """
     plain = to_json(config)
     return {
         "prompt": plain["prompt"],

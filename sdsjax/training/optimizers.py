@@ -68,10 +68,10 @@ def grouped_adam(
 
 
 def edit_moments(params: PyTree, opt_state: PyTree, edit: RowEdit) -> PyTree:
-    """Moves the rows of every moment with a row per primitive: row i takes source[i]'s
-    moment, and 0 where reset[i].
+    """Moves the rows of every moment with a row per primitive.
 
-    Moments are the subtrees of the optimizer's state that have the type of params.
+    Row i takes source[i]'s moment, and 0 where reset[i]. Moments are the subtrees of
+    the optimizer's state that have the type of params.
     """
     rows = edit.source.shape[0]
 
@@ -92,11 +92,10 @@ def edit_moments(params: PyTree, opt_state: PyTree, edit: RowEdit) -> PyTree:
 
 
 def make_control(representation):
-    """Makes (key, step, params, rep_state, opt_state, aux) -> the three, edited, and
-    what the edit reports, as scalars by name.
+    """Makes density control that takes the optimizer's moments along.
 
-    Density control, the optimizer's moments following the rows; the identity for a
-    representation without control.
+    (key, step, params, rep_state, opt_state, aux) -> the three, edited, and what the
+    edit reports, as scalars by name; the identity for a representation without control.
     """
 
     def kept(params, opt_state, edit):

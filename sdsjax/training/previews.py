@@ -51,8 +51,11 @@ def _middle(interval) -> float:
 def fixed_views(
     orbit: OrbitRange, size: int, azimuths: Sequence[float] = AZIMUTHS
 ) -> Camera:
-    """Cameras at some azimuths (degrees), inside the run's range of views otherwise;
-    by default [4]: front, left, back, right."""
+    """Places cameras at some azimuths (degrees), [4] by default.
+
+    Front, left, back, right; elevation, distance and fov inside the run's range of
+    views.
+    """
     elevation = min(max(ELEVATION, orbit.elevation[0]), orbit.elevation[1])
     distance, fov = _middle(orbit.distance), _middle(orbit.fov)
     rows = [(azimuth, elevation, distance) for azimuth in azimuths]
@@ -60,11 +63,12 @@ def fixed_views(
 
 
 def make_denoised_views(source: PriorSource, space: str) -> Callable:
-    """Makes xhats(prior_params, rendering, camera, key) -> [len(LEVELS) h w c], rgb in
-    [0, 1]: what the prior would make of one rendering; jitted.
+    """Makes a jitted function that shows what the prior would make of a view.
 
+    xhats(prior_params, rendering, camera, key) -> [len(LEVELS) h w c], rgb in [0, 1].
     For a prior that sees g views together, rendering and camera are of g views [g ...],
-    and the first of them is shown."""
+    and the first of them is shown.
+    """
 
     def xhats(prior_params, rendering, camera, key):
         prior = bind(source, prior_params)
@@ -97,10 +101,11 @@ def make_denoised_views(source: PriorSource, space: str) -> Callable:
 def make_previews(
     source: PriorSource, representation, orbit: OrbitRange, size: int, draw: Callable
 ) -> Callable:
-    """Makes preview(params, rep_state, prior_params, key) -> (renders [v h w c], xhats
-    [len(LEVELS) h w c] or None); rgb in [0, 1].
+    """Makes the function that draws a run's previews.
 
-    draw: of `make_draw`. xhats is None where the prior cannot decode to an image.
+    preview(params, rep_state, prior_params, key) -> (renders [v h w c], xhats
+    [len(LEVELS) h w c] or None); rgb in [0, 1]. draw: of `make_draw`. xhats is None
+    where the prior cannot decode to an image.
     """
     bound = source.bind(source.params)
     decodes, group = bound.decode is not None, bound.group
@@ -139,8 +144,7 @@ def make_previews(
 
 
 def picture(renders: np.ndarray, xhats: np.ndarray | None) -> np.ndarray:
-    """Lays out a preview, uint8 [h w 3]: the views in a row, below them the render and
-    its xhats.
+    """Lays out a preview, uint8 [h w 3]: the views, below them render and xhats.
 
     A 2D picture has no other side: its views are all alike, and the lower row begins
     with it.

@@ -1,8 +1,9 @@
-"""One run's state and all that happens to it: restored, stepped, checked for NaN,
-saved, drawn, recorded, exported. `sdsjax.training.train` says when.
+"""One run's state and all that happens to it.
 
-Nothing here waits for the device but fetching what is due; steps fold their number into
-the seed's key, the first state and previews numbers that no step has.
+Restored, stepped, checked for NaN, saved, drawn, recorded, exported;
+`sdsjax.training.train` says when. Nothing here waits for the device but fetching what
+is due; steps fold their number into the seed's key, the first state and previews
+numbers that no step has.
 """
 
 from __future__ import annotations
@@ -109,8 +110,10 @@ class Session:
         return time.perf_counter() - self.began
 
     def begin_phase(self, phase: Phase, mesh) -> Callable:
-        """Moves state and prior onto the devices of a phase; returns its training
-        step, which is compiled when it is first called."""
+        """Moves state and prior onto a phase's devices; returns its training step.
+
+        The step is compiled when it is first called.
+        """
         self.cameras, self.step_variance = phase.cameras, None
         self.state = replicate(self.state, mesh)
         self.prior_params = replicate(self.prior_params, mesh)
@@ -200,8 +203,10 @@ class Session:
         self.notify("step", row)
 
     def particle(self, index: int):
-        """Returns (parameters, representation's state) of a particle; the first is
-        shown."""
+        """Returns (parameters, representation's state) of a particle.
+
+        The first is the one that is shown.
+        """
         state = state_of_particle(self.state, index, self.config.particles)
         return state.params, state.rep_state
 

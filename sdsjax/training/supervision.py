@@ -72,8 +72,7 @@ def attach(source: PriorSource, reference: Reference) -> PriorSource:
 
 
 def fit_size(picture: Array, size: tuple[int, ...]) -> Array:
-    """Resizes a picture [h w] or [h w c] to another height and width, smoothed where it
-    shrinks."""
+    """Resizes a picture [h w] or [h w c], smoothed where it shrinks."""
     if picture.shape[:2] == size:
         return picture
     shape = (*size, *picture.shape[2:])
@@ -81,9 +80,12 @@ def fit_size(picture: Array, size: tuple[int, ...]) -> Array:
 
 
 def depth_penalty(weight: float, total: int) -> Penalty:
-    """Makes `depth`: the mean over views of the mismatch between rendered disparity and
-    the prior's monocular estimate of the rendered image, its weight falling linearly to
-    0 over the `total` steps of the run (HiFA, eq. 6)."""
+    """Makes `depth`, the mismatch of rendered and estimated disparity.
+
+    The mean over views of the mismatch between rendered disparity and the prior's
+    monocular estimate of the rendered image, its weight falling linearly to 0 over the
+    `total` steps of the run (HiFA, eq. 6).
+    """
 
     def penalty(seen: PenaltyInputs) -> dict[str, Array]:
         assert seen.prior.monocular is not None
@@ -122,9 +124,12 @@ def one_view(reference: Reference, index: Array, size: tuple[int, ...]) -> Refer
 
 
 def reference_terms(view: Reference, drawn: Rendering, background: Array):
-    """Returns {rgb, mask, depth: scalars} of a rendering on white against a given view:
-    mean squared differences of the pictures, both over `background` [3], and of the
-    masks, and the mismatch of disparities within the given mask."""
+    """Returns {rgb, mask, depth: scalars} of a rendering against a given view.
+
+    The rendering is on white. Mean squared differences of the pictures, both over
+    `background` [3], and of the masks, and the mismatch of disparities within the given
+    mask.
+    """
     uncovered = 1.0 - drawn.opacity[..., None]
     # over any background: what was drawn on white, less that white
     ours = drawn.rgb + uncovered * (background - 1.0)
@@ -142,12 +147,13 @@ def reference_terms(view: Reference, drawn: Rendering, background: Array):
 def reference_penalty(
     representation: Representation, weights: Mapping[str, float], until_step: int = 0
 ) -> Penalty:
-    """Makes `reference_rgb`, `reference_mask`, `reference_depth`: a given view a step,
-    drawn from the key, against the asset at its camera and the step's resolution.
+    """Makes the penalties of one given view a step.
 
-    weights: of rgb, mask and depth, 0 leaves one out; until_step: steps with the
-    reference, after which the estimator is alone (HiFA's image-guided hallucination,
-    app. A.5) and nothing is drawn; 0: all of them.
+    `reference_rgb`, `reference_mask`, `reference_depth`: a view drawn from the key
+    against the asset at its camera and the step's resolution. weights: of rgb, mask and
+    depth, 0 leaves one out; until_step: steps with the reference, after which the
+    estimator is alone (HiFA's image-guided hallucination, app. A.5) and nothing is
+    drawn; 0: all of them.
     """
     wanted = {name: weight for name, weight in weights.items() if weight}
 

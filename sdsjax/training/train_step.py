@@ -108,8 +108,10 @@ def init_state(
 
 
 def summarise(aux: dict[str, Array], penalty: Array, terms: dict) -> dict[str, Array]:
-    """Averages an estimate's aux [n ...] over views, of arrays their L2 norm; names the
-    regulariser and its terms."""
+    """Averages an estimate's aux [n ...] over samples, by name.
+
+    Of arrays it is their L2 norm.
+    """
     sizes = {k: v if v.ndim == 1 else jax.vmap(norm)(v) for k, v in aux.items()}
     means = {k: jnp.mean(v.astype(jnp.float32)) for k, v in sizes.items()}
     return {

@@ -125,9 +125,12 @@ class JointCode(nn.Module):
 
 
 class CodeMap(nn.Module):
-    """code `[m code_width]` -> `[m h w map_channels]`, h = w = the sample size:
-    residual convolutions at every level of `config.code_map`, doubled in between, each
-    normed and modulated by the code."""
+    """A decoder of the joint code to a map beside z_t.
+
+    code `[m code_width]` -> `[m h w map_channels]`, h = w = the sample size: residual
+    convolutions at every level of `config.code_map`, doubled in between, each normed
+    and modulated by the code.
+    """
 
     config: MultiViewConfig
     dtype: jnp.dtype = jnp.float32

@@ -68,7 +68,7 @@ def network_config(start: StableDiffusion, recipe: MultiViewRecipe) -> MultiView
 
 
 def grown(params, within):
-    """`within` with every array of `params` in the place of the same path.
+    """Puts every array of `params` into `within`, in the place of the same path.
 
     A kernel that has more inputs there (the first convolution, which sees rays too)
     keeps zeros in the new ones, so that the network begins as it was. ValueError for
@@ -91,7 +91,7 @@ def grown(params, within):
 
 
 def initial_params(start: StableDiffusion, recipe: MultiViewRecipe):
-    """{"unet", "text_encoder"}: the start's weights, all else new."""
+    """Makes {"unet", "text_encoder"} of the start's weights, all else new."""
     config = network_config(start, recipe)
     side, channels = config.unet.sample_size, config.unet.in_channels
     shape = (1, 1, side, side)

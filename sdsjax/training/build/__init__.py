@@ -1,7 +1,8 @@
-"""From a config to the components of a run: the only place where a config meets the
-rooms. Names are resolved in literal dicts (`priors`, `factories`, `optimizer`); from
-here on everything is functions and arrays, and nothing is written to disk. `build`
-composes what `priors`, `representation`, `optimizer`, `phases` and `supervision` make.
+"""From a config to the components of a run, here and nowhere else.
+
+Names are resolved in literal dicts (`priors`, `factories`, `optimizer`); from here on
+everything is functions and arrays, and nothing is written to disk. `build` composes
+what `priors`, `representation`, `optimizer`, `phases` and `supervision` make.
 """
 
 from __future__ import annotations

@@ -51,8 +51,10 @@ def background_of(text: str) -> str | tuple[float, ...]:
 
 
 def pixel_shape(config: Config, source: PriorSource) -> tuple[int, ...]:
-    """Returns the shape of an `image` representation: the resolution's, or in latent
-    space that of what the prior encodes to."""
+    """Returns the shape of an `image` representation.
+
+    The resolution's, or in latent space that of what the prior encodes to.
+    """
     shape = (config.resolution, config.resolution, 3)
     if config.representation.get("space") != "latent":
         return shape
@@ -61,8 +63,10 @@ def pixel_shape(config: Config, source: PriorSource) -> tuple[int, ...]:
 
 
 def build_representation(config: Config, shape: tuple[int, ...]) -> Representation:
-    """Builds the representation of a config; shape: that of an `image`, see
-    `pixel_shape`."""
+    """Builds the representation of a config.
+
+    shape: that of an `image`, see `pixel_shape`.
+    """
     name = config.representation.name
     own = {name: w for name, w in config.losses.items() if name != DEPTH}
     supplied: dict[str, Any] = {"losses": own}

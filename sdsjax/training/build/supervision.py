@@ -34,8 +34,10 @@ TOYBOX = "toybox"
 
 
 def read_given_views(config: Config) -> Reference:
-    """Reads the pictures of `reference.path` at the last phase's resolution; "toybox"
-    is the prompt's true picture. Raises ConfigError."""
+    """Reads the pictures of `reference.path` at the last phase's resolution.
+
+    "toybox" is the prompt's true picture. Raises ConfigError.
+    """
     said, size = config.reference, config.resolution
     orbit = Orbit(*(said[name] for name in Orbit._fields))
     try:
