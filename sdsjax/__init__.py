@@ -1,4 +1,7 @@
-"""Score distillation for text-to-3D in JAX, measured against ground truth."""
+"""Score distillation for text-to-3D in JAX, measured against ground truth.
+
+`generate` runs a whole job and gives an `Asset`; cli/ and training/ do the work.
+"""
 
 __version__ = "0.1.0"
 
