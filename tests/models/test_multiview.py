@@ -1,10 +1,11 @@
 """MultiViewUNet: what one view of a group tells the others, and what its files hold."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdsjax.cameras import camera_numbers, orbit_camera, plucker_rays
 from sdsjax.models.loading import hub
@@ -41,39 +42,48 @@ MAPPED = TOLD._replace(code_map=(16, 8))
 
 def random_params(config):
     """Parameters none of which is zero, so that every layer has its say."""
-    shapes = flatten_dict(hub.param_shapes("unet", config))
-    keys = jax.random.split(jax.random.key(1), len(shapes))
-    return unflatten_dict(
-        {
-            path: 0.3 * jax.random.normal(key, leaf.shape)
-            for key, (path, leaf) in zip(keys, sorted(shapes.items()), strict=True)
-        }
-    )
+    draw = np.random.default_rng(1).normal
+    shapes = hub.param_shapes("unet", config)
+    return jax.tree.map(lambda s: np.float32(0.3 * draw(size=s.shape)), shapes)
+
+
+@partial(jax.jit, static_argnames="side")
+@partial(jax.vmap, in_axes=(0, None))
+@partial(jax.vmap, in_axes=(0, None))
+def told_of(azimuth, side):
+    camera = orbit_camera(azimuth, 20.0, width=side, height=side)
+    return camera_numbers(camera), plucker_rays(camera)
 
 
 def inputs(config, groups=2, views=VIEWS, seed=0):
     """(z_t, t, text, camera, rays) of groups whose views stand round the object."""
-    key_z, key_text = jax.random.split(jax.random.key(seed))
-
-    def view(azimuth):
-        camera = orbit_camera(azimuth, 20.0, width=SIDE, height=SIDE)
-        return camera_numbers(camera), plucker_rays(camera)
-
-    azimuth = (
-        10.0 + 360.0 / views * jnp.arange(views) + 5.0 * jnp.arange(groups)[:, None]
-    )
-    camera, rays = jax.vmap(jax.vmap(view))(azimuth)
+    draw = np.random.default_rng(seed).normal
+    azimuth = 10.0 + 360.0 / views * np.arange(views) + 5.0 * np.arange(groups)[:, None]
+    camera, rays = jax.device_get(told_of(np.float32(azimuth), SIDE))
     return (
-        jax.random.normal(key_z, (groups, views, SIDE, SIDE, 4)),
-        jnp.array([100, 700])[:groups],
-        jax.random.normal(key_text, (groups, 5, UNET.context)),
+        np.float32(draw(size=(groups, views, SIDE, SIDE, 4))),
+        np.array([100, 700], np.int32)[:groups],
+        np.float32(draw(size=(groups, 5, UNET.context))),
         camera,
         rays if config.rays else None,
     )
 
 
-def apply(config, params, *arrays):
-    return MultiViewUNet(config).apply({"params": params}, *arrays)
+@partial(jax.jit, static_argnums=(0, 1))
+def _apply(config, dtype, params, *arrays):
+    return MultiViewUNet(config, dtype).apply({"params": params}, *arrays)
+
+
+def apply(config, params, *arrays, dtype=jnp.float32):
+    """The network, compiled once for each config and shapes; numpy comes out."""
+    return jax.device_get(_apply(config, dtype, params, *arrays))
+
+
+def other(z):
+    """z with one view, the second of the first group, moved."""
+    moved = z.copy()
+    moved[0, 1] += 1.0
+    return moved
 
 
 @pytest.fixture(
@@ -90,18 +100,17 @@ def test_the_output_has_the_shape_and_type_of_the_latents(network):
     arrays = inputs(config)
     out = apply(config, params, *arrays)
     assert out.shape == arrays[0].shape
-    half = MultiViewUNet(config, jnp.bfloat16)
-    found = half.apply({"params": params}, *arrays)
+    found = apply(config, params, *arrays, dtype=jnp.bfloat16)
     assert found.dtype == arrays[0].dtype
-    np.testing.assert_allclose(found, out, atol=0.1 * float(jnp.abs(out).max()))
+    np.testing.assert_allclose(found, out, atol=0.1 * np.abs(out).max())
 
 
 def test_a_view_is_told_of_the_others_in_its_group_and_of_no_others(network):
     config, params = network
     z, *rest = inputs(config)
     before = apply(config, params, z, *rest)
-    after = apply(config, params, z.at[0, 1].add(1.0), *rest)
-    moved = jnp.abs(after - before).max(axis=(2, 3, 4))
+    after = apply(config, params, other(z), *rest)
+    moved = np.abs(after - before).max(axis=(2, 3, 4))
     assert np.all(moved[0] > 1e-4)
     np.testing.assert_allclose(moved[1], 0.0, atol=1e-6)
 
@@ -114,18 +123,18 @@ def test_views_of_groups_of_one_do_not_see_each_other(network):
         views = (None if a is None else a[0][:, None] for a in (z, camera, rays))
         z, c, r = views
         return apply(
-            config, params, z, jnp.repeat(t, VIEWS), jnp.repeat(text, VIEWS, 0), c, r
+            config, params, z, np.repeat(t, VIEWS), np.repeat(text, VIEWS, 0), c, r
         )
 
-    moved = jnp.abs(alone(z.at[0, 1].add(1.0)) - alone(z)).max(axis=(1, 2, 3, 4))
+    moved = np.abs(alone(other(z)) - alone(z)).max(axis=(1, 2, 3, 4))
     assert moved[1] > 1e-4
-    np.testing.assert_allclose(moved[jnp.array([0, 2])], 0.0, atol=1e-6)
+    np.testing.assert_allclose(moved[[0, 2]], 0.0, atol=1e-6)
 
 
 def test_views_permuted_with_their_cameras_come_out_permuted(network):
     config, params = network
     z, t, text, camera, rays = inputs(config)
-    order = jnp.array([2, 0, 1])
+    order = [2, 0, 1]
     turned = [None if a is None else a[:, order] for a in (z, camera, rays)]
     expected = apply(config, params, z, t, text, camera, rays)[:, order]
     found = apply(config, params, turned[0], t, text, *turned[1:])
@@ -137,29 +146,35 @@ def test_the_camera_matters(network):
     z, t, text, camera, rays = inputs(config)
     told = apply(config, params, z, t, text, camera, rays)
     blind = apply(config, params, z, t, text, 0 * camera, rays)
-    assert float(jnp.abs(told - blind).max()) > 1e-3
+    assert np.abs(told - blind).max() > 1e-3
 
 
 def test_mapped_over_groups_is_a_batch_of_them(network):
     config, params = network
     arrays = inputs(config)
 
-    def one(z, t, text, camera, rays):
-        rays = None if rays is None else rays[None]
-        return apply(config, params, z[None], t[None], text[None], camera[None], rays)[
-            0
-        ]
+    def one(params, *arrays):
+        arrays = (None if a is None else a[None] for a in arrays)
+        return MultiViewUNet(config).apply({"params": params}, *arrays)[0]
 
-    axes = (0, 0, 0, 0, None if arrays[-1] is None else 0)
-    mapped = jax.vmap(one, axes)(*arrays)
+    axes = (None, 0, 0, 0, 0, None if arrays[-1] is None else 0)
+    mapped = jax.jit(jax.vmap(one, axes))(params, *arrays)
     np.testing.assert_allclose(mapped, apply(config, params, *arrays), atol=1e-5)
 
 
 def test_a_group_of_one_without_options_begins_as_the_plain_unet():
     z, t, text, camera, _ = inputs(PLAIN, views=1)
-    params = MultiViewUNet(PLAIN).init(jax.random.key(0), z, t, text, camera)["params"]
-    params = {**params, "unet": random_params(PLAIN)["unet"]}
-    plain = UNet2DCondition(UNET).apply({"params": params["unet"]}, z[:, 0], t, text)
+
+    @jax.jit
+    def begin(key):
+        params = MultiViewUNet(PLAIN).init(key, z, t, text, camera)["params"]
+        return {name: leaf for name, leaf in params.items() if name != "unet"}
+
+    own = begin(jax.random.key(0))
+    assert own
+    params = {**own, "unet": random_params(PLAIN)["unet"]}
+    apply_plain = jax.jit(UNet2DCondition(UNET).apply)
+    plain = apply_plain({"params": params["unet"]}, z[:, 0], t, text)
     np.testing.assert_allclose(
         apply(PLAIN, params, z, t, text, camera)[:, 0], plain, atol=1e-6
     )
