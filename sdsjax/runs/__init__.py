@@ -1,5 +1,6 @@
 """A run on disk and as a process: its directory (`run_directory`), checkpoints that
 never load silently wrong (`checkpoints`), one process at a time (`lock`), what it says
-(`logs`), what made it (`provenance`), signals that ask it to stop (`signals`), and the
-cache of compiled programs (`compile_cache`). Imports the ground; stands below training.
+(`logs`), what made it (`provenance`), signals that ask it to stop (`signals`), the
+cache of compiled programs (`compile_cache`), a disk that takes no more
+(`disk_errors`). Imports the ground; stands below training.
 """
