@@ -207,7 +207,8 @@ class Session:
             if rate > 0
         ]
         slower = [*PROGRAM, f"--workdir={folder}", "--allow_config_change", *rates]
-        advice = f"to go on from there with half the rates: {shlex.join(slower)}"
+        start = "begin again" if self.saved is None else f"go on from {self.saved}"
+        advice = f"to {start} with half the rates: {shlex.join(slower)}"
         asked = asked_for(self.directory.commands)
         if asked["config"] is None or optimizer.clip_norm:
             return advice

@@ -107,22 +107,22 @@ def build_aloud(config) -> tuple[RunComponents, list[str]]:
     """Builds a run; returns with it the warnings that came up, which were printed.
 
     A UserWarning is for the user, and said once, in the program's own words; those for
-    programmers stay with Python.
+    programmers stay with Python. All come out before an error does.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("always", category=UserWarning)
-        components = build(config)
-    lines = []
-    for one in caught:
-        if issubclass(one.category, UserWarning):
-            lines.append(" ".join(str(one.message).split()))
-        else:
-            warnings.warn_explicit(
-                one.message, one.category, one.filename, one.lineno, source=one.source
-            )
-    lines = list(dict.fromkeys(lines))
-    for line in lines:
-        print(f"sdsjax: warning: {line}", file=sys.stderr)
+    caught, lines = [], []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.filterwarnings("always", category=UserWarning)
+            components = build(config)
+    finally:
+        for one in caught:
+            line = " ".join(str(one.message).split())
+            if not issubclass(one.category, UserWarning):
+                place = one.filename, one.lineno
+                warnings.warn_explicit(one.message, one.category, *place)
+            elif line not in lines:
+                lines.append(line)
+                print(f"sdsjax: warning: {line}", file=sys.stderr)
     return components, lines
 
 

@@ -4,8 +4,11 @@ import json
 import re
 import shlex
 import shutil
+import signal
+from contextlib import nullcontext
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,7 @@ from sdsjax.exports import mesh as meshes
 from sdsjax.exports.mesh import MeshError, extract_mesh, mesh_of_field
 from sdsjax.main import cli
 from sdsjax.representations.gaussians import Gaussians
+from sdsjax.runs.signals import Interrupted
 from sdsjax.training import session as session_module
 from sdsjax.training import train
 from sdsjax.training.session import Diverged, asked_for
@@ -186,14 +190,14 @@ def test_sessions_are_merged_as_the_program_reads_them():
     }
 
 
-def diverged(workdir: Path, capsys) -> tuple[str, str]:
-    """The two commands that a run which diverges at step 4 advises."""
+def diverged(workdir: Path, capsys, *, at: int, saved: str) -> tuple[str, str]:
+    """The two commands that a run which diverges at a step advises."""
     with pytest.MonkeyPatch.context() as patch:
-        poison(patch, at=4)
+        poison(patch, at=at)
         assert cli(words(f"--workdir={workdir}")) == Diverged.exit_code
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "a NaN or infinity appeared at step 4" in line
-    assert "the last checkpoint: step 2" in line
+    assert f"a NaN or infinity appeared at step {at}" in line
+    assert f"the last checkpoint: {saved}" in line
     slower = re.search(r"half the rates: (.*?) or to begin", line).group(1)
     return slower, re.search(r"anew, clipped: (.*)$", line).group(1)
 
@@ -201,7 +205,7 @@ def diverged(workdir: Path, capsys) -> tuple[str, str]:
 def test_the_advice_after_a_divergence_works_when_typed(tmp_path, capsys):
     """It named a section, then needed a flag, then failed on the optimizer's state."""
     workdir = tmp_path / "a"
-    slower, clipped = diverged(workdir, capsys)
+    slower, clipped = diverged(workdir, capsys, at=4, saved="step 2; to go on from 2 ")
     assert cli(typed(slower)) == 0
     assert "continuing from step 2" in capsys.readouterr().err
     stored = json.loads((workdir / "config.json").read_text())
@@ -212,6 +216,23 @@ def test_the_advice_after_a_divergence_works_when_typed(tmp_path, capsys):
     assert stored["optimizer"]["clip_norm"] == 1.0
     assert stored["prior"]["name"] == "gaussian_mixture"
     assert finished(tmp_path / "a-clipped")["step"] == 5
+
+
+def test_the_advice_works_where_no_checkpoint_was_saved(tmp_path, capsys):
+    said = "none was saved; to begin again with half"
+    slower, _ = diverged(tmp_path / "a", capsys, at=1, saved=said)
+    assert cli(typed(slower)) == 0
+    assert finished(tmp_path / "a")["step"] == 5
+
+
+def test_a_cap_is_not_advised_where_there_is_one(tmp_path, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch, at=1)
+        capped = words(f"--workdir={tmp_path / 'a'}", optimizer__clip_norm=1.0)
+        assert cli(capped) == Diverged.exit_code
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert cli(typed(line.split("half the rates: ")[1])) == 0
+    assert finished(tmp_path / "a")["step"] == 5
 
 
 def test_a_diverged_run_keeps_no_older_picture(copy, monkeypatch, capsys):
@@ -288,6 +309,32 @@ def test_a_warning_of_building_is_said_once_in_our_words(tmp_path, monkeypatch, 
     assert f"sdsjax: warning: {line}\n" in said
     assert "UserWarning" not in said
     assert metrics_of(tmp_path / "a")["warnings"].count(line) == 1
+
+
+def test_a_warning_is_not_lost_to_an_error(monkeypatch, capsys):
+    def fail(config):
+        import warnings
+
+        warnings.warn("the prompt is too long", stacklevel=1)
+        raise ValueError("something else")
+
+    monkeypatch.setattr(train, "build", fail)
+    with pytest.raises(ValueError, match="something else"):
+        train.build_aloud(tiny_run.config())
+    assert capsys.readouterr().err == "sdsjax: warning: the prompt is too long\n"
+
+
+def test_a_stopped_run_keeps_its_pictures_and_says_so(copy, monkeypatch, capsys):
+    asked = SimpleNamespace(requested=signal.SIGTERM)
+    monkeypatch.setattr(train, "Stop", lambda: nullcontext(asked))
+    command = [f"--workdir={copy}", "--config.steps=7"]
+    with pytest.raises(Interrupted):
+        cli(command)
+    assert (copy / "image.png").is_file()
+    assert "warning: of an earlier step: image.png\n" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert cli(command) == 0
+    assert finished(copy)["step"] == 7
 
 
 def test_warnings_for_programmers_stay_with_python(tmp_path, monkeypatch):
