@@ -25,12 +25,30 @@ OVERRIDES = {
     "diagnostics.every": 5,
     "diagnostics.nan_check_every": 5,
 }
+OF_GAUSSIANS = {
+    "prompt": "a red ball",
+    "prior.name": "gaussian_mixture",
+    "representation.count": 64,
+    "steps": 3,
+    "resolution": 16,
+    "batch_size": 1,
+    "preview_every": 0,
+    "scoring.truth": False,
+    "exports.turntable_frames": 2,
+    "exports.mesh_resolution": 16,
+}
 
 
 def config(**overrides):
     """The resolved config; dots of a key are written as two underscores."""
     dotted = {key.replace("__", "."): value for key, value in overrides.items()}
     return resolve("ssd:image", {**OVERRIDES, **dotted})
+
+
+def gaussians(**overrides):
+    """The resolved config of a run of 64 Gaussians, 3 steps and small exports."""
+    dotted = {key.replace("__", "."): value for key, value in overrides.items()}
+    return resolve("ssd", {**OF_GAUSSIANS, **dotted})
 
 
 def command(workdir, **overrides) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import platform
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import sdsjax
+from sdsjax.runs.disk_errors import FULL, refusal
 
 PACKAGE = Path(sdsjax.__file__).resolve().parent
 # Where an accelerator leaves its mark on Linux, whether JAX can use it or not.
@@ -69,7 +69,13 @@ def warnings(signs: dict[str, tuple[str, str]] = SIGNS) -> list[str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the host or a device ran out of memory."""
+    """Whether an error says that the host or a device ran out of memory.
+
+    A store calls a full disk RESOURCE_EXHAUSTED too, so an error that states its exit
+    status, or that a disk is behind, is no such error.
+    """
+    if hasattr(error, "exit_code") or refusal(error) is not None:
+        return False
     text = str(error)
     named = "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
     return isinstance(error, MemoryError) or (named and isinstance(error, RuntimeError))
@@ -130,7 +136,7 @@ def exit_status(error: BaseException) -> int | None:
     if isinstance(error, MemoryError):
         return 1
     if isinstance(error, OSError):
-        return 1 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 2
+        return 1 if error.errno in FULL else 2
     if type(error).__module__.startswith("sdsjax"):
         return 2
     frames = traceback.extract_tb(error.__traceback__)

@@ -8,6 +8,11 @@ training calls it.
 """
 
 from sdsjax.exports.export_run import export_all
-from sdsjax.exports.written_files import find_previews, write_image, write_json
+from sdsjax.exports.written_files import (
+    ExportError,
+    find_previews,
+    write_image,
+    write_json,
+)
 
-__all__ = ["export_all", "find_previews", "write_image", "write_json"]
+__all__ = ["ExportError", "export_all", "find_previews", "write_image", "write_json"]

@@ -1,13 +1,16 @@
 """What a run leaves behind: turntable, splats, mesh, figures, one report.
 
-`export_all` writes everything it can and never fails a run: a piece that cannot be
-written becomes a warning in the report. Cameras and colours as in `video` and `mesh`.
+`export_all` writes everything it can: a piece that cannot be written becomes a warning,
+announced at once and kept in the report, and is named in the error that comes when all
+have been tried. What an earlier step left under a name not written now is removed, so
+that no file shows another state than its report. Cameras and colours as in `video` and
+`mesh`.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,12 @@ from sdsjax.exports import mesh as meshes
 from sdsjax.exports.pictures import Render
 from sdsjax.exports.report import Run, report_html
 from sdsjax.exports.viewer import viewer_html
-from sdsjax.exports.written_files import WrittenFiles, find_previews, write_json
+from sdsjax.exports.written_files import (
+    ExportError,
+    WrittenFiles,
+    find_previews,
+    write_json,
+)
 from sdsjax.files.atomic import write_bytes
 from sdsjax.representations.gaussians import Gaussians
 from sdsjax.runs import provenance
@@ -41,6 +49,7 @@ def export_all(
     warnings: Sequence[str] = (),
     provenance_of_run: Mapping[str, Any] | None = None,
     ceiling: Mapping[str, Any] | None = None,
+    announce: Callable[[str], None] | None = None,
     size: int = SIZE,
 ) -> dict[str, Path]:
     """Writes every export of a run into `workdir`; returns name -> path.
@@ -59,36 +68,84 @@ def export_all(
             `steps`, `seconds`; all optional, over what `run.json` says (`seconds`,
             `git_revision`).
         ceiling: `training.ceiling`'s scores, shown beside this run's.
+        announce: called with each new warning.
         size: px of the turntable's panels.
 
+    Raises ExportError where something could not be written that could be another time
+    (a full disk): all the rest is there. An asset with no surface is only a warning.
     Names: turntable, splats, mesh, views, metrics, report; for the `image`
     representation image instead of the first four; particles, splats_1, ... for others.
     """
     workdir = Path(workdir)
     made = provenance.recorded(workdir) | dict(provenance_of_run or {})
-    files = WrittenFiles(workdir, warnings)
-    flat = (config.get("representation") or {}).get("name") == "image"
+    files = WrittenFiles(workdir, warnings, announce)
     mesh, truth = None, None
     if render is not None:
         render = scoring.compiled(render)
-        if flat:
-            path = workdir / "image.png"
-            files.keep("image", lambda: pictures.write_flat(path, render, size=SIZE))
-        else:
-            mesh = _write_asset(files, params, render, config, size)
-            truth = _write_views(files, render, config, size)
-        if others:
-            _write_others(files, render, others, flat)
+        mesh, truth = _write_drawn(files, params, render, config, size, others)
     if truth is not None and ceiling is not None:
         truth["ceiling"] = dict(ceiling)
+    _settle_outdated(files, status)
     metrics = _metrics(files, config, history, made, status, truth)
-    files.keep("metrics", lambda: write_json(workdir / "metrics.json", metrics))
     splats = params if isinstance(params, Gaussians) and render else None
-    files.keep(
-        "report",
-        lambda: _write_report(files, config, history, made, metrics, (splats, mesh)),
+    report = partial(
+        _write_report, files, config, history, made, metrics, (splats, mesh)
     )
+    _write_account(files, metrics, report)
     return files.paths
+
+
+def _write_account(
+    files: WrittenFiles, metrics: Mapping[str, Any], report: Callable[[], Path]
+) -> None:
+    """Writes metrics.json and the report. Raises ExportError if anything is missing."""
+    path, known = files.workdir / "metrics.json", len(files.warnings)
+    files.keep("metrics", lambda: write_json(path, metrics))
+    files.keep("report", report)
+    files.remove_outdated(("metrics.json", "report.html"))
+    if len(files.warnings) > known and "metrics" in files.paths:
+        files.attempt("metrics", lambda: write_json(path, metrics))
+    if files.missing:
+        names = ", ".join(dict.fromkeys(files.missing))
+        raise ExportError(
+            f"not all of {files.workdir} could be written (missing: {names}); what was "
+            "trained is kept: the same command writes it, without training again"
+        )
+
+
+def _write_drawn(
+    files: WrittenFiles,
+    params: Any,
+    render: Render,
+    config: Mapping,
+    size: int,
+    others: Sequence[tuple[Any, Render]],
+) -> tuple[meshes.Mesh | None, dict | None]:
+    """Writes what is drawn of an asset; returns its mesh and the toybox's scores."""
+    flat = (config.get("representation") or {}).get("name") == "image"
+    mesh, truth = None, None
+    if flat:
+        path = files.workdir / "image.png"
+        files.keep("image", lambda: pictures.write_flat(path, render, size=SIZE))
+    else:
+        mesh = _write_asset(files, params, render, config, size)
+        truth = _write_views(files, render, config, size)
+    if others:
+        _write_others(files, render, others, flat)
+    return mesh, truth
+
+
+def _settle_outdated(files: WrittenFiles, status: str) -> None:
+    """Removes the pictures and splats of an earlier step, or says that they are.
+
+    A run that was only stopped keeps them: it goes on, and then replaces them.
+    """
+    later = ("metrics.json", "report.html")
+    names = [p.name for p in files.outdated() if p.name not in later]
+    if names and status == "stopped":
+        files.warn(f"of an earlier step: {', '.join(names)}")
+    elif names:
+        files.remove_outdated(names)
 
 
 def _write_asset(
@@ -116,7 +173,9 @@ def _write_asset(
     resolution = int(wanted.get("mesh_resolution", 64))
     if resolution <= 0:
         return None
-    mesh = files.attempt("mesh", lambda: extract(resolution=resolution))
+    mesh = files.attempt(
+        "mesh", lambda: extract(resolution=resolution), absent=meshes.MeshError
+    )
     if mesh is not None:
         path_of_mesh, uv = files.workdir / "mesh.glb", bool(wanted.get("uv", False))
         files.keep("mesh", lambda: glb.write_mesh(path_of_mesh, mesh, uv=uv))
@@ -192,6 +251,7 @@ def _metrics(
         "truth": truth,
         "final": final,
         "warnings": files.warnings,
+        "missing": files.missing,
         "export_seconds": files.seconds,
         "artifacts": files.artifacts(),
     }

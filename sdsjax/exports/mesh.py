@@ -26,6 +26,8 @@ from sdsjax.representations.gaussians import Gaussians
 SH_C0 = 0.28209479177387814
 # Beyond 3 standard deviations a Gaussian adds less than 1.2% of its peak.
 CUTOFF = 3.0
+# No key of a config sets a level: it follows what was trained, and the grid.
+ADVICE = "train longer, or try another --config.exports.mesh_resolution"
 
 
 class MeshError(ValueError):
@@ -78,13 +80,13 @@ def _splats(gaussians: Gaussians, min_opacity: float) -> _Splats:
     """Copies the splats that are alive, finite and not negligible to the host."""
     host = {k: np.asarray(v, np.float64) for k, v in gaussians._asdict().items()}
     opacities = 1.0 / (1.0 + np.exp(-host["opacity_logits"].reshape(-1)))
-    keep = (host["alive"] > 0) & (opacities >= min_opacity)
-    keep &= np.isfinite(host["means"]).all(axis=1)
+    usable = (host["alive"] > 0) & np.isfinite(host["means"]).all(axis=1)
+    keep = usable & (opacities >= min_opacity)
     if not keep.any():
-        top = float(opacities.max(initial=0.0))
+        top = float(opacities[usable].max(initial=0.0))
         raise MeshError(
             f"no splat is opaque enough for a mesh: opacities reach {top:.3g}, "
-            f"{min_opacity:.3g} is needed"
+            f"{min_opacity:.3g} is needed; train longer"
         )
     rotations = rotation_matrices(host["quats"][keep])
     axes = rotations * np.exp(host["log_scales"][keep])[:, None, :]
@@ -210,7 +212,7 @@ def extract_mesh(
     if not low < level < high:
         raise MeshError(
             f"no surface at density {level:.3g}: the density runs from {low:.3g} to "
-            f"{high:.3g}; lower the quantile"
+            f"{high:.3g}; {ADVICE}"
         )
     return _surface(field, level, largest_only)
 
@@ -257,7 +259,7 @@ def mesh_of_field(
     if not low < level < high:
         raise MeshError(
             f"no surface at density {level:.3g}: the density runs from {low:.3g} to "
-            f"{high:.3g}; lower the level or train longer"
+            f"{high:.3g}; {ADVICE}"
         )
     return _surface(field, level, largest_only)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from sdsjax.cameras import Camera
 from sdsjax.files.atomic import replacing
+from sdsjax.runs.disk_errors import refusal
 from sdsjax.toybox.scoring.score import orbit_cameras
 from sdsjax.types import Rendering
 
@@ -169,7 +170,7 @@ def write_video(
     """Writes `[n h w 3]` uint8 frames as H.264 (.mp4), else as animated WebP.
 
     Returns the path written: its suffix becomes .webp where no H.264 encoder works.
-    Raises VideoError when neither does.
+    Raises VideoError when neither does, and what the disk raises when it is full.
     """
     frames = even(np.asarray(images))
     failures = []
@@ -181,5 +182,7 @@ def write_video(
             return target
         # An encoder fails in ways of its own: missing wheel, codec, or threads.
         except Exception as error:
+            if refusal(error) is not None:
+                raise  # a full disk is no reason for another format
             failures.append(f"{suffix}: {error}")
     raise VideoError("no video could be written; " + "; ".join(failures))

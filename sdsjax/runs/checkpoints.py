@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from sdsjax.files.atomic import write_text
+from sdsjax.runs.disk_errors import in_words, said_once
 from sdsjax.types import PyTree
 
 MANIFEST = "manifest.json"
@@ -150,10 +151,11 @@ class Checkpoints:
         try:
             # Zero-size arrays have nothing to store, and Orbax refuses them.
             stored = {name: leaf for name, leaf in named.items() if leaf.size}
-            saved = self._store().save(
-                step, args=ocp.args.StandardSave(stored), force=True
-            )
-            self._store().wait_until_finished()
+            with said_once():
+                saved = self._store().save(
+                    step, args=ocp.args.StandardSave(stored), force=True
+                )
+                self._store().wait_until_finished()
             manifest = {
                 "format": FORMAT,
                 "step": step,
@@ -166,7 +168,7 @@ class Checkpoints:
         except Exception as error:
             shutil.rmtree(folder, ignore_errors=True)
             self._clean()
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(in_words(error).split())
             good = [s for s in self.steps() if s != step]
             last = f"the last good one is {good[-1]}" if good else "there is no other"
             raise CheckpointError(

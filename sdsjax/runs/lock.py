@@ -105,8 +105,8 @@ def _refuse(path: Path, holder: dict | None) -> RunError:
 def acquire(path: Path) -> None:
     """Creates the lock file, atomically and complete. Raises RunError if it is held."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    fresh.write_text(json.dumps(_identity()))
     try:
+        fresh.write_text(json.dumps(_identity()))
         for _ in range(3):
             try:
                 # A hard link fails where the name exists, and never shows half a file.
@@ -119,12 +119,23 @@ def acquire(path: Path) -> None:
                 _remove_stale(path, holder)
             except OSError:
                 # A file system without hard links.
-                with contextlib.suppress(FileExistsError), path.open("x") as file:
-                    file.write(fresh.read_text())
+                with contextlib.suppress(FileExistsError):
+                    _write_new(path, fresh.read_text())
                     return
         raise _refuse(path, _read(path))
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Writes a file that must not exist, whole or not at all."""
+    with path.open("x") as file:
+        try:
+            file.write(text)
+            file.flush()
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def _remove_stale(path: Path, holder: dict) -> None:
@@ -143,4 +154,6 @@ def release(path: Path) -> None:
     """Removes the lock if it is ours."""
     holder = _read(path)
     if holder and (holder["pid"], holder["host"]) == (os.getpid(), platform.node()):
-        path.unlink(missing_ok=True)
+        # On a disk that became read-only it stays, and counts as stale.
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

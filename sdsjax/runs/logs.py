@@ -7,17 +7,23 @@ plain line every few seconds. TensorBoard files go to `<run>/tensorboard`; on re
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import image, scalar
+
+from sdsjax.runs.disk_errors import in_words
 
 PLAIN_SECONDS = 5.0
+FLUSH_SECONDS = 10.0
 
 
 def clock(seconds: float) -> str:
@@ -56,6 +62,45 @@ class StepTimer:
         self._since = (step, now)
 
 
+class _EventFile:
+    """One file of TensorBoard's, written by this thread.
+
+    tensorboardX's own writer leaves that to a thread, which a full disk ends: the run
+    would then wait for it for ever.
+    """
+
+    def __init__(self, folder: Path, start: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A name has the second in it: one that resumes within it would overwrite.
+        number = len(list(folder.glob("events.*")))
+        self._events = EventsWriter(str(folder / "events"), f".{number:04}")
+        self._flushed = time.monotonic()
+        # A scalar of step s is logged under s: those past the checkpoint go, all of
+        # them where there is none.
+        for event in (
+            Event(file_version="brain.Event:2"),
+            Event(session_log=SessionLog(status=SessionLog.START)),
+        ):
+            self._write(event, start + 1)
+        self.flush()
+
+    def _write(self, event, step: int) -> None:
+        event.step, event.wall_time = step, time.time()
+        self._events.write_event(event)
+
+    def add(self, summary, step: int) -> None:
+        self._write(Event(summary=summary), step)
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        self._events.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._events.close()
+
+
 class Log:
     """Progress for a person, scalars and images for TensorBoard; a context manager.
 
@@ -65,19 +110,14 @@ class Log:
     def __init__(self, folder: Path, total: int, start: int) -> None:
         self.total, self.start = total, start
         self.timer = StepTimer()
-        # A scalar of step s is logged under s: those past the checkpoint go, all of
-        # them where there is none.
-        # A name has the second in it: one that resumes within it would overwrite.
-        number = len(list(folder.glob("events.*")))
-        self._writer = SummaryWriter(
-            str(folder),
-            purge_step=start + 1,
-            flush_secs=10,
-            filename_suffix=f".{number:04}",
-        )
+        self.folder = folder
+        self.warnings: list[str] = []
+        self._events: _EventFile | None = None
         self._console = Console(stderr=True)
         self._bar = None
         self._last_line = 0.0
+        with self._or_go_without():
+            self._events = _EventFile(folder, start)
 
     def __enter__(self) -> Log:
         if self._console.is_terminal:
@@ -97,7 +137,26 @@ class Log:
     def __exit__(self, *_) -> None:
         if self._bar is not None:
             self._bar.stop()
-        self._writer.close()
+        self.close()
+
+    def close(self) -> None:
+        """Ends TensorBoard's file; what cannot be written any more is a warning."""
+        with self._or_go_without():
+            events, self._events = self._events, None
+            if events is not None:
+                events.close()
+
+    @contextlib.contextmanager
+    def _or_go_without(self) -> Iterator[None]:
+        # TensorBoard's file is a copy of the history: a run goes on without it.
+        try:
+            yield
+        except OSError as error:
+            self._events = None
+            self.warn(
+                f"{self.folder} cannot be written ({in_words(error)}): this run goes "
+                "on without TensorBoard"
+            )
 
     def say(self, line: str) -> None:
         """Prints one line for a person."""
@@ -105,6 +164,16 @@ class Log:
             self._console.print(line, highlight=False, markup=False)
         else:
             print(f"sdsjax: {line}", file=sys.stderr, flush=True)
+
+    def warn(self, line: str) -> None:
+        """Prints one warning, once, and keeps it in `warnings`."""
+        if line in self.warnings:
+            return
+        self.warnings.append(line)
+        if self._bar is not None:
+            self._console.print(f"warning: {line}", highlight=False, markup=False)
+        else:
+            print(f"sdsjax: warning: {line}", file=sys.stderr, flush=True)
 
     def progress(self, step: int) -> None:
         """Shows how far the run is; a plain line at most every few seconds."""
@@ -125,12 +194,19 @@ class Log:
         """Writes every number of a row, under the row's `step`."""
         for name, value in row.items():
             if name != "step":
-                self._writer.add_scalar(name, value, int(row["step"]))
+                self._add(scalar(name, value), int(row["step"]))
 
     def image(self, name: str, picture: np.ndarray, step: int) -> None:
         """Writes a picture, uint8 [h w 3]."""
-        self._writer.add_image(name, picture, step, dataformats="HWC")
+        self._add(image(name, picture, dataformats="HWC"), step)
+
+    def _add(self, summary, step: int) -> None:
+        with self._or_go_without():
+            if self._events is not None:
+                self._events.add(summary, step)
 
     def flush(self) -> None:
-        """Writes what TensorBoard's writer still holds."""
-        self._writer.flush()
+        """Puts what was logged on the disk."""
+        with self._or_go_without():
+            if self._events is not None:
+                self._events.flush()

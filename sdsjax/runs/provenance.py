@@ -16,6 +16,7 @@ import jax
 import sdsjax
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+PROGRAM = ("python", "-m", "sdsjax.main")
 
 
 def versions() -> dict[str, str]:
@@ -68,11 +69,11 @@ def commands(
     """Returns (reproduce, resume): what to type to repeat the run, to continue it.
 
     `made` may hold `config` (the preset, "ssd" by default) and `overrides` (a dict of
-    dotted keys); prompt and seed are always spelt out.
+    dotted keys); prompt and seed are always spelt out. A run is continued by its
+    directory alone, which holds the config: whatever was typed is in it.
     """
     overrides = {"prompt": config.get("prompt"), "seed": config.get("seed")}
     overrides |= dict(made.get("overrides") or {})
-    words = ["python", "-m", "sdsjax.main", f"--config={made.get('config') or 'ssd'}"]
+    words = [*PROGRAM, f"--config={made.get('config') or 'ssd'}"]
     words += [f"--config.{k}={v}" for k, v in overrides.items() if v is not None]
-    resume = shlex.join([*words, f"--workdir={workdir}"])
-    return shlex.join(words), resume
+    return shlex.join(words), shlex.join([*PROGRAM, f"--workdir={workdir}"])

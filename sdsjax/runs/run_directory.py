@@ -25,6 +25,7 @@ from pathlib import Path
 from sdsjax.files.atomic import SCRATCH, write_text
 from sdsjax.runs import lock, provenance
 from sdsjax.runs.checkpoints import Checkpoints
+from sdsjax.runs.disk_errors import FULL, in_words, refusal
 from sdsjax.runs.lock import RunError
 
 FORMAT = "sdsjax-run-1"
@@ -32,6 +33,12 @@ FORMAT = "sdsjax-run-1"
 # or (`steps`) are there to be raised.
 FREE = ("steps", "checkpoint_every", "preview_every", "diagnostics", "exports")
 FREE += ("scoring",)
+
+
+class DiskFull(RunError):
+    """A run directory cannot be made or opened for lack of space."""
+
+    exit_code = 1
 
 
 def differences(old: dict, new: dict) -> list[str]:
@@ -161,6 +168,9 @@ class RunDirectory:
         self.allow_config_change = allow_config_change
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=keep)
         self.history: list[dict] = []
+        self.history_is_behind = False
+        # What every session of this run was asked for, this one last.
+        self.commands: list[list[str]] = []
 
     def __enter__(self) -> RunDirectory:
         allow = self.allow_config_change
@@ -169,17 +179,16 @@ class RunDirectory:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(path)
+            try:
+                inspect(self.folder, self.config, allow_config_change=allow)
+                self._record()
+            except BaseException:
+                lock.release(path)
+                raise
         except OSError as error:
-            reason = error.strerror or error
-            raise RunError(
-                f"cannot write to --workdir {self.folder}: {reason}"
-            ) from None
-        try:
-            inspect(self.folder, self.config, allow_config_change=allow)
-            self._record()
-        except BaseException:
-            lock.release(path)
-            raise
+            kind = DiskFull if refusal(error) in FULL else RunError
+            reason = error.strerror or in_words(error)
+            raise kind(f"cannot write to --workdir {self.folder}: {reason}") from None
         return self
 
     def __exit__(self, *_) -> None:
@@ -190,39 +199,61 @@ class RunDirectory:
         for path in self.folder.iterdir():
             if _leftover(path.name):
                 path.unlink(missing_ok=True)
-        (self.folder / "finished.json").unlink(missing_ok=True)
         write_text(self.folder / "config.json", _pretty(self.config))
         record = read_json(self.folder / "run.json") or {"format": FORMAT}
         now = session_record(self.command or sys.argv)
-        record["sessions"] = [*record.get("sessions", []), now]
+        earlier = record.get("sessions", [])
+        record["sessions"] = [*earlier, now]
+        self.commands = [*(list(s.get("command", ())) for s in earlier), self.command]
         # Last: from here on the directory counts as ours.
         write_text(self.folder / "run.json", _pretty(record))
+        # Only now: a full disk must not make a finished run an unfinished one.
+        (self.folder / "finished.json").unlink(missing_ok=True)
 
     def load_history(self, step: int) -> list[dict]:
         """Reads the logged rows up to `step` and drops all others.
 
         Later ones, and a line cut off by a crash, are removed from the file.
         """
-        path, rows = self.folder / "history.jsonl", []
+        path, rows, text = self.folder / "history.jsonl", [], ""
         with contextlib.suppress(FileNotFoundError):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):
-                    row = json.loads(line)
-                    if isinstance(row, dict) and row.get("step", step + 1) <= step:
-                        rows.append(row)
-            write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+            text = path.read_text(encoding="utf-8")
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict) and row.get("step", step + 1) <= step:
+                    rows.append(row)
+        kept = _lines(rows)
+        if kept != text:
+            write_text(path, kept)
         self.history = rows
         return rows
 
     def append_history(self, row: dict) -> None:
-        """Adds a row to the history, in memory and on disk."""
+        """Adds a row. Raises OSError for a disk that takes none, and keeps the row: it
+        is written with the next one, or by `complete_history`."""
         self.history.append(row)
+        if self.history_is_behind:
+            self.complete_history()
+            return
+        self.history_is_behind = True
         with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(_lines([row]))
+        self.history_is_behind = False
+
+    def complete_history(self) -> None:
+        """Writes the rows that the disk did not take before. Raises OSError."""
+        if self.history_is_behind:
+            write_text(self.folder / "history.jsonl", _lines(self.history))
+            self.history_is_behind = False
 
     def finish(self, summary: dict) -> None:
         """Marks the run as done."""
         write_text(self.folder / "finished.json", _pretty(summary))
+
+
+def _lines(rows: Iterable[dict]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _pretty(content: dict) -> str:

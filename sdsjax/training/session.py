@@ -9,6 +9,7 @@ numbers that no step has.
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,7 +22,9 @@ from sdsjax.distributed.sharding import replicate
 from sdsjax.representations.gaussians import GaussianParams, as_gaussians
 from sdsjax.runs.checkpoints import digest
 from sdsjax.runs.compile_cache import light_compilation
+from sdsjax.runs.disk_errors import in_words
 from sdsjax.runs.logs import Log
+from sdsjax.runs.provenance import PROGRAM, commands
 from sdsjax.runs.run_directory import RunDirectory
 from sdsjax.training.build import Phase, RunComponents
 from sdsjax.training.config import to_json
@@ -69,6 +72,26 @@ def preset_and_overrides(command: Iterable[str]) -> dict:
     return {"config": preset, "overrides": overrides}
 
 
+def asked_for(sessions: Iterable[Iterable[str]]) -> dict:
+    """Merges the commands of a run's sessions into one that asks for all of it.
+
+    One that names a config says everything anew; one without (a --workdir alone) goes
+    on from what was said before.
+    """
+    preset, overrides = None, {}
+    for command in sessions:
+        said = preset_and_overrides(command)
+        if said["config"] is not None:
+            preset, overrides = said["config"], {}
+        overrides |= said["overrides"]
+    return {"config": preset, "overrides": overrides}
+
+
+def export_settings(config: dict) -> dict:
+    """Returns the sections of a nested config that decide what is exported."""
+    return {name: config.get(name) for name in ("exports", "scoring")}
+
+
 def _recoloured(render, rgb, camera):
     # a rendering of latents, with the picture that was decoded from them
     return render(camera)._replace(rgb=rgb)
@@ -93,6 +116,11 @@ class Session:
         if found is not None:
             self.notes.append(f"continuing from step {self.step}")
         rows = directory.load_history(self.step)
+        if self.step > config.steps:
+            self.notes.append(
+                f"{directory.folder} has {self.step} steps already, more than the "
+                f"{config.steps} asked for: its files show step {self.step}"
+            )
         earlier = rows[-1].get("seconds", 0.0) if rows else 0.0
         self.began = time.perf_counter() - earlier
         self.unchecked: list[tuple[int, jax.Array]] = []
@@ -166,9 +194,30 @@ class Session:
             saved = "none was saved" if self.saved is None else f"step {self.saved}"
             raise Diverged(
                 f"a NaN or infinity appeared at step {bad[0]}; step {bad[0] - 1} was "
-                f"the last good one, the last checkpoint: {saved}; lower "
-                "--config.optimizer.lr or set --config.optimizer.clip_norm"
+                f"the last good one, the last checkpoint: {saved}; {self._advice()}"
             )
+
+    def _advice(self) -> str:
+        """Says what to type after a divergence, as it can be typed.
+
+        A rate may change within a directory; a cap on the gradient's norm gives the
+        optimizer another state, which needs a directory of its own.
+        """
+        optimizer, folder = self.config.optimizer, self.directory.folder
+        rates = [
+            f"--config.optimizer.lr.{name}={rate / 2:.6g}"
+            for name, rate in optimizer.lr.items()
+            if rate > 0
+        ]
+        slower = [*PROGRAM, f"--workdir={folder}", "--allow_config_change", *rates]
+        start = "begin again" if self.saved is None else f"go on from {self.saved}"
+        advice = f"to {start} with half the rates: {shlex.join(slower)}"
+        asked = asked_for(self.directory.commands)
+        if asked["config"] is None or optimizer.clip_norm:
+            return advice
+        anew, _ = commands(to_json(self.config), folder, asked)
+        clipped = ["--config.optimizer.clip_norm=1", f"--workdir={folder}-clipped"]
+        return f"{advice} or to begin anew, clipped: {anew} {shlex.join(clipped)}"
 
     def save(self, log: Log) -> None:
         """Writes a checkpoint of this step, never of a state with a NaN."""
@@ -185,8 +234,12 @@ class Session:
         key = jax.random.fold_in(self.key, PREVIEW)
         params, rep_state = self.particle(0)
         image = picture(*self.preview(params, rep_state, self.prior_params, key))
-        path = write_preview(self.directory.folder / "previews", self.step, image)
         log.image("preview", image, self.step)
+        try:
+            path = write_preview(self.directory.folder / "previews", self.step, image)
+        except OSError as error:
+            log.warn(f"preview {self.step} was not written: {in_words(error)}")
+            return
         self.notify("preview", {"step": self.step, "path": path, "image": image})
 
     def record_metrics(self, log: Log, metrics: dict) -> None:
@@ -197,7 +250,13 @@ class Session:
         if log.timer.mean is not None:
             row["seconds_per_step"] = round(log.timer.mean, 5)
         if all(math.isfinite(value) for value in row.values()):
-            self.directory.append_history(row)
+            try:
+                self.directory.append_history(row)
+            except OSError as error:
+                log.warn(
+                    f"history.jsonl cannot be written ({in_words(error)}): its rows "
+                    "are kept and written when that succeeds"
+                )
         log.scalars(row)
         log.progress(self.step)
         self.notify("step", row)
@@ -228,8 +287,13 @@ class Session:
             return Partial(jax.jit(representation.field), params, rep_state), render
         return params, render
 
-    def export(self, status: str, warnings: Iterable[str] = ()) -> dict[str, Path]:
-        """Writes all that a run leaves behind; after an abort, at least the report."""
+    def export(
+        self, status: str, log: Log, warnings: Iterable[str] = ()
+    ) -> dict[str, Path]:
+        """Writes all that a run leaves behind; after an abort, at least the report.
+
+        Raises ExportError where something could not be written.
+        """
         usable = status == "finished"
         others = range(1, self.config.particles) if usable else ()
         return exports.export_all(
@@ -244,20 +308,31 @@ class Session:
             )
             if usable
             else None,
-            warnings=(*self.notes, *warnings),
+            warnings=(*self.notes, *log.warnings, *warnings),
+            announce=log.warn,
             provenance_of_run={
-                **preset_and_overrides(self.directory.command),
+                **asked_for(self.directory.commands),
                 "steps": self.step,
                 "seconds": round(self.seconds(), 2),
             },
         )
 
     def finish(self, paths: dict[str, Path]) -> None:
-        """Marks the directory as done."""
-        self.directory.finish(
-            {
-                "step": self.step,
-                "state_sha256": digest(self.state),
-                "paths": {name: path.name for name, path in paths.items()},
-            }
-        )
+        """Marks the directory as done. Raises ExportError where that fails."""
+        directory = self.directory
+        try:
+            directory.complete_history()
+            directory.finish(
+                {
+                    "step": self.step,
+                    "state_sha256": digest(self.state),
+                    "paths": {name: path.name for name, path in paths.items()},
+                    "made_with": export_settings(to_json(self.config)),
+                }
+            )
+        except OSError as error:
+            raise exports.ExportError(
+                f"{directory.folder} could not be marked as finished "
+                f"({in_words(error)}); its files are there: the same command marks it, "
+                "without training again"
+            ) from error

@@ -3,12 +3,15 @@
 `run` is the whole job and reads from top to bottom. The device is never waited for
 between two logged steps, except that it is kept at most one step behind; what a step
 reports stays on the device until it is due. Failing is part of the job: a signal, a
-NaN, a full disk each end in one line, an exit status, and checkpoints that load.
+NaN, a full disk each end in one line, an exit status, and checkpoints that load; what
+has been trained but not exported is exported when the same is asked for again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,14 +19,22 @@ from typing import Any, NamedTuple
 import jax
 
 from sdsjax.distributed.sharding import data_mesh, describe
+from sdsjax.exports import ExportError
 from sdsjax.runs.checkpoints import CheckpointError, Checkpoints
 from sdsjax.runs.compile_cache import enable_compile_cache
 from sdsjax.runs.logs import Log
+from sdsjax.runs.provenance import flatten
 from sdsjax.runs.run_directory import RunDirectory, inspect, read_json
 from sdsjax.runs.signals import Interrupted, Stop
 from sdsjax.training.build import RunComponents, build
 from sdsjax.training.config import to_json
-from sdsjax.training.session import Diverged, Event, Session, first_state
+from sdsjax.training.session import (
+    Diverged,
+    Event,
+    Session,
+    export_settings,
+    first_state,
+)
 
 
 class Asset(NamedTuple):
@@ -50,35 +61,83 @@ def run(
     """Distils a validated config into `workdir`, continuing what is there.
 
     on_event(name, content): "step", "preview", "checkpoint", "finished", as they
-    happen. Raises RunError (the directory), CheckpointError, Diverged, Interrupted;
-    each message is one line, each has an `exit_code` where it is not 2.
+    happen. Raises RunError (the directory), CheckpointError, Diverged, Interrupted,
+    ExportError (trained, but not all written: running it again writes the rest); each
+    message is one line, each has an `exit_code` where it is not 2.
     """
     enable_compile_cache()
     workdir, frozen = Path(workdir), to_json(config)
     options = {"allow_config_change": allow_config_change}
     found = inspect(workdir, frozen, **options)
-    components = build(config)
-    if (found.get("finished") or {}).get("step", -1) >= config.steps:
-        return finished_asset(workdir, config, components, found["finished"])
+    components, notes = build_aloud(config)
+    finished = found.get("finished") or {}
+    if finished.get("step", -1) >= config.steps:
+        outdated = outdated_exports(workdir, frozen, finished)
+        if outdated is None or finished["step"] > config.steps:
+            return finished_asset(workdir, config, components, finished)
+        notes.append(f"{workdir} is finished: {outdated}; the exports are made again")
+        print(f"sdsjax: {notes[-1]}", file=sys.stderr)
     with RunDirectory(workdir, frozen, command=command, **options) as directory:
         session = Session(config, components, directory, on_event)
         tensorboard = directory.folder / "tensorboard"
         with Log(tensorboard, config.steps, session.step) as log:
             for note in session.notes:
                 log.say(note)
+            session.notes += notes
             try:
                 with Stop() as stop:
                     optimise(session, log, stop)
             except (Diverged, CheckpointError, Interrupted) as error:
                 stopped = isinstance(error, Interrupted)
-                session.export("stopped" if stopped else "aborted", [str(error)])
+                # What the disk does not take is a warning: the error is the news.
+                with contextlib.suppress(ExportError):
+                    status = "stopped" if stopped else "aborted"
+                    session.export(status, log, [str(error)])
                 raise
+            log.flush()
             log.say("writing turntable, mesh, scores and report")
-            paths = session.export("finished")
+            paths = session.export("finished", log)
             session.finish(paths)
             log.say(f"done: {paths.get('report', workdir)}")
         session.notify("finished", {"step": session.step, "paths": paths})
         return Asset(workdir, session.state.params, read_metrics(workdir), paths)
+
+
+def build_aloud(config) -> tuple[RunComponents, list[str]]:
+    """Builds a run; returns with it the warnings that came up, which were printed.
+
+    A UserWarning is for the user, and said once, in the program's own words; those for
+    programmers stay with Python. All come out before an error does.
+    """
+    caught, lines = [], []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.filterwarnings("always", category=UserWarning)
+            components = build(config)
+    finally:
+        for one in caught:
+            line = " ".join(str(one.message).split())
+            if not issubclass(one.category, UserWarning):
+                place = one.filename, one.lineno
+                warnings.warn_explicit(one.message, one.category, *place)
+            elif line not in lines:
+                lines.append(line)
+                print(f"sdsjax: warning: {line}", file=sys.stderr)
+    return components, lines
+
+
+def outdated_exports(workdir: Path, frozen: dict, finished: dict) -> str | None:
+    """Says why the exports of a finished run are to be made again; None: they are not.
+
+    Files that were deleted, and settings other than those they were made with.
+    """
+    missing = [n for n in finished["paths"].values() if not (workdir / n).is_file()]
+    if missing:
+        return f"{', '.join(missing)} is missing"
+    wanted = export_settings(frozen)
+    before, now = dict(flatten(finished.get("made_with", wanted))), flatten(wanted)
+    changed = [key for key, value in now if before.get(key) != value]
+    return f"{', '.join(changed)} has changed" if changed else None
 
 
 def optimise(session: Session, log: Log, stop: Stop) -> None:
@@ -134,14 +193,17 @@ def finished_asset(
     workdir: Path, config, components: RunComponents, finished: dict
 ) -> Asset:
     """Loads the asset of a directory that is done; says so, and writes nothing."""
-    print(
-        f"sdsjax: {workdir} is finished (step {finished['step']}): nothing to do; "
-        "raise --config.steps to continue it",
-        file=sys.stderr,
-    )
+    step = finished["step"]
+    news = f"is finished (step {step}): nothing to do; raise --config.steps to go on"
+    if step > config.steps:
+        news = (
+            f"has {step} steps already, more than the {config.steps} asked for: its "
+            f"files show step {step}, and stay as they are"
+        )
+    print(f"sdsjax: {workdir} {news}", file=sys.stderr)
     start, arguments = first_state(components, config)
     template = jax.eval_shape(start, *arguments)
-    state = Checkpoints(workdir / "checkpoints").load(finished["step"], template)
+    state = Checkpoints(workdir / "checkpoints").load(step, template)
     paths = {
         name: workdir / file
         for name, file in finished["paths"].items()
