@@ -28,6 +28,9 @@ def test_front_view_shows_plus_x_on_the_right_and_up_is_up():
     centre, depth = project(camera, [0.0, 0.0, 0.0])
     np.testing.assert_allclose(centre, [32, 24], atol=1e-4)
     np.testing.assert_allclose(depth, 3.0, rtol=1e-6)
+    # 40 degrees from the lower to the upper rim
+    top = [0.0, 3.0 * np.tan(np.deg2rad(20.0)), 0.0]
+    np.testing.assert_allclose(project(camera, top)[0], [32, 0], atol=1e-4)
     assert project(camera, [0.5, 0.0, 0.0])[0][0] > 32
     assert project(camera, [0.0, 0.5, 0.0])[0][1] < 24
     assert project(camera, [0.0, 0.0, 0.5])[1] < 3
@@ -79,6 +82,7 @@ def test_overhead_fraction():
     batch = random_orbits(jax.random.key(0), 2000, orbit, width=8, height=8)
     _, elevation = jax.device_get(jax.jit(jax.vmap(cameras.camera_angles))(batch))
     np.testing.assert_allclose(np.mean(elevation > 59.9), 0.25, atol=0.03)
+    assert elevation.max() < 85.01
 
 
 def test_view_words_by_angle():
@@ -87,6 +91,9 @@ def test_view_words_by_angle():
         (46, 0): prompts.LEFT, (90, 0): prompts.LEFT, (-90, 0): prompts.RIGHT,
         (270, 0): prompts.RIGHT, (136, 0): prompts.BACK, (-180, 0): prompts.BACK,
         (0, 61): prompts.OVERHEAD, (180, 85): prompts.OVERHEAD,
+        # the front's and the cone's rims are the front's, the back's is a side's
+        (45, 0): prompts.FRONT, (-45, 60): prompts.FRONT, (180, 60): prompts.BACK,
+        (135, 0): prompts.LEFT, (-135, 0): prompts.RIGHT,
     }  # fmt: skip
     found = jax.jit(prompts.view_index)(*np.transpose(np.float32(list(cases))))
     np.testing.assert_array_equal(found, list(cases.values()))

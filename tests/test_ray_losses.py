@@ -31,6 +31,11 @@ def test_z_variance_equals_a_loop_in_every_reduction():
     ):
         got = losses.z_variance(WEIGHTS, CENTRES, reduction=reduction)
         np.testing.assert_allclose(got, want, rtol=1e-5)
+    # more than one half, and no less: a pair of weights one apart, of variance 1/4
+    for weight, want in ((0.24, 0.0), (0.25, 0.0), (0.255, 0.25)):
+        pair = jnp.full(2, weight), jnp.array([1.0, 2.0])
+        got = losses.z_variance(*pair, reduction="sum")
+        np.testing.assert_allclose(got, want, rtol=1e-5)
     with pytest.raises(ValueError, match=r"'max'.*mean, counted, sum"):
         losses.z_variance(WEIGHTS, CENTRES, reduction="max")
 
@@ -86,8 +91,10 @@ def test_normals_are_smooth_over_opaque_pairs_only():
     step = 2 - 2 * np.cos(tilt)  # one of three pairs across, none down
     got = losses.normal_smoothness(jnp.asarray(normal), jnp.asarray(opacity))
     np.testing.assert_allclose(got, step / 3, rtol=1e-5)
-    opacity[:, 2] = 0.2  # the step lies at a pixel that is not opaque
-    assert float(losses.normal_smoothness(normal, jnp.asarray(opacity))) == 0
+    for opaque, pairs in ((0.51, 1 / 3), (0.5, 0.0), (0.2, 0.0)):
+        opacity[:, 2] = opaque  # the step lies at a pixel that may not be opaque
+        got = losses.normal_smoothness(normal, jnp.asarray(opacity))
+        np.testing.assert_allclose(got, step * pairs, rtol=1e-5)
 
 
 def test_gradients_are_finite_where_little_or_nothing_is_met():

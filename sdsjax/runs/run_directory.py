@@ -230,8 +230,11 @@ class RunDirectory:
         return rows
 
     def append_history(self, row: dict) -> None:
-        """Adds a row. Raises OSError for a disk that takes none, and keeps the row: it
-        is written with the next one, or by `complete_history`."""
+        """Adds a row to the history, in memory and on disk.
+
+        Raises OSError for a disk that takes none, and keeps the row: it is written with
+        the next one, or by `complete_history`.
+        """
         self.history.append(row)
         if self.history_is_behind:
             self.complete_history()

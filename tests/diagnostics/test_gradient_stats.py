@@ -127,6 +127,16 @@ def test_error_bars_cover_what_they_promise():
             assert abs(np.mean(measured.value) - truth) < 4 * error, figure
 
 
+def test_errors_of_means_and_intervals_are_students():
+    """1, 2, 6: mean 3, s^2 = 7, error sqrt(7 / 3); t of 95% and 2 degrees: 4.30265."""
+    found = gs.mean_of_groups(jnp.array([1.0, 2.0, 6.0]))
+    np.testing.assert_allclose(found.value, 3.0)
+    np.testing.assert_allclose(found.error, np.sqrt(7 / 3), rtol=1e-6)
+    reach = 4.30265 * np.sqrt(7 / 3)
+    np.testing.assert_allclose(found.interval(), [3 - reach, 3 + reach], rtol=1e-5)
+    assert found.dof == 2
+
+
 def test_signal_of_pure_noise_is_zero_and_may_be_negative():
     normal = lambda key: jax.random.normal(key, (5,))  # noqa: E731
     run = jax.jit(jax.vmap(lambda k: gs.gradient_stats(normal, k, samples=64).signal))

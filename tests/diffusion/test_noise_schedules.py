@@ -34,6 +34,19 @@ def test_published_end_points():
     np.testing.assert_allclose(schedule.alphas[-1], 0.068265, rtol=1e-4)
 
 
+def test_schedules_are_their_published_formulas():
+    """DDPM: beta from 1e-4 to .02 in even steps. Improved DDPM (arXiv 2102.09672,
+    eq. 17): abar_t = f(t) / f(0), f = cos^2 with s = .008; the last beta, 1, is capped
+    at .999."""
+    ddpm = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    np.testing.assert_allclose(NoiseSchedule.linear().alphas ** 2, ddpm, rtol=1e-5)
+    f = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
+    abar = f[1:] / f[0]
+    abar[-1] = 0.001 * abar[-2]
+    cosine = NoiseSchedule.squaredcos_cap_v2().alphas
+    np.testing.assert_allclose(cosine**2, abar, rtol=1e-5)
+
+
 def test_denoising_the_true_noise_returns_z():
     schedule, z = NoiseSchedule.scaled_linear(), jnp.linspace(-1, 1, 12)
     eps = jax.random.normal(jax.random.key(0), z.shape)
@@ -69,6 +82,10 @@ def test_ddim_with_the_exact_noise_of_a_point_lands_on_it():
         alpha, sigma = diffusion.alpha_sigma(schedule, t)
         eps_hat = (z_t - alpha * z) / sigma
         z_t = diffusion.ddim_step(schedule, z_t, eps_hat, t, jnp.int32(after))
+        if after >= 0:
+            alpha, sigma = diffusion.alpha_sigma(schedule, after)
+            way = alpha * z + sigma * jnp.array([1.0, -0.5])
+            np.testing.assert_allclose(z_t, way, atol=1e-4)
     np.testing.assert_allclose(z_t, z, atol=1e-4)
 
 

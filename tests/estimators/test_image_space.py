@@ -132,6 +132,22 @@ def test_the_number_of_denoising_calls(t, calls):
     assert calls == 1 or not np.allclose(four, fewer, atol=1e-3)
 
 
+def test_the_last_of_the_steps_lands_on_z_wherever_it_starts():
+    """Two steps from 980: to 730 and from there to z_0, not to 480."""
+    prior, z_t = linear_prior(), jnp.array([0.3, 1.0])
+    zhat = denoise(
+        SCHEDULE,
+        lambda z_tau, tau: prior.noise(z_tau, tau).cond,
+        KEY, z_t, jnp.int32(980), steps=2, stride=250, eta=0.0,
+    )  # fmt: skip
+    wanted, mean = np.asarray(z_t, np.float64), np.asarray(MEANS["cond"])
+    for tau, (alpha_next, sigma_next) in ((980, level(730)), (730, (1.0, 0.0))):
+        alpha, sigma = level(tau)
+        e = gaussian_noise(wanted, alpha, sigma, mean, VARIANCES["cond"])
+        wanted = alpha_next * (wanted - sigma * e) / alpha + sigma_next * e
+    np.testing.assert_allclose(zhat, wanted, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_denoising_an_empirical_prior_of_one_image_returns_it(eta):
     """The optimal denoiser knows one image: whatever the noise, zhat is that image."""

@@ -10,7 +10,7 @@ from linear_prior import MEANS, SCHEDULE, VARIANCES, gaussian_noise, level, line
 
 from sdsjax.diffusion import ddim_step
 from sdsjax.estimators import ESTIMATORS
-from sdsjax.estimators.inversion import invert
+from sdsjax.estimators.inversion import invert, renoise
 from sdsjax.estimators.ism import inversion_times as ism_times
 from sdsjax.estimators.sdi import inversion_times as sdi_times
 from sdsjax.types import NoisePrediction
@@ -60,6 +60,15 @@ def test_what_is_inverted_is_sampled_back():
 
     back = jax.lax.scan(down, z_t, (times[:0:-1], times[-2::-1]))[0]
     np.testing.assert_allclose(back, Z, atol=0.02)
+
+
+@pytest.mark.parametrize(("s", "known"), [(-1, (1.0, 0.0)), (0, None), (300, None)])
+def test_only_the_time_before_zero_is_clean(s, known):
+    alpha, sigma = known or level(s)
+    e = np.array([1.0, -2.0])
+    want = level(400)[0] * (np.asarray(Z) - sigma * e) / alpha + level(400)[1] * e
+    got = renoise(SCHEDULE, Z, jnp.asarray(e, jnp.float32), jnp.int32(s), 400)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_times_rise_to_their_end():

@@ -158,6 +158,10 @@ def test_optimal_mu_shrinks_single_observations_and_guards_zero():
     pooled = 5.0 / 2.0001
     assert abs(float(mu[0]) - pooled) < 0.2 * 4.0 / 1e-4
     assert 0 < float(mu[1]) < pooled + 1
+    # ten observations of the mean cc = 1.00005 and of the pooled ratio
+    ten = 10.0 * 1.00005
+    want = [(pooled * ten + 4.0) / (1e-4 + ten), (pooled * ten + 1.0) / (2.0 + ten)]
+    np.testing.assert_allclose(mu, want, rtol=1e-5)
     np.testing.assert_allclose(
         optimal_mu(1e6 * ac[1:], 1e6 * cc[1:], jnp.float32(1e6)), 0.5, rtol=1e-4
     )
@@ -253,6 +257,11 @@ def test_the_losses_vanish_where_they_should():
     drawn = jax.random.normal(key, (8, 8, 3))
     assert abs(float(normal_loss(drawn, opacity, 5.0 * drawn))) < 1e-5
     assert float(normal_loss(drawn, 0 * opacity, drawn)) == 1.0
+    # a row that runs against the estimate counts where it is more than half opaque
+    against = drawn.at[0].multiply(-1.0)
+    for opaque, share in ((0.49, 0.0), (0.5, 0.0), (0.51, 1 / 8)):
+        loss = normal_loss(drawn, opacity.at[0].set(opaque), against)
+        np.testing.assert_allclose(loss, 2 * share, atol=1e-5)
     grad = jax.grad(lambda n: normal_loss(drawn, opacity, n))(0 * drawn)
     assert np.isfinite(grad).all()
 

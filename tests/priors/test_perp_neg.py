@@ -35,6 +35,11 @@ def test_weights_follow_the_published_curves():
     np.testing.assert_allclose(side, [-(4.0 - 2.426), 0.0], atol=1e-3)
     back = perp_neg_view(180.0, 0.0).weights
     np.testing.assert_allclose(back, [-1.967, -(1.0 - 0.606)], atol=1e-3)
+    decay = np.exp(-0.5 * 0.5)
+    between = perp_neg_view(45.0, 0.0).weights
+    np.testing.assert_allclose(between, [-(4.0 * decay - 2.426)] * 2, atol=1e-5)
+    behind = perp_neg_view(-135.0, 0.0).weights
+    np.testing.assert_allclose(behind, [-(decay + 0.967), -(decay - 0.606)], atol=1e-5)
     azimuths = jnp.linspace(-180.0, 180.0, 73)
     weights = jax.vmap(lambda a: perp_neg_view(a, 0.0).weights)(azimuths)
     assert (weights <= 0).all()
@@ -46,6 +51,10 @@ def test_from_above_there_is_one_prompt_and_no_negative():
     np.testing.assert_array_equal(view.rows, [prompts.OVERHEAD] * 2)
     np.testing.assert_array_equal(view.weights, 0.0)
     np.testing.assert_allclose(view.mix.sum(), 1.0)
+    # above 60 degrees, not at 60
+    for elevation, above in ((59.9, False), (60.0, False), (60.1, True)):
+        rows = np.asarray(perp_neg_view(30.0, elevation).rows)
+        assert (rows == prompts.OVERHEAD).tolist() == [above] * 2
 
 
 def test_the_perpendicular_part_is_perpendicular():

@@ -86,6 +86,9 @@ def test_round_trip_is_exact_for_every_type(copy):
         jax.random.normal(state.key), jax.random.normal(make_state(2).key)
     )
     assert not same(state, make_state(1))
+    flat = np.zeros(6, np.float32)
+    others = (flat.reshape(2, 3), flat.view(np.int32))  # of the same bytes
+    assert len({digest({"a": a}) for a in (flat, *others)}) == 3
 
 
 def test_nothing_saved_yet(tmp_path):

@@ -51,6 +51,10 @@ def test_samples_of_closed_forms():
         edges, jnp.array([[3.0, 1.0, 0.0, 0.0]]), jnp.array([[0.375, 0.875]])
     )
     np.testing.assert_allclose(got, [[2.25, 2.75]], atol=1e-3)
+    # a bin without a weight has a share of 1e-5: half of it is the bin's middle
+    half = jnp.array([[0.5e-5 / (1 + 4e-5)]])
+    got = sample_pdf(edges, jnp.array([[0.0, 0.0, 1.0, 0.0]]), half)
+    np.testing.assert_allclose(got, 2.25, atol=1e-3)
 
 
 def test_stratified_quantiles_fill_each_stratum():

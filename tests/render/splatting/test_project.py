@@ -7,7 +7,10 @@ from splat_scenes import cloud, small_camera
 
 from sdsjax.cameras import camera_position
 from sdsjax.render.splatting import project as projection
-from sdsjax.render.splatting.project import LOW_PASS
+
+# px^2 added to a splat's covariance (arXiv 2308.04079's code); written out, since a
+# test that imports what it checks cannot fail.
+LOW_PASS = 0.3
 
 project = jax.jit(projection.project, static_argnames="antialias")
 normals = jax.jit(projection.normals)
@@ -60,6 +63,11 @@ def test_jacobian_is_clamped_beyond_the_frustum():
     np.testing.assert_allclose(*widths, rtol=1e-4)
     near = project(one._replace(means=jnp.zeros((1, 3))), camera).conic[0, 0]
     assert near > 1.05 * widths[0]
+    # x / z stops at the rim, and 0.3 of half a picture beyond it
+    focal = 12 / np.tan(np.deg2rad(20.0))
+    ratio, slope = (20 + 0.3 * 20) / focal, focal / 3.1
+    want = (0.1 * slope) ** 2 * (1 + ratio**2) + 0.3
+    np.testing.assert_allclose(widths, 1 / want, rtol=1e-4)
 
 
 def test_hidden_splats_have_no_extent():
@@ -73,6 +81,14 @@ def test_hidden_splats_have_no_extent():
     extent = project(gaussians, camera).extent
     assert jnp.all(extent[:3] == -1)
     assert jnp.all(extent[3] > 0)
+    # 0.01 before the camera, which stands at z = 3.1, and as faint as 1/255
+    edge = gaussians._replace(
+        means=jnp.array([[0, 0, 3.1 - d] for d in (0.005, 0.015, 3.0, 3.0)]),
+        opacity_logits=jnp.array([2.0, 2.0, *(-np.log(n - 1) for n in (255.5, 254.5))]),
+        alive=jnp.ones(4, bool),
+    )
+    shown = np.asarray(project(edge, camera).extent > 0).all(axis=1)
+    assert shown.tolist() == [False, True, False, True]
 
 
 def test_extent_bounds_every_visible_pixel():

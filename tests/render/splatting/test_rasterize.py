@@ -17,7 +17,7 @@ from splat_scenes import (
 )
 
 from sdsjax.render.spherical_harmonics import coefficient_of_colour
-from sdsjax.render.splatting.project import LOW_PASS, Gaussians
+from sdsjax.render.splatting.project import Gaussians
 from sdsjax.render.splatting.rasterize import rasterize, rasterize_reference
 
 
@@ -65,6 +65,17 @@ def test_opaque_stack_stops_where_the_reference_stops():
     assert float(got.opacity.max()) < 1 - 1e-4 + 1e-6
 
 
+def test_the_stop_comes_before_a_ten_thousandth_is_left():
+    """Splats of 1/2 all over the picture: after 13 of them 2^-13 = 1.2e-4 is left, and
+    the 14th would leave 6e-5."""
+    wide = cloud(60)._replace(
+        log_scales=jnp.full((60, 3), 6.0), opacity_logits=jnp.zeros(60)
+    )
+    for function in (rasterize, rasterize_reference):
+        got = draw(wide, small_camera(), function)
+        np.testing.assert_allclose(got.opacity, 1 - 0.5**13, atol=1e-5)
+
+
 def test_a_buffer_far_too_small_changes_nothing():
     gaussians, camera = cloud(60), small_camera()
     total_sum, cut = (draw(gaussians, camera, capacity=c) for c in (4096, 16))
@@ -93,7 +104,7 @@ def test_one_isotropic_gaussian_is_the_formula():
         alive=jnp.ones(1, bool),
     )
     got = draw(one, camera)
-    variance = (camera.focal[0] * scale / 3.0) ** 2 + LOW_PASS
+    variance = (camera.focal[0] * scale / 3.0) ** 2 + 0.3
     x, y = np.meshgrid(np.arange(40) + 0.5 - 20, np.arange(24) + 0.5 - 12)
     alpha = opacity * np.exp(-0.5 * (x**2 + y**2) / variance)
     alpha = np.where(alpha >= 1 / 255, alpha, 0)[..., None]
@@ -103,6 +114,8 @@ def test_one_isotropic_gaussian_is_the_formula():
     np.testing.assert_allclose(
         got.depth, np.where(alpha[..., 0] > 0, 3.0, 0), atol=1e-5
     )
+    length = np.linalg.norm(got.normal, axis=-1)
+    np.testing.assert_allclose(length, alpha[..., 0] > 0, atol=1e-5)
 
 
 def test_two_views_of_a_pair_hide_one_another():

@@ -12,6 +12,7 @@ from sdsjax.representations.gaussians.density_control import (
     CONTROLS,
     make_density_control,
 )
+from sdsjax.representations.gaussians.density_control.edits import is_due
 from sdsjax.representations.gaussians.density_control.statistics import (
     zero_statistics,
 )
@@ -21,7 +22,7 @@ from sdsjax.training.optimizers import edit_moments, grouped_adam
 def test_a_small_gaussian_with_a_high_gradient_is_cloned():
     params = params_of([0.5, 0.4, 0.3, 0.2])
     got, alive, tally, edit = adapted(
-        params, [1, 1, 1, 0], [0.0, 0.9, 0.1, 5.0], threshold=0.5
+        params, [1, 1, 1, 0], [0.5, 0.9, 0.1, 5.0], threshold=0.5
     )
     for name in params._fields:
         before, after = getattr(params, name), getattr(got, name)
@@ -33,7 +34,7 @@ def test_a_small_gaussian_with_a_high_gradient_is_cloned():
     assert (int(tally.counts.cloned), int(tally.counts.split)) == (1, 0)
     assert float(jnp.abs(tally.gradient).sum() + tally.seen.sum()) == 0
     assert int(edit.aux["alive"]) == 4
-    assert int(edit.aux["shortfall"]) == 0
+    assert int(edit.aux["shortfall"]) == 0  # row 0 is at the threshold, not above
 
 
 def test_a_large_one_is_split_into_two_draws_of_itself():
@@ -118,6 +119,13 @@ def test_views_add_up_until_an_edit_is_due():
     assert int(state[2].counts.shortfall) == 2
 
 
+def test_edits_are_due_from_their_start_to_their_stop():
+    """Every 3 updates; the first after 6 of them, the last after 9."""
+    due = [s for s in range(20) if is_due(jnp.int32(s), 3, 6, 9)]
+    assert due == [5, 8]
+    assert [s for s in range(12) if is_due(jnp.int32(s), 3, 6, None)] == [5, 8, 11]
+
+
 def test_opacities_are_lowered_when_a_reset_is_due():
     params = params_of([0.5, 0.005, 0.9])
     got, *_, edit = adapted(
@@ -155,6 +163,13 @@ def test_dead_ones_move_onto_the_living():
     np.testing.assert_array_equal(got.means[3], params.means[3])
 
 
+def test_no_more_than_51_share_a_place():
+    """arXiv 2404.09591's code: 59 dead move onto one, as if they were 50."""
+    got, *_ = relocated(params_of([0.8] + [0.001] * 59), [1] * 60)
+    want = 1 - (1 - 0.8) ** (1 / 51)
+    np.testing.assert_allclose(jax.nn.sigmoid(got.opacity_logits), want, rtol=1e-4)
+
+
 def test_free_rows_are_filled_by_the_share_asked_for():
     params = params_of([0.5] * 10)
     alive = jnp.arange(10) < 5
@@ -185,6 +200,11 @@ def test_noise_moves_the_faint_along_their_covariance():
     offset = np.asarray(got.means - params.means)
     # sigmoid(0) = 1/2 at the opacity where Gaussians die; Sigma = diag(s^2)
     np.testing.assert_allclose(offset.std(axis=0), [0.16, 0.04, 0.01], rtol=0.06)
+    # the same eps at an opacity of 0.01 more: sigmoid(-1) in the place of 1/2
+    fainter = params._replace(opacity_logits=logit(np.full(n, 0.015)))
+    less, *_ = relocated(fainter, [1] * n, **settings)
+    share = np.std(less.means - params.means) / np.std(offset)
+    np.testing.assert_allclose(share, 2 / (1 + np.e), rtol=1e-3)
     solid, *_ = relocated(
         params._replace(opacity_logits=logit(np.full(n, 0.5))), [1] * n, **settings
     )

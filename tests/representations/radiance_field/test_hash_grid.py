@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from precision import enable_x64
 
-from sdsjax.representations.radiance_field import hash_grid, hash_grid_level
+from sdsjax.representations.radiance_field import hash_grid
 from sdsjax.representations.radiance_field.hash_grid import (
     band_weights,
     init_tables,
@@ -18,6 +18,8 @@ from sdsjax.representations.radiance_field.hash_grid import (
 # dense levels of 4, 8 and 16 nodes a side, hashed ones above: 2^12 = 16^3 rows
 GRID = {"levels": 5, "features": 2, "log2_size": 12, "base": 4, "growth": 2.0}
 COUNT = 20
+# tiny-cuda-nn's (instant-ngp, eq. 4)
+PRIMES = (1, 2654435761, 805459861)
 encode = jax.jit(hash_grid.encode, static_argnames=("grid", "active"))
 
 
@@ -39,7 +41,7 @@ def reference(tables, x, *, levels, features, log2_size, base, growth, smooth=Fa
             if resolution**3 <= most:
                 index = at[0] + at[1] * resolution + at[2] * resolution**2
             else:
-                hashed = [(c * p) % 2**32 for c, p in zip(at, hash_grid_level.PRIMES)]
+                hashed = [(c * p) % 2**32 for c, p in zip(at, PRIMES)]
                 index = hashed[0] ^ hashed[1] ^ hashed[2]
             weight = math.prod(f if d else 1 - f for f, d in zip(part, corner))
             total += weight * np.asarray(tables[level], np.float64)[index % rows]

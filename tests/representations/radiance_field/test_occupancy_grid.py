@@ -89,7 +89,8 @@ def test_the_threshold_is_the_mean_or_a_hundredth():
     want = values > 0
     np.testing.assert_array_equal(occupancy_grid.occupied_cells(values), want)
     values[1, 1, 1], values[1, 0, 0] = 5.0, 0.0099
-    want = values == 5
+    values[0, 1, 1] = 0.0105
+    want = values > 0.01
     np.testing.assert_array_equal(occupancy_grid.occupied_cells(values), want)
     place = jnp.array([[0.1, 0.1, 0.1], [0.9, 0.9, 0.9], [1.0, 1.0, 1.0], [-1, 2, 0.4]])
     got = occupancy_grid.cells_at(jnp.asarray(want), place)

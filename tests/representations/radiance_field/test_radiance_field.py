@@ -162,6 +162,10 @@ def test_density_is_that_of_the_blob(activation):
     density = jax.jit(lambda p, x: activate_density(field, raw_density(field, p, x)[0]))
     got = in_a_hurry(density, params, x)(params, x)
     np.testing.assert_allclose(got, want, rtol=2e-5)
+    # exp ends at e^15
+    ends = activate_density(field, jnp.array([14.9, 20.0]))
+    want = [14.9, 20.0] if activation == "softplus" else np.exp([14.9, 15.0])
+    np.testing.assert_allclose(ends, want, rtol=1e-5)
 
 
 def test_normals_are_those_of_differences():

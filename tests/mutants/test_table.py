@@ -1,0 +1,37 @@
+"""The table of mutants follows the code: each text stands once, each test is there."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from table import EQUIVALENT, MUTANTS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def faults(mutant):
+    """What keeps a mutant from being applied or its tests from being run."""
+    found = []
+    text = (ROOT / "sdsjax" / mutant.file).read_text(encoding="utf-8")
+    if text.count(mutant.old) != 1 or mutant.old == mutant.new:
+        found.append(f"{mutant.old!r} in {mutant.file}")
+    for node in mutant.tests:
+        path, function = node.split("::")
+        defined = f"def {re.sub(r'[[].*', '', function)}("
+        if defined not in (ROOT / path).read_text(encoding="utf-8"):
+            found.append(node)
+    return found
+
+
+def test_every_mutant_can_be_applied_and_its_tests_are_there():
+    assert {m.name: found for m in MUTANTS if (found := faults(m))} == {}
+    assert max(Counter(m.name for m in MUTANTS).values()) == 1
+    assert {m.name for m in MUTANTS} >= set(EQUIVALENT)
+
+
+def test_what_cannot_be_applied_is_seen():
+    first = MUTANTS[0]
+    lost = "tests/test_cameras.py::test_nothing"
+    broken = first._replace(old="no such text", tests=(*first.tests, lost))
+    assert faults(broken) == [f"'no such text' in {first.file}", lost]
+    assert faults(first._replace(new=first.old)) != []
