@@ -10,7 +10,7 @@ class LoaderError(ValueError):
     """
 
 
-def absence(path: Path) -> str:
+def absence(path: Path, otherwise: str = "missing") -> str:
     """Returns what to say of a file that is not there.
 
     The cache of the hub holds links, and a download that was cut off leaves links to
@@ -18,4 +18,4 @@ def absence(path: Path) -> str:
     """
     if path.is_symlink():
         return f"a link to {path.readlink()}, which does not exist: fetch it again"
-    return "no such file"
+    return otherwise

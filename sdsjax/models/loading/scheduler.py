@@ -31,8 +31,8 @@ def read_schedule(folder: Path) -> tuple[NoiseSchedule, str]:
         raise LoaderError(f"{path}: {key} = {config.get(key)!r}; expected {expected}")
 
     name = config.get("_class_name")
-    known = isinstance(name, str) and name.removesuffix("Scheduler") in SCHEDULERS
-    if not known and (name is not None or "beta_schedule" not in config):
+    known = name is None or str(name).removesuffix("Scheduler") in SCHEDULERS
+    if not known:
         refuse(
             "_class_name",
             "a scheduler of variance-preserving diffusion, such as DDIMScheduler or "

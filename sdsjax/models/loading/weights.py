@@ -38,7 +38,7 @@ def read_json(path: Path) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LoaderError(f"{path}: {absence(path)}") from None
+        raise LoaderError(f"{path}: {absence(path, 'no such file')}") from None
     except (OSError, ValueError) as error:
         raise LoaderError(f"{path}: not readable as JSON ({_line(error)})") from None
     if not isinstance(found, dict):
