@@ -33,8 +33,10 @@ REPORTS = [
 
 
 def test_every_experiment_with_rows_is_here():
-    # toybox-noise has no table of its own, density_control was made by hand
+    # toybox-noise has no table of its own, density_control was made by hand, and
+    # prior_error is not on the common runner yet
     other = {("league", "toybox-noise"), ("toybox_quality", "density_control")}
+    other |= {("prior_error", "full")}
     there = {
         (path.parents[1].name, path.stem)
         for path in FOLDER.glob("*/results/*.json*")
