@@ -18,22 +18,22 @@ OFTEN = {"every": 1, "start": 0, "stop": None}
 
 
 def logit(opacity):
-    opacity = jnp.asarray(opacity, jnp.float32)
-    return jnp.log(opacity / (1 - opacity))
+    opacity = np.asarray(opacity, np.float32)
+    return jnp.asarray(np.log(opacity / (1 - opacity)))
 
 
 def params_of(opacities, scales=0.05):
     """Isotropic Gaussians at random places."""
-    n = len(opacities)
-    keys = jax.random.split(KEY, 3)
-    scales = jnp.broadcast_to(jnp.asarray(scales, jnp.float32), (n,))
-    return GaussianParams(
-        means=jax.random.normal(keys[0], (n, 3)),
-        log_scales=jnp.log(scales)[:, None] * jnp.ones((1, 3)),
-        quats=jax.random.normal(keys[1], (n, 4)),
+    n, draw = len(opacities), np.random.default_rng(0).normal
+    scales = np.broadcast_to(np.asarray(scales, np.float32), (n,))
+    params = GaussianParams(
+        means=draw(size=(n, 3)),
+        log_scales=np.log(scales)[:, None] * np.ones((1, 3)),
+        quats=draw(size=(n, 4)),
         opacity_logits=logit(opacities),
-        sh=jax.random.normal(keys[2], (n, 1, 3)),
+        sh=draw(size=(n, 1, 3)),
     )
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
 
 
 def seen(gradients, views=2, hidden=()):

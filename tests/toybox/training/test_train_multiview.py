@@ -29,13 +29,13 @@ RECIPE = MultiViewRecipe(
 )  # fmt: skip
 
 
+conditions = jax.jit(view_conditions, static_argnums=2)
+
+
 def random_params(name, config):
     shapes = hub.param_shapes(name, config)
-    leaves, structure = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(len(leaves)), len(leaves))
-    return structure.unflatten(
-        [0.3 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves)]
-    )
+    draw = np.random.default_rng(len(jax.tree.leaves(shapes))).normal
+    return jax.tree.map(lambda s: np.float32(0.3 * draw(size=s.shape)), shapes)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_latent_is_that_of_its_own_camera(rendered, start, tmp_path):
 
 def test_an_untold_camera_is_the_null_camera():
     orbit = jnp.broadcast_to(jnp.array([30.0, 10.0, 3.0]), (2, 3, 3))
-    camera, rays = view_conditions(orbit, jnp.array([True, False]), SIDE)
+    camera, rays = conditions(orbit, jnp.array([True, False]), SIDE)
     assert np.abs(np.asarray(camera[0])).sum() > 1
     assert np.abs(np.asarray(rays[0])).sum() > 1
     assert not np.asarray(camera[1]).any()
@@ -121,10 +121,12 @@ def test_what_the_start_knew_of_a_picture_is_where_training_begins(start):
     z = jax.random.normal(jax.random.key(0), (2, 1, SIDE, SIDE, 4))
     t, text = jnp.array([100, 800]), jnp.ones((2, 5, 8))
     orbit = jnp.broadcast_to(jnp.array([30.0, 10.0, 3.0]), (2, 1, 3))
-    camera, rays = view_conditions(orbit, jnp.ones(2, bool), SIDE)
-    out = MultiViewUNet(config).apply({"params": params}, z, t, text, camera, rays)
+    camera, rays = conditions(orbit, jnp.ones(2, bool), SIDE)
+    apply = jax.jit(MultiViewUNet(config).apply)
+    out = apply({"params": params}, z, t, text, camera, rays)
     unet = start.unet
-    before = unet.module.apply({"params": unet.params}, z[:, 0], t, text)
+    apply = jax.jit(unet.module.apply)
+    before = apply({"params": unet.params}, z[:, 0], t, text)
     np.testing.assert_allclose(out[:, 0], before, atol=1e-5)
 
 

@@ -42,6 +42,8 @@ CHROMATIC = [name for name in COLORS if name != "white"]
 GREY = (0.5, 0.5, 0.5)
 _layers = jax.jit(render_layers, static_argnames="supersample")
 _render = jax.jit(render, static_argnames="supersample")
+_rays, _sdf, _normals = jax.jit(pixel_rays), jax.jit(sdf), jax.jit(surface_normals)
+_view_index = jax.jit(view_index)
 
 
 @pytest.fixture(scope="module")
@@ -171,17 +173,18 @@ def test_left_and_right_are_the_objects_own(views):
 def test_depth_and_normals_of_a_ball_are_analytic():
     camera = orbit_camera(35.0, 20.0, 3.1, width=SIZE, height=SIZE)
     picture = _layers(build_scene(SceneSpec("ball", "red")), camera, supersample=1)
-    origins, directions = pixel_rays(camera)
-    along = -jnp.sum(origins * directions, axis=-1)
-    miss = jnp.sum(origins * origins, axis=-1) - along**2
-    hit = np.asarray(miss < 0.97 * EXTENT**2)
-    t = along - jnp.sqrt(jnp.maximum(EXTENT**2 - miss, 0))
+    origins, directions = jax.device_get(_rays(camera))
+    along = -np.sum(origins * directions, axis=-1)
+    miss = np.sum(origins * origins, axis=-1) - along**2
+    hit = miss < 0.97 * EXTENT**2
+    t = along - np.sqrt(np.maximum(EXTENT**2 - miss, 0))
     surface = origins + t[..., None] * directions
-    forward = camera.world_to_camera[2, :3]
-    depth = np.asarray((surface - camera_position(camera)) @ forward)
+    forward = np.asarray(camera.world_to_camera)[2, :3]
+    depth = (surface - np.asarray(camera_position(camera))) @ forward
+    picture = jax.device_get(picture)
     np.testing.assert_allclose(picture.depth[hit], depth[hit], atol=5e-4)
     np.testing.assert_allclose(picture.normal[hit], (surface / EXTENT)[hit], atol=5e-3)
-    assert (np.asarray(picture.opacity) == np.asarray(miss < EXTENT**2)).mean() > 0.99
+    assert (picture.opacity == (miss < EXTENT**2)).mean() > 0.99
 
 
 def test_layers_agree_with_dense_marching_and_direct_shading():
@@ -193,14 +196,14 @@ def test_layers_agree_with_dense_marching_and_direct_shading():
     background = np.asarray([0.2, 0.4, 0.9])
     picture = _render(scene, camera, color_a, color_b, background, supersample=1)
 
-    origins, directions = (a.reshape(-1, 3) for a in pixel_rays(camera))
-    steps = jnp.linspace(2.0, 4.2, 1500)
+    origins, directions = (np.reshape(a, (-1, 3)) for a in _rays(camera))
+    steps = np.linspace(2.0, 4.2, 1500, dtype=np.float32)
     points = origins[:, None] + steps[:, None] * directions[:, None]
-    inside = np.asarray(jax.jit(sdf)(scene, points)[0]) < 0
+    inside = np.asarray(_sdf(scene, points)[0]) < 0
     first, hit = inside.argmax(axis=1), inside.any(axis=1)
     surface = points[np.arange(len(first)), first]
-    normal = np.asarray(surface_normals(scene, surface))
-    material = np.asarray(sdf(scene, surface)[1])
+    normal = np.asarray(_normals(scene, surface))
+    material = np.asarray(_sdf(scene, surface)[1])
     palette = np.stack([color_a, color_b, *PAINTS.values()])
     light, sky = np.array([0.10, 0.60, 0.79]), np.array([0.47, 0.87, 0.12])
     shade = 0.56 + 0.17 * normal @ sky + 0.27 * np.maximum(normal @ light, 0)
@@ -229,8 +232,7 @@ def test_normals_are_unit_and_light_is_in_range(views, kind):
 def test_normals_face_the_camera(kind):
     camera = orbit_camera(50.0, 25.0, 3.1, width=SIZE, height=SIZE)
     layers = _layers(build_scene(SceneSpec(kind, "red")), camera, supersample=1)
-    _, directions = pixel_rays(camera)
-    facing = np.asarray(jnp.sum(layers.normal * directions, axis=-1))
+    facing = np.sum(np.asarray(layers.normal) * _rays(camera)[1], axis=-1)
     assert (facing[np.asarray(layers.opacity) > 0] < 0.1).mean() > 0.99
 
 
@@ -261,26 +263,27 @@ def test_view_index_follows_the_words():
     cases = [(0, FRONT), (44, FRONT), (-44, FRONT), (46, LEFT), (90, LEFT), (134, LEFT)]
     cases += [(-90, RIGHT), (270, RIGHT), (136, BACK), (180, BACK), (-136, BACK)]
     azimuth, expected = np.asarray(cases).T
-    found = jax.jit(view_index)(azimuth.astype(np.float32), 20.0)
+    found = _view_index(azimuth.astype(np.float32), 20.0)
     assert (np.asarray(found) == expected).all()
-    assert (np.asarray(view_index(azimuth.astype(np.float32), 61.0)) == OVERHEAD).all()
-    plainest = view_index(*np.asarray(CANONICAL_ORBITS, np.float32).T)
+    assert (np.asarray(_view_index(azimuth.astype(np.float32), 61.0)) == OVERHEAD).all()
+    plainest = _view_index(*np.asarray(CANONICAL_ORBITS, np.float32).T)
     assert plainest.tolist() == list(range(len(VIEW_WORDS)))
 
 
 def test_training_orbits_cover_the_sphere_and_repeat_with_their_key():
     keys = jax.random.split(jax.random.key(0), 4000)
-    azimuth, elevation, distance = jax.vmap(draw_orbit)(keys)
-    again, *_ = jax.vmap(draw_orbit)(keys)
-    assert (np.asarray(azimuth) == np.asarray(again)).all()
-    share = np.bincount(view_index(azimuth, elevation), minlength=5) / 4000
+    draw = jax.jit(jax.vmap(draw_orbit))
+    azimuth, elevation, distance = jax.device_get(draw(keys))
+    again, *_ = draw(keys)
+    assert (azimuth == np.asarray(again)).all()
+    share = np.bincount(_view_index(azimuth, elevation), minlength=5) / 4000
     np.testing.assert_allclose(share, [0.225] * 4 + [0.1], atol=0.03)
     assert (elevation >= -10).all()
     assert (elevation <= 85).all()
     assert (distance >= 2.9).all()
     assert (distance <= 3.3).all()
     held_azimuth, held_elevation, _ = np.asarray(heldout_orbits(), np.float32).T
-    words = view_index(held_azimuth, held_elevation)
+    words = _view_index(held_azimuth, held_elevation)
     assert set(words.tolist()) == {FRONT, LEFT, RIGHT, BACK}
     assert len(set(heldout_orbits())) == len(heldout_orbits())
 
