@@ -217,7 +217,7 @@ def test_the_code_map_is_taught_by_its_own_loss_alone():
 
 def test_the_joint_code_sees_how_far_the_camera_stands():
     z, t, text, camera, rays = inputs(MAPPED, groups=1)
-    farther = rays.at[..., 3:].multiply(1.1)
+    farther = jnp.asarray(rays).at[..., 3:].multiply(1.1)
     params = random_params(MAPPED)
 
     def shown(rays):
