@@ -36,6 +36,8 @@ def open_session_cache() -> str | None:
 
 
 OPENED = open_session_cache()
+# Walking all modules and all traced programs was a tenth of a worker's time.
+gc.set_threshold(100_000, 20, 50)
 
 import jax  # noqa: E402 (it reads the environment)
 import pytest  # noqa: E402
@@ -63,11 +65,9 @@ def strict_promotion(request):
 
 
 def pytest_collection_finish():
-    """Leave what is imported by now out of garbage collection, and collect less often:
-    walking all modules and all traced programs was a tenth of a worker's time."""
+    """Leave what is imported by now out of garbage collection for good."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 50)
 
 
 def pytest_unconfigure():

@@ -165,6 +165,7 @@ def test_an_export_is_named_and_made_by_the_same_command(
     assert tiny_run.final_digest(tmp_path / "copy") == tiny_run.final_digest(workdir)
 
 
+@pytest.mark.slow
 def test_every_export_of_gaussians_is_made_again(tmp_path, capsys):
     workdir = tmp_path / "a"
     train.run(tiny_run.gaussians(), workdir)

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_stable_diffusion as small
-from test_stable_diffusion import TEXT, VAE, random_params
+from test_stable_diffusion import TEXT, UNET, VAE, random_params
 
 from sdsjax.cameras import orbit_camera
 from sdsjax.models.loading.save import save_stable_diffusion
@@ -17,10 +16,6 @@ from sdsjax.models.unets.lora import Lora
 from sdsjax.priors import stable_diffusion
 from sdsjax.types import View
 
-# of one level: what is tested is what lies in its attention
-UNET = small.UNET._replace(
-    channels=(16,), heads=(2,), down_attention=(True,), up_attention=(True,)
-)
 WORDS = ["red", "cat", "front", "view", "left", "right", "side", "back", "overhead"]
 SHORT = ["red", "cat", "view", "overhead", "side", "right", "front", "left"]
 LEFT = View(orbit_camera(90.0, 0.0))

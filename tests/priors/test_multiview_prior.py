@@ -27,9 +27,7 @@ from sdsjax.priors import multiview, stable_diffusion
 from sdsjax.types import View
 
 SIDE, PIXELS, T = 4, 8, jnp.int32(400)
-UNET = UNetConfig(
-    *(4, 4, (8, 8), (1, 1), (False, True), (True, False), 1, 4, 1e-5, 8, True, SIDE)
-)
+UNET = UNetConfig(*(4, 4, (8,), (1,), (True,), (True,), 1, 4, 1e-5, 8, True, SIDE))
 TOLD = MultiViewConfig(UNET, rays=True, code_tokens=1, code_width=8)
 WORDS = ["a", "red", "blue", "mug"]
 

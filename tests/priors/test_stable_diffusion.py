@@ -19,8 +19,8 @@ from sdsjax.priors import stable_diffusion
 from sdsjax.types import View
 
 UNET = UNetConfig(
-    in_channels=4, out_channels=4, channels=(16, 32), heads=(2, 2),
-    down_attention=(False, True), up_attention=(True, False), layers=1, groups=8,
+    in_channels=4, out_channels=4, channels=(16,), heads=(2,),
+    down_attention=(True,), up_attention=(True,), layers=1, groups=8,
     epsilon=1e-5, context=16, linear_projection=True, sample_size=8,
 )  # fmt: skip
 VAE = VAEConfig(

@@ -7,8 +7,9 @@ its own row of the prompt's states, as in a training step.
 import jax
 import jax.numpy as jnp
 import pytest
+from jitted import random_orbits
 
-from sdsjax.cameras import OrbitRange, random_orbits
+from sdsjax.cameras import OrbitRange
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.models.loading import hub

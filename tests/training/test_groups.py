@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jitted import random_orbits
 from test_train_step import SCHEDULE, SIZE, flat_representation, gaussian_source
 
-from sdsjax.cameras import OrbitRange, camera_angles, camera_position, random_orbits
+from sdsjax.cameras import OrbitRange, camera_angles, camera_position
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.training.build.phases import build_phases
 from sdsjax.training.config import ConfigError
@@ -16,6 +17,9 @@ from sdsjax.training.train_step import init_state, make_train_step, step_keys
 from sdsjax.types import Linear, PriorSource
 
 ORBIT = OrbitRange(distance=(2.9, 3.3), overhead_fraction=0.3)
+
+
+angles = jax.jit(jax.vmap(camera_angles))
 
 
 def grouped_source(group):
@@ -28,8 +32,9 @@ def grouped_source(group):
 @pytest.mark.parametrize("group", [2, 4])
 def test_cameras_of_a_group_stand_evenly_round_the_object(group):
     views = random_orbits(jax.random.key(0), 8, ORBIT, width=8, height=8, group=group)
-    azimuth, elevation = jax.vmap(camera_angles)(views)
-    distance = jnp.linalg.norm(jax.vmap(camera_position)(views), axis=-1)
+    azimuth, elevation = angles(views)
+    eyes = jax.jit(jax.vmap(camera_position))(views)
+    distance, views = np.linalg.norm(eyes, axis=-1), jax.device_get(views)
     for values in (elevation, distance, views.focal[:, 0]):
         sets = np.asarray(values).reshape(-1, group)
         np.testing.assert_allclose(sets - sets[:, :1], 0, atol=1e-3)
@@ -42,7 +47,7 @@ def test_cameras_of_a_group_stand_evenly_round_the_object(group):
 def test_a_narrow_range_is_shared_out_among_the_views():
     orbit = OrbitRange(azimuth=(-30.0, 50.0))
     views = random_orbits(jax.random.key(1), 4, orbit, width=8, height=8, group=4)
-    azimuth = np.sort(jax.vmap(camera_angles)(views)[0])
+    azimuth = np.sort(angles(views)[0])
     np.testing.assert_allclose(np.diff(azimuth), 20.0, atol=1e-2)
     assert -30 <= azimuth[0] <= azimuth[-1] <= 50
 

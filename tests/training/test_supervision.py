@@ -35,6 +35,9 @@ OPACITY = jnp.asarray(RNG.random((6, 5)), jnp.float32)
 ESTIMATE = jnp.asarray(1 / DEPTH + 0.05 * RNG.normal(size=(6, 5)), jnp.float32)
 
 
+mismatch = jax.jit(losses.disparity_mismatch)
+
+
 def test_the_mismatch_is_what_least_squares_leaves():
     seen = np.asarray(OPACITY) > 0.5
     ours, theirs = 1 / np.asarray(DEPTH)[seen], np.asarray(ESTIMATE, float)[seen]
@@ -42,7 +45,7 @@ def test_the_mismatch_is_what_least_squares_leaves():
     (scale, _), (left,), *_ = np.linalg.lstsq(table, theirs, rcond=None)
     assert scale > 0
     want = left / ((theirs - theirs.mean()) ** 2).sum()
-    got = losses.disparity_mismatch(DEPTH, OPACITY, ESTIMATE)
+    got = mismatch(DEPTH, OPACITY, ESTIMATE)
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
@@ -55,15 +58,15 @@ def test_the_mismatch_is_what_least_squares_leaves():
     ],
 )
 def test_the_mismatch_of_closed_forms(estimate, want):
-    got = losses.disparity_mismatch(DEPTH, jnp.ones_like(DEPTH), estimate)
+    got = mismatch(DEPTH, jnp.ones_like(DEPTH), estimate)
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_the_mismatch_has_its_true_gradient_and_none_for_the_estimate():
     def value(depth, estimate):
-        return losses.disparity_mismatch(depth, OPACITY, estimate)
+        return mismatch(depth, OPACITY, estimate)
 
-    slope, none = jax.grad(value, argnums=(0, 1))(DEPTH, ESTIMATE)
+    slope, none = jax.jit(jax.grad(value, argnums=(0, 1)))(DEPTH, ESTIMATE)
     tangent = jnp.asarray(RNG.normal(size=DEPTH.shape), jnp.float32)
     h = 1e-2
     ahead = value(DEPTH + h * tangent, ESTIMATE)
@@ -74,7 +77,7 @@ def test_the_mismatch_has_its_true_gradient_and_none_for_the_estimate():
 
 
 def test_the_mismatch_is_finite_where_nothing_or_a_plane_is_seen():
-    mismatch = jax.jit(jax.value_and_grad(losses.disparity_mismatch))
+    both = jax.jit(jax.value_and_grad(losses.disparity_mismatch))
     plane = jnp.full_like(DEPTH, 3.0)
     ones = jnp.ones_like(DEPTH)
     for depth, opacity, want in (
@@ -83,7 +86,7 @@ def test_the_mismatch_is_finite_where_nothing_or_a_plane_is_seen():
         (plane, ones, 1.0),
         (plane + 1e-6 * DEPTH, ones, 1.0),  # rounding is not relief
     ):
-        value, slope = mismatch(depth, opacity, ESTIMATE)
+        value, slope = both(depth, opacity, ESTIMATE)
         np.testing.assert_allclose(value, want, atol=1e-5)
         assert float(jnp.max(jnp.abs(slope))) < 1.0
 

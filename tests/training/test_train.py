@@ -160,6 +160,7 @@ def test_a_directory_of_an_older_config_is_continued_or_refused(tmp_path, capsys
     assert snapshot(workdir) == before
 
 
+@pytest.mark.slow
 def test_light_compilation_changes_no_bit(tmp_path):
     """Against XLA's own level 3, which a name in XLA_FLAGS brings back."""
     flags = {"light": "", "full": f"--{LEVEL}=3"}

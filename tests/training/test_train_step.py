@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jitted import random_orbits
 
-from sdsjax.cameras import OrbitRange, random_orbits
+from sdsjax.cameras import OrbitRange
 from sdsjax.diffusion import NoiseSchedule, alpha_sigma
 from sdsjax.distributed.sharding import replicate
 from sdsjax.estimators import ESTIMATORS
@@ -137,7 +138,7 @@ def test_regulariser_flows_through_the_rendering():
         rendering = representation.render(params, None, one, None)
         return representation.regularize(params, None, rendering, 0)[0]
 
-    expected = jax.grad(loss)(state.params.pixels)
+    expected = jax.jit(jax.grad(loss))(state.params.pixels)
     before = np.asarray(state.params.pixels)
     state, metrics = step(state, prior_params, key)
     np.testing.assert_allclose(before - state.params.pixels, expected, atol=1e-6)

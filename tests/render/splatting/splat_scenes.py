@@ -68,9 +68,15 @@ def _jitted(function, **settings):
     return jax.jit(draw), jax.jit(slopes)
 
 
+def _strong(gaussians):
+    """The same without weak types, of which each would be a program of its own."""
+    return jax.tree.map(np.asarray, gaussians)
+
+
 def draw(gaussians, camera, function=rasterize, background=BACKGROUND, **settings):
     """The Rendering, as numpy arrays, whose arithmetic compiles nothing; compiled once
     for each function, settings and shapes."""
+    gaussians = _strong(gaussians)
     background = np.asarray(background, gaussians.means.dtype)
     drawn = _jitted(function, **settings)[0](gaussians, camera, background)
     return jax.device_get(drawn)
@@ -79,6 +85,7 @@ def draw(gaussians, camera, function=rasterize, background=BACKGROUND, **setting
 def gradient(function, gaussians, camera, **settings):
     """The gradient of `projection`: a dict of the learnt fields and the background, as
     numpy arrays."""
+    gaussians = _strong(gaussians)
     background = np.asarray(BACKGROUND, gaussians.means.dtype)
     learnt, slope = _jitted(function, **settings)[1](
         learnt_fields(gaussians), background, gaussians.alive, camera

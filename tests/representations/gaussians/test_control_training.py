@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from few_rows import KEY, OFTEN
+from jitted import random_orbits
 
-from sdsjax.cameras import OrbitRange, random_orbits
+from sdsjax.cameras import OrbitRange
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.representations.gaussians import GaussianParams, gaussians
 from sdsjax.representations.gaussians.density_control.statistics import (

@@ -216,10 +216,12 @@ def test_noise_moves_the_faint_along_their_covariance():
 @pytest.fixture(scope="module")
 def cloud():
     representation = gaussians(count=60, init_count=40, init_opacity=0.6)
-    params, state = representation.init(jax.random.key(3))
-    spread = 0.3 * jax.random.normal(jax.random.key(4), params.log_scales.shape)
-    colours = jax.random.normal(jax.random.key(5), params.sh.shape)
-    params = params._replace(log_scales=params.log_scales + spread, sh=colours)
+    params, state = jax.jit(representation.init)(jax.random.key(3))
+    draw = np.random.default_rng(4).normal
+    params = params._replace(
+        log_scales=params.log_scales + draw(0, 0.3, params.log_scales.shape),
+        sh=jnp.asarray(draw(size=params.sh.shape), jnp.float32),
+    )
     cameras = [orbit_camera(a, 15.0, width=48, height=48) for a in (0.0, 100.0)]
 
     @jax.jit
@@ -271,11 +273,12 @@ def test_moments_of_moved_rows_are_zeroed_and_others_kept():
     params = params_of([0.8, 0.001, 0.5, 0.6])
     optimizer = grouped_adam(dict.fromkeys(params._fields, 0.1), fields=params._fields)
     grads = jax.tree.map(lambda p: jnp.ones_like(p) + p, params)
-    _, opt_state = optimizer.update(grads, optimizer.init(params), params)
+    begin = jax.jit(lambda g, p: optimizer.update(g, optimizer.init(p), p)[1])
+    opt_state = begin(grads, params)
     *_, edit = adapted(params, [1, 1, 1, 0], [9.0, 0, 0, 0], threshold=0.5)
     # row 0 is cloned, row 1 dies and takes the copy, row 3 stays free
     assert edit.reset.tolist() == [False, True, False, False]
-    after = edit_moments(params, opt_state, edit)
+    after = jax.jit(edit_moments)(params, opt_state, edit)
     moments = [
         (a, b)
         for a, b in zip(jax.tree.leaves(opt_state), jax.tree.leaves(after))

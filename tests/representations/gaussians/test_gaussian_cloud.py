@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import orbit_camera, random_orbits
 
 from sdsjax import losses
-from sdsjax.cameras import OrbitRange, orbit_camera, random_orbits
+from sdsjax.cameras import OrbitRange
 from sdsjax.render.splatting.project import Gaussians
 from sdsjax.representations import REPRESENTATIONS
 from sdsjax.representations.gaussians import REGULARIZERS, as_gaussians, gaussians
@@ -19,7 +20,7 @@ EVERY_LOSS = dict.fromkeys(REGULARIZERS, 0.5)
 @pytest.fixture(scope="module")
 def begun():
     representation = gaussians(count=30, sh_degree=1, losses=EVERY_LOSS)
-    return representation, *representation.init(jax.random.key(0))
+    return representation, *jax.jit(representation.init)(jax.random.key(0))
 
 
 def test_params_are_groups_of_learnt_arrays(begun):
@@ -59,10 +60,10 @@ def test_one_jitted_step_over_a_batch_of_views(begun):
         return total + jnp.sum(drawn.rgb**2)
 
     value, gradient = loss(params)
-    assert jnp.isfinite(value)
-    for name, slope in gradient._asdict().items():
-        assert jnp.all(jnp.isfinite(slope)), name
-        assert jnp.any(slope != 0), name
+    assert np.isfinite(value)
+    for name, slope in jax.device_get(gradient)._asdict().items():
+        assert np.isfinite(slope).all(), name
+        assert slope.any(), name
 
 
 def test_background_is_drawn_from_the_key_and_white_without(begun):
@@ -70,10 +71,10 @@ def test_background_is_drawn_from_the_key_and_white_without(begun):
     away = orbit_camera(0.0, 0.0, width=8, height=8, fov=10.0)
     nothing = params._replace(opacity_logits=params.opacity_logits - 50)
     render = jax.jit(lambda key: representation.render(nothing, state, away, key).rgb)
-    first, again, other = (render(jax.random.key(k)) for k in (0, 0, 1))
+    first, again, other = (np.asarray(render(jax.random.key(k))) for k in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
-    assert jnp.ptp(first, axis=(0, 1)).max() == 0
-    assert jnp.abs(first - other).max() > 0.05
+    assert np.ptp(first, axis=(0, 1)).max() == 0
+    assert np.abs(first - other).max() > 0.05
     plain = jax.jit(lambda: representation.render(nothing, state, away, None).rgb)()
     np.testing.assert_array_equal(plain, jnp.ones_like(plain))
 

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import orbit_camera, pixel_rays, random_orbits
 from precision import enable_x64
 from small_field import KEY, SMALL, as_ball, in_a_hurry
 
-from sdsjax.cameras import OrbitRange, orbit_camera, pixel_rays, random_orbits
+from sdsjax.cameras import OrbitRange
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.representations.radiance_field import hash_grid, shading
 from sdsjax.representations.radiance_field.field import (
