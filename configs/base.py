@@ -41,7 +41,13 @@ def _prior() -> Config:
     prior.normals_folder = ""
     # empirical: renders of these toybox captions besides the prompt's own
     prior.captions = ()
-    prior.views = 16  # renders of each caption
+    prior.views = 16  # azimuths of each caption's renders
+    # None: its pictures know no camera; 0: the true picture from each step's camera;
+    # else degrees by which the renders that are mixed may lie beside it
+    prior.view_spread = placeholder(float)
+    prior.elevations = (-10.0, 15.0, 40.0)  # of the renders, where a camera is known
+    prior.variance = 0.0  # of each render, in z's units squared
+    prior.vae_folder = ""  # toybox-sd: z are its VAE's latents; "": the pictures
     # gaussian_mixture: k flat colours; conditional: which of them the prompt keeps
     prior.weights = (0.5, 0.5)
     prior.means = ((0.8, 0.1, 0.1), (0.1, 0.1, 0.8))
@@ -231,6 +237,34 @@ def image_of(toybox: Variant) -> Variant:
         return image_2d(toybox())
 
     return image
+
+
+EXACT_CAPTIONS = (
+    "a green car",
+    "a yellow duck",
+    "a white airplane",
+    "a purple chair",
+    "an orange cat",
+    "a cyan teapot",
+    "a pink mushroom",
+)
+
+
+def exact_of(toybox: Variant) -> Variant:
+    """A method's `:exact`: the true score in the place of a trained prior's."""
+
+    def exact() -> Config:
+        """The exact score at each step's camera: what the method does without error."""
+        config = toybox()
+        config.background = "white"
+        config.prior.name = "empirical"
+        config.prior.captions = EXACT_CAPTIONS  # what the prompt is told apart from
+        config.prior.view_spread = 0.0
+        config.prior.variance = 0.0025  # a width of .05, in latents of about unit size
+        config.prior.vae_folder = "toybox-sd"
+        return config
+
+    return exact
 
 
 def choice(variants: Mapping[str, Variant]) -> Callable[..., Config]:

@@ -9,7 +9,7 @@ Command: python -m sdsjax.main --config=configs/sds.py --config.prompt="a red mu
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, deepfloyd, image_of, sd21_of
+from configs.base import base_config, choice, deepfloyd, exact_of, image_of, sd21_of
 from sdsjax.training.config import Config
 
 
@@ -32,6 +32,7 @@ VARIANTS = {
     "toybox": toybox,
     "sd21": sd21_of(toybox, guidance_scale=100.0),
     "if64": if64,
+    "exact": exact_of(toybox),
     "image": image_of(toybox),
 }
 get_config = choice(VARIANTS)

@@ -13,7 +13,7 @@ Command: python -m sdsjax.main --config=configs/ssd.py --config.prompt="a red mu
 from ml_collections import ConfigDict
 
 from configs import nerf as fields
-from configs.base import base_config, choice, image_of, sd21_of
+from configs.base import base_config, choice, exact_of, image_of, sd21_of
 from sdsjax.training.config import Config
 
 
@@ -54,6 +54,7 @@ VARIANTS = {
     "sd21": sd21_of(toybox),
     "nerf": nerf,
     "nerf_sd21": nerf_sd21,
+    "exact": exact_of(toybox),
     "image": image_of(toybox),
 }
 get_config = choice(VARIANTS)

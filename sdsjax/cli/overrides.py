@@ -25,6 +25,7 @@ OPTIONAL = {
     "prior.revision": str,
     "prior.variant": str,
     "prior.image_size": int,
+    "prior.view_spread": float,
     "optimizer.clip_norm": float,
 }
 # Sections whose keys depend on the representation; every value is a float.

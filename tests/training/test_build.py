@@ -73,9 +73,9 @@ def test_the_empirical_prior_is_made_of_true_renders():
             "resolution": 16,
         }
     )
-    images = pieces.source.params
+    images = pieces.source.params.images
     assert images.shape == (4, 16, 16, 3)
-    prior = pieces.source.bind(images)
+    prior = pieces.source.bind(pieces.source.params)
     t = jnp.int32(20)
     alpha, sigma = pieces.schedule.alphas[t], pieces.schedule.sigmas[t]
     e = prior.noise(alpha * images[0], t, None)
@@ -95,7 +95,7 @@ def test_a_negative_prompt_keeps_its_own_renders():
     pieces = pieces_of(**given, **{"negative_prompt": "a red cube"})
     prior, t = pieces.source.bind(pieces.source.params), jnp.int32(20)
     alpha, sigma = pieces.schedule.alphas[t], pieces.schedule.sigmas[t]
-    cube = pieces.source.params[2]
+    cube = pieces.source.params.images[2]
     e = prior.noise(alpha * cube, t, None, branches=("cond", "negative"))
     at = [(alpha * cube - sigma * branch) / alpha for branch in (e.negative, e.cond)]
     np.testing.assert_allclose(at[0], cube, atol=1e-3)

@@ -14,7 +14,7 @@ import numpy as np
 from sdsjax import priors
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.diffusion.prompts import VIEW_WORDS
-from sdsjax.training.config import Config, ConfigError
+from sdsjax.training.config import Config
 from sdsjax.types import PriorSource
 
 
@@ -88,37 +88,10 @@ def _gaussian_mixture(config: Config) -> PriorSource:
 
 
 def _empirical(config: Config) -> PriorSource:
-    """Makes the exact prior of true renders of the prompt and of `prior.captions`.
+    """Makes the exact prior of the toybox's true renders."""
+    from sdsjax.training.build.true_renders import true_renders
 
-    Raises ConfigError for a negative prompt whose scene is not among them.
-    """
-    from sdsjax.toybox.world.captions import parse_caption
-    from sdsjax.toybox.world.sheet import render_specs
-
-    prior, size = config.prior, config.resolution
-    captions = (config.prompt, *prior.captions)
-    turns = 360.0 * np.arange(prior.views) / prior.views
-    orbits = [(turn, 15.0, float(np.mean(config.camera.distance))) for turn in turns]
-    specs = [parse_caption(text)[0] for text in captions]
-    repeated = [spec for spec in specs for _ in orbits]
-    rgb = render_specs(repeated, orbits * len(specs), size=size)
-    images = jnp.asarray(2.0 * rgb - 1.0, jnp.float32)
-    kept = np.repeat(np.arange(len(specs)) == 0, prior.views)
-    negative = None
-    if config.negative_prompt:
-        avoided = parse_caption(config.negative_prompt)[0]
-        negative = np.repeat([spec == avoided for spec in specs], prior.views)
-        if not negative.any():
-            raise ConfigError(
-                f"negative_prompt {config.negative_prompt!r}: the empirical prior only "
-                "knows the prompt and prior.captions; add it to these"
-            )
-    schedule = NoiseSchedule.scaled_linear()
-    return PriorSource(
-        images,
-        lambda images: priors.empirical(schedule, images, kept, negative=negative),
-        (size, size, 3),
-    )
+    return true_renders(config)
 
 
 PRIORS: dict[str, Callable[[Config], PriorSource]] = {
