@@ -27,6 +27,7 @@ from sdsjax.runs.provenance import flatten
 from sdsjax.runs.run_directory import RunDirectory, inspect, read_json
 from sdsjax.runs.signals import Interrupted, Stop
 from sdsjax.training.build import RunComponents, build
+from sdsjax.training.build.input_files import input_files
 from sdsjax.training.config import to_json
 from sdsjax.training.session import (
     Diverged,
@@ -68,7 +69,7 @@ def run(
     enable_compile_cache()
     workdir, frozen = Path(workdir), to_json(config)
     options = {"allow_config_change": allow_config_change}
-    found = inspect(workdir, frozen, **options)
+    found = inspect(workdir, frozen, inputs=input_files(config), **options)
     components, notes = build_aloud(config)
     finished = found.get("finished") or {}
     if finished.get("step", -1) >= config.steps:
@@ -77,7 +78,10 @@ def run(
             return finished_asset(workdir, config, components, finished)
         notes.append(f"{workdir} is finished: {outdated}; the exports are made again")
         print(f"sdsjax: {notes[-1]}", file=sys.stderr)
-    with RunDirectory(workdir, frozen, command=command, **options) as directory:
+    inputs = input_files(config)  # again: building may have fetched weights
+    with RunDirectory(
+        workdir, frozen, inputs=inputs, command=command, **options
+    ) as directory:
         session = Session(config, components, directory, on_event)
         tensorboard = directory.folder / "tensorboard"
         with Log(tensorboard, config.steps, session.step) as log:
