@@ -29,6 +29,7 @@ from sdsjax.files.fingerprints import changes
 from sdsjax.runs import lock, provenance
 from sdsjax.runs.checkpoints import Checkpoints
 from sdsjax.runs.disk_errors import FULL, in_words, refusal
+from sdsjax.runs.exit_status import ExitStatus
 from sdsjax.runs.lock import RunError
 
 FORMAT = "sdsjax-run-1"
@@ -44,7 +45,7 @@ FREE += ("scoring",)
 class DiskFull(RunError):
     """A run directory cannot be made or opened for lack of space."""
 
-    exit_code = 1
+    exit_code = ExitStatus.OUT_OF_SPACE
 
 
 def differences(old: dict, new: dict) -> list[str]:

@@ -23,6 +23,7 @@ from sdsjax.representations.gaussians import GaussianParams, as_gaussians
 from sdsjax.runs.checkpoints import digest
 from sdsjax.runs.compile_cache import light_compilation
 from sdsjax.runs.disk_errors import in_words
+from sdsjax.runs.exit_status import ExitStatus
 from sdsjax.runs.logs import Log
 from sdsjax.runs.provenance import PROGRAM, commands
 from sdsjax.runs.run_directory import RunDirectory, in_short
@@ -40,7 +41,7 @@ Event = Callable[[str, dict], None]
 class Diverged(RuntimeError):
     """A NaN or an infinity appeared; the message names the last good step."""
 
-    exit_code = 3
+    exit_code = ExitStatus.DIVERGED
 
 
 def first_state(components: RunComponents, config):
