@@ -24,8 +24,7 @@ usage: sdsjax --config=NAME[:VARIANT] [--config.KEY=VALUE ...] [--workdir=DIR]
                          --config.steps=300 --config.estimator.threshold=400
   --workdir=DIR          the run directory; default runs/<config>-<prompt>-<seed>;
                          a run is continued by the same command, or by --workdir alone
-  --allow_config_change  continue a run although its config, or the files that it
-                         reads, are not those it was begun with
+  --allow_config_change  continue a run although its config or its input files differ
   --dry_run              print every key, with estimates of time and memory; run nothing
   --list                 configs and variants, estimators, timesteps, toybox words
   --version  --help      print and leave

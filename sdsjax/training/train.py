@@ -130,12 +130,18 @@ def build_aloud(config) -> tuple[RunComponents, list[str]]:
     return components, lines
 
 
+def is_written(path: Path) -> bool:
+    """Tells whether a file is there and holds something (not emptied by a crash)."""
+    return path.is_file() and path.stat().st_size > 0
+
+
 def outdated_exports(workdir: Path, frozen: dict, finished: dict) -> str | None:
     """Says why the exports of a finished run are to be made again; None: they are not.
 
-    Files that were deleted, and settings other than those they were made with.
+    Files that were deleted or emptied, and settings other than those they were made with.
     """
-    missing = [n for n in finished["paths"].values() if not (workdir / n).is_file()]
+    names = (finished.get("paths") or {}).values()
+    missing = [name for name in names if not is_written(workdir / name)]
     if missing:
         return f"{', '.join(missing)} is missing"
     wanted = export_settings(frozen)
@@ -210,7 +216,7 @@ def finished_asset(
     state = Checkpoints(workdir / "checkpoints").load(step, template)
     paths = {
         name: workdir / file
-        for name, file in finished["paths"].items()
-        if (workdir / file).is_file()
+        for name, file in (finished.get("paths") or {}).items()
+        if is_written(workdir / file)
     }
     return Asset(workdir, state.params, read_metrics(workdir), paths)
