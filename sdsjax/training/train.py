@@ -138,7 +138,8 @@ def is_written(path: Path) -> bool:
 def outdated_exports(workdir: Path, frozen: dict, finished: dict) -> str | None:
     """Says why the exports of a finished run are to be made again; None: they are not.
 
-    Files that were deleted or emptied, and settings other than those they were made with.
+    Files that were deleted or emptied, and settings other than those they were made
+    with.
     """
     names = (finished.get("paths") or {}).values()
     missing = [name for name in names if not is_written(workdir / name)]
