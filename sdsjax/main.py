@@ -12,6 +12,7 @@ from pathlib import Path
 from sdsjax import __version__
 from sdsjax.cli.arguments import HELP, Arguments, parse
 from sdsjax.cli.config_files import default_workdir, locate
+from sdsjax.runs.exit_status import ExitStatus
 from sdsjax.training.config import ConfigError, load_json
 
 
@@ -32,7 +33,7 @@ def run(arguments: Arguments) -> int:
         raise ConfigError("no config: pass --config=ssd, or the --workdir of a run")
     if arguments.dry_run:
         print(listings.dry_run(config, workdir))
-        return 0
+        return ExitStatus.DONE
     for warning in devices.warnings():
         print(f"sdsjax: warning: {warning}", file=sys.stderr)
     from sdsjax.training import train
@@ -44,11 +45,11 @@ def run(arguments: Arguments) -> int:
             allow_config_change=arguments.allow_config_change,
             command=arguments.command(),
         )
-    return 0
+    return ExitStatus.DONE
 
 
 def cli(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status (2: the user's mistake)."""
+    """Runs the command line; returns the exit status (runs/exit_status)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments = parse(argv)
@@ -65,12 +66,12 @@ def cli(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("sdsjax: interrupted", file=sys.stderr)
-        return 130
+        return ExitStatus.INTERRUPTED
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         from sdsjax.cli.devices import report
 
         return report(error, show_traceback="--traceback" in argv)
-    return 0
+    return ExitStatus.DONE
 
 
 if __name__ == "__main__":

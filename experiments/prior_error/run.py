@@ -6,60 +6,51 @@
     python experiments/prior_error/run.py --full --multiview WORK/unet   # a checkpoint
 
 `--multiview` takes a folder of weights, a built-in name, or the folder of a training
-that is under way, of which the moving average is measured.
+that is under way, of which the moving average is measured. Rows are kept by caption and
+weights: what was trained further is measured anew, and the table shows the newest.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from predictors import Case, Predict, cameras, load_multiview, view_words
 
+from sdsjax.files.fingerprints import fingerprint
 from sdsjax.models.loading import hub
-from sdsjax.toybox.training.fit import load_ema
-from sdsjax.toybox.training.multiview_recipe import (
-    MultiViewRecipe,
-    initial_params,
-    network_config,
-)
-from sdsjax.toybox.training.view_sets import view_conditions
+from sdsjax.studies.report import markdown_table
+from sdsjax.studies.runner import Experiment, Option, Run, run
 from sdsjax.toybox.world.captions import caption, pair_split, parse_caption
 from sdsjax.toybox.world.objects import COLORS, KINDS
 from sdsjax.toybox.world.scene import SceneSpec
 from sdsjax.toybox.world.sheet import render_specs
-from sdsjax.toybox.world.views import draw_orbit, spread_azimuths, view_index
+from sdsjax.toybox.world.views import draw_orbit, spread_azimuths
 
 HERE = Path(__file__).resolve().parent
 TIMES = (300, 500, 700, 900)
 VIEWS = 4
 WIDTH = 0.05  # standard deviation of the exact prior about the true latent
 SEED = 77  # of captions, cameras, backgrounds and noises: no training uses it
-Predict = Callable[..., jax.Array]  # (z_t [noises v h w c], t) -> eps_hat
+BY_WORDS = "toybox-sd, view words"
+# name: (views in a call, degrees by which the azimuths that it is told are wrong)
+BY_CAMERA = {
+    "multi-view, groups of 4": (VIEWS, 0.0),
+    "multi-view, single views": (1, 0.0),
+    "multi-view, cameras wrong by 90": (VIEWS, 90.0),
+}
 
 
 class Plan(NamedTuple):
-    """captions: how many, a third of them two objects; noises a view and timestep."""
+    """prompts: captions; noises a view and timestep; multiview: folder, "": none."""
 
-    captions: int
+    prompts: tuple[str, ...]
     noises: int
-
-
-SMALL, FULL = Plan(4, 4), Plan(24, 8)
-
-
-class Case(NamedTuple):
-    """A caption's set of views: its text, the latents z [v h w c] of its true renders,
-    orbit [v 3]."""
-
-    text: str
-    z: np.ndarray
-    orbit: np.ndarray
+    multiview: str = ""
 
 
 def held_out_specs(count: int, rng: np.random.Generator) -> list[SceneSpec]:
@@ -71,6 +62,15 @@ def held_out_specs(count: int, rng: np.random.Generator) -> list[SceneSpec]:
         for k in rng.permutation(len(kinds))[: count - pairs]
     ]
     return singles + [unseen[i] for i in rng.permutation(len(unseen))[:pairs]]
+
+
+def captions(count: int) -> tuple[str, ...]:
+    """So many captions that no training has seen, a third of them two objects."""
+    specs = held_out_specs(count, np.random.default_rng(SEED))
+    return tuple(caption(spec) for spec in specs)
+
+
+SMALL, FULL = Plan(captions(4), 4), Plan(captions(24), 8)
 
 
 def cases(specs: list[SceneSpec], vae: hub.Network) -> list[Case]:
@@ -117,127 +117,89 @@ def errors(predict: Predict, case: Case, schedule, noises: int) -> np.ndarray:
     )
 
 
-def view_words(networks: hub.StableDiffusion):
-    """A case -> predict of toybox-sd, told each view by its words."""
-    text, unet = networks.text_encoder, networks.unet
-
-    @jax.jit
-    def run(params, states, z_t, t):
-        count = z_t.shape[0]
-        flat = z_t.reshape(-1, *z_t.shape[2:])
-        told = jnp.tile(states, (count, 1, 1))
-        out: Any = unet.module.apply(
-            {"params": params}, flat, jnp.full(len(flat), t), told
-        )
-        return out.reshape(z_t.shape)
-
-    def of(case: Case):
-        spec = parse_caption(case.text)[0]
-        azimuth, elevation, _ = jnp.asarray(case.orbit).T
-        seen = view_index(azimuth, elevation)
-        ids = networks.tokenizer([caption(spec, int(view)) for view in seen])
-        states: Any = text.module.apply({"params": text.params}, ids)
-        return lambda z_t, t: run(unet.params, states, z_t, t)
-
-    return of
-
-
-def cameras(networks: hub.StableDiffusion, group: int, turn: float = 0.0):
-    """A case -> predict of a multi-view prior, told the cameras, `group` views in a
-    call; turn: degrees by which the azimuths it is told are wrong."""
-    text, unet = networks.text_encoder, networks.unet
-
-    @jax.jit
-    def run(params, ids, orbit, z_t, t):
-        states: Any = text.module.apply({"params": params["text_encoder"]}, ids)
-        calls = z_t.size // (group * z_t[0, 0].size)
-        z = z_t.reshape(calls, group, *z_t.shape[2:])
-        told = jnp.tile(orbit, (z_t.shape[0], 1)).reshape(calls, group, 3)
-        camera, rays = view_conditions(told, jnp.ones(calls, bool), z.shape[2])
-        out: Any = unet.module.apply(
-            {"params": params["unet"]}, z, jnp.full(calls, t),
-            jnp.tile(states, (calls, 1, 1)), camera, rays if unet.config.rays else None,
-        )  # fmt: skip
-        return out.reshape(z_t.shape)
-
-    params = {"unet": unet.params, "text_encoder": text.params}
-
-    def of(case: Case):
-        ids = networks.tokenizer([case.text])
-        orbit = case.orbit + np.array([turn, 0.0, 0.0])
-        return lambda z_t, t: run(params, ids, orbit, z_t, t)
-
-    return of
-
-
-def load_multiview(where: str) -> hub.StableDiffusion:
-    """A folder's networks, or those of a training's folder (its moving average)."""
+def weights_of(where: str) -> str:
+    """Tells weights from others: "" for none, else a fingerprint of the UNet's file."""
+    if not where:
+        return ""
     checkpoint = Path(where) / "checkpoint.safetensors"
-    if not checkpoint.exists():
-        return hub.load_multiview(where)
-    recipe = MultiViewRecipe()
-    start = hub.load_stable_diffusion(recipe.start)
-    params = load_ema(checkpoint, initial_params(start, recipe))
-    config = network_config(start, recipe)
-    unet = hub.Network(hub.MultiViewUNet(config), params["unet"], config)
-    text = start.text_encoder._replace(params=params["text_encoder"])
-    return start._replace(unet=unet, text_encoder=text)
+    if checkpoint.exists():
+        return fingerprint(checkpoint)
+    return fingerprint(next((hub.resolve(where) / "unet").glob("*.safetensors")))
 
 
-def measure(of, sets: list[Case], schedule, noises: int) -> np.ndarray:
-    """[captions times 2] of `errors`."""
-    return np.stack([errors(of(case), case, schedule, noises) for case in sets])
+def key_of(prior: str, weights: str, plan: Plan, index: int) -> str:
+    """The key of a row: views and noises differ with the place among the captions."""
+    place = f"{index + 1}/{len(plan.prompts)}"
+    return "; ".join([prior, *filter(None, [weights]), place, plan.prompts[index]])
 
 
-def table(found: dict[str, np.ndarray]) -> str:
+def jobs(run: Run) -> Iterator[tuple[str, Any]]:
+    plan = run.plan
+    priors = [BY_WORDS, *(BY_CAMERA if plan.multiview else ())]
+    weights = weights_of(plan.multiview)
+    for prior in priors:
+        own = weights if prior in BY_CAMERA else ""
+        for index in range(len(plan.prompts)):
+            yield key_of(prior, own, plan, index), (prior, own, index)
+
+
+def worker(run: Run):
+    plan = run.plan
+    sd = hub.load_stable_diffusion("toybox-sd")
+    sets = cases([parse_caption(text)[0] for text in plan.prompts], sd.vae)
+    of = {BY_WORDS: view_words(sd)}
+    if plan.multiview:
+        networks = load_multiview(plan.multiview)
+        of |= {name: cameras(networks, *said) for name, said in BY_CAMERA.items()}
+
+    def perform(job) -> dict:
+        prior, weights, index = job
+        found = errors(of[prior](sets[index]), sets[index], sd.schedule, plan.noises)
+        return {"prior": prior, "weights": weights, "errors": found.tolist()}
+
+    return perform
+
+
+def newest(run: Run) -> dict[str, np.ndarray]:
+    """The errors [captions times 2] of every prior, of the newest weights that all
+    captions were measured with."""
+    found = {}
+    for prior, weights in dict.fromkeys(
+        (row["prior"], row["weights"]) for row in run.rows.values()
+    ):
+        plan = run.plan
+        keys = [key_of(prior, weights, plan, i) for i in range(len(plan.prompts))]
+        if all(key in run.rows for key in keys):
+            found[prior] = np.array([run.rows[key]["errors"] for key in keys])
+    return found
+
+
+def table(run: Run) -> str:
     """Mean square = bias + variance, each +- its standard error over captions."""
-    head = ["prior", "t", "mean square", "bias", "variance"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
 
     def shown(values):
         error = values.std(ddof=1) / np.sqrt(len(values))
         return f"{values.mean():.5f} +- {error:.5f}"
 
-    for name, rows in found.items():
-        for i, t in enumerate(TIMES):
-            bias, variance = rows[:, i, 0], rows[:, i, 1]
-            cells = [name, str(t), *map(shown, (bias + variance, bias, variance))]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [prior, str(t), *map(shown, (at.sum(axis=1), *at.T))]
+        for prior, found in newest(run).items()
+        for t, at in zip(TIMES, found.swapaxes(0, 1))
+    ]
+    head = ["prior", "t", "mean square", "bias", "variance"]
+    return "\n".join(markdown_table(head, rows)) + "\n" if rows else ""
 
 
 def main(argv=None) -> None:
-    """Measures, prints the table and writes it with every caption's numbers."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="24 captions, 8 noises")
-    parser.add_argument("--multiview", help="a multi-view prior to measure as well")
-    parser.add_argument("--prompts", nargs="*", help="these captions instead")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    arguments = parser.parse_args(argv)
-    plan = FULL if arguments.full else SMALL
-    sd = hub.load_stable_diffusion("toybox-sd")
-    specs = held_out_specs(plan.captions, np.random.default_rng(SEED))
-    if arguments.prompts:
-        specs = [parse_caption(text)[0] for text in arguments.prompts]
-    sets = cases(specs, sd.vae)
-    predictors = {"toybox-sd, view words": view_words(sd)}
-    if arguments.multiview:
-        mv = load_multiview(arguments.multiview)
-        predictors["multi-view, groups of 4"] = cameras(mv, VIEWS)
-        predictors["multi-view, single views"] = cameras(mv, 1)
-        predictors["multi-view, cameras wrong by 90"] = cameras(mv, VIEWS, 90.0)
-    found = {
-        name: measure(of, sets, sd.schedule, plan.noises)
-        for name, of in predictors.items()
+    options = {
+        "multiview": Option("a multi-view prior to measure as well"),
+        "prompts": Option("these captions instead"),
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    text = table(found)
-    size = "full" if arguments.full else "small"
-    (arguments.out / f"{size}.md").write_text(text)
-    rows = {name: rows.tolist() for name, rows in found.items()}
-    rows["captions"] = [case.text for case in sets]
-    (arguments.out / f"{size}.json").write_text(json.dumps(rows) + "\n")
-    print(text)
+    experiment = Experiment(
+        HERE, __doc__, SMALL, FULL, jobs=jobs, worker=worker, table=table,
+        options=options,
+    )  # fmt: skip
+    run(argv, experiment)
 
 
 if __name__ == "__main__":

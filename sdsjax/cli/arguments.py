@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from absl import flags
 
+from sdsjax.runs.exit_status import table
 from sdsjax.training.config import ConfigError
 
-HELP = """\
+HELP = f"""\
 sdsjax: score distillation for text-to-3D in JAX, measured against ground truth.
 
 usage: sdsjax --config=NAME[:VARIANT] [--config.KEY=VALUE ...] [--workdir=DIR]
@@ -23,7 +24,7 @@ usage: sdsjax --config=NAME[:VARIANT] [--config.KEY=VALUE ...] [--workdir=DIR]
                          --config.steps=300 --config.estimator.threshold=400
   --workdir=DIR          the run directory; default runs/<config>-<prompt>-<seed>;
                          a run is continued by the same command, or by --workdir alone
-  --allow_config_change  continue a run although its config differs
+  --allow_config_change  continue a run although its config or its input files differ
   --dry_run              print every key, with estimates of time and memory; run nothing
   --list                 configs and variants, estimators, timesteps, toybox words
   --version  --help      print and leave
@@ -32,7 +33,9 @@ usage: sdsjax --config=NAME[:VARIANT] [--config.KEY=VALUE ...] [--workdir=DIR]
 The same program: python -m sdsjax.main. On the embedded toybox prior, offline:
   sdsjax --config=ssd --config.prompt="a red mug"
 In the run directory: report.html, turntable, splats.ply, mesh.glb, metrics.json.
-"""
+
+exit status:
+{table()}"""
 
 
 class Arguments(NamedTuple):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from sdsjax.cameras import OrbitRange
+from sdsjax.exports.mesh import extraction_bytes
 from sdsjax.training.build import build, build_phases, build_representation
 from sdsjax.training.supervision import Attached
 from sdsjax.types import PriorSource
@@ -151,7 +152,7 @@ def budget(config) -> list[str]:
     # parameters, gradients and two moments of Adam
     memory = cost.parameters * width + batch * cost.residuals + 4 * 4 * count(params)
     total = views * cost.operations
-    return [
+    lines = [
         f"parameters: {config.representation.name} {_sized(count(params))}, "
         f"prior {_sized(cost.parameters)}",
         f"network operations: {_sized(cost.operations)}FLOP a view, {_sized(views)} "
@@ -163,3 +164,11 @@ def budget(config) -> list[str]:
         f"memory: about {memory / GIB:.2f} GiB (prior, optimizer, encoder residuals of "
         f"{batch} view(s)); rendering and scratch space are not counted",
     ]
+    if config.representation.name != "image":
+        side = config.exports.mesh_resolution
+        lines.append(
+            f"memory of the mesh: at most about {extraction_bytes(side) / GIB:.2f} GiB "
+            f"of the host's, once trained (exports.mesh_resolution = {side}, scratch "
+            "space of a field's network is not counted)"
+        )
+    return lines

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import sdsjax
 from sdsjax.runs.disk_errors import FULL, refusal
+from sdsjax.runs.exit_status import ExitStatus
 
 PACKAGE = Path(sdsjax.__file__).resolve().parent
 # Where an accelerator leaves its mark on Linux, whether JAX can use it or not.
@@ -24,7 +25,7 @@ SIGNS = {
 class NoSuchDevice(RuntimeError):
     """JAX was told to use a device that is not there; the message is one line."""
 
-    exit_code = 2
+    exit_code = ExitStatus.MISTAKE
 
 
 def backend() -> str:
@@ -115,13 +116,13 @@ def report(error: BaseException, *, show_traceback: bool = False) -> int:
     if isinstance(error, BrokenPipeError):
         # `sdsjax --list | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return ExitStatus.OUT_OF_SPACE
     status = exit_status(error)
     if status is None or show_traceback:
         traceback.print_exception(error)
     else:
         print(f"sdsjax: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return status or 1
+    return status or ExitStatus.OUT_OF_SPACE
 
 
 def exit_status(error: BaseException) -> int | None:
@@ -134,12 +135,13 @@ def exit_status(error: BaseException) -> int | None:
     if stated is not None:
         return int(stated)
     if isinstance(error, MemoryError):
-        return 1
+        return ExitStatus.OUT_OF_SPACE
     if isinstance(error, OSError):
-        return 1 if error.errno in FULL else 2
+        full = error.errno in FULL
+        return ExitStatus.OUT_OF_SPACE if full else ExitStatus.MISTAKE
     if type(error).__module__.startswith("sdsjax"):
-        return 2
+        return ExitStatus.MISTAKE
     frames = traceback.extract_tb(error.__traceback__)
     raised = Path(frames[-1].filename).resolve() if frames else Path()
     ours = raised.is_relative_to(PACKAGE)
-    return 2 if ours and isinstance(error, ValueError) else None
+    return ExitStatus.MISTAKE if ours and isinstance(error, ValueError) else None

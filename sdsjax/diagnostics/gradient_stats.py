@@ -30,7 +30,7 @@ class Measured(NamedTuple):
     dof: Array | int
 
     def interval(self, level: float = 0.95) -> tuple[Array, Array]:
-        """(low, high) of the confidence interval; outside jit."""
+        """Returns the ends (low, high) of the confidence interval, outside jit."""
         from scipy.stats import t
 
         reach = t.ppf(0.5 + 0.5 * level, self.dof) * self.error
@@ -53,9 +53,11 @@ class GradientStats(NamedTuple):
 
 
 class Bias(NamedTuple):
-    """square: |E A - E B|^2, Measured (unbiased: may be negative); along:
-    <E A - E B, E B> / |E B|^2, the relative bias along the reference, Measured;
-    cosine: of the angle between E A and E B, Measured, 0 where either is lost in noise.
+    """How far the mean E A of a gradient is from a reference's E B; all Measured.
+
+    square: |E A - E B|^2 (unbiased: may be negative); along: <E A - E B, E B> /
+    |E B|^2, the relative bias along the reference; cosine: of the angle between E A and
+    E B, 0 where either is lost in noise.
     """
 
     square: Measured
@@ -72,10 +74,10 @@ class Totals(NamedTuple):
 
 
 def jackknife(statistic: Callable[..., Array], whole, rest) -> Measured:
-    """statistic(*whole) with its delete-one-group error.
+    """Measures a statistic with its delete-one-group error.
 
-    whole: arguments over all samples; rest: the same with a leading axis g, entry h
-    without group h.
+    whole: its arguments over all samples; rest: the same with a leading axis g, entry h
+    without group h. The value is statistic(*whole), with g - 1 degrees of freedom.
     """
     value = statistic(*whole)
     each = jax.vmap(statistic)(*rest)
@@ -111,18 +113,21 @@ def totals(groups: Groups) -> tuple[Totals, Totals]:
 
 
 def total_variance(count, scatter, square=None) -> Array:
-    """tr Cov(G) = sum |G - Gbar|^2 / (n - 1)."""
+    """The total variance tr Cov(G) = sum |G - Gbar|^2 / (n - 1)."""
     del square
     return scatter / (count - 1)
 
 
 def signal(count, scatter, square) -> Array:
-    """|E G|^2 without bias: |Gbar|^2 - tr Cov / n."""
+    """The signal |E G|^2, without bias: |Gbar|^2 - tr Cov / n."""
     return square - total_variance(count, scatter) / count
 
 
 def signal_to_noise(count, scatter, square) -> Array:
-    """|E G|^2 / tr Cov(G) of one sample; 0 where there is no variance at all."""
+    """The ratio |E G|^2 / tr Cov(G) of one sample.
+
+    0 where there is no variance at all.
+    """
     variance = total_variance(count, scatter)
     return safe_divide(signal(count, scatter, square), variance)
 
@@ -275,9 +280,10 @@ class Linearised(NamedTuple):
 
 
 def linearise(forward: Callable, theta: PyTree, camera) -> Linearised:
-    """forward: (theta, camera) -> ((z, x or None), rendering); theta: floating leaves.
+    """Renders a view and keeps the way back from its latents to the parameters.
 
-    z, x and the rendering carry no gradient: an estimate is a direction.
+    forward: (theta, camera) -> ((z, x or None), rendering); theta: floating leaves. z,
+    x and the rendering carry no gradient: an estimate is a direction.
     """
     (z, x), pull, rendering = jax.vjp(
         lambda moved: forward(moved, camera), theta, has_aux=True

@@ -80,7 +80,10 @@ def merge_moments(a: Groups, b: Groups) -> Groups:
 
 
 def group_size(samples: int, groups: int) -> int:
-    """m = samples / groups. Raises ValueError unless it is a whole number and g > 1."""
+    """Counts the samples of a group, m = samples / groups.
+
+    Raises ValueError unless m is a whole number and there are two groups or more.
+    """
     if groups < 2 or samples < groups or samples % groups:
         raise ValueError(
             f"{samples} samples in {groups} groups: error bars need at least 2 groups, "

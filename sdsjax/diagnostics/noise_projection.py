@@ -64,14 +64,20 @@ def optimal_ratio(cond, eps, reduced, dimension: int) -> Array:
 
 
 def optimally_reduced(cond, eps, reduced, dimension: int) -> Array:
-    """tr Cov(e - c* eps), from the same three totals."""
+    """The variance tr Cov(e - c* eps) that is left at the optimal ratio.
+
+    From the same three totals as `optimal_ratio`.
+    """
     c = optimal_ratio(cond, eps, reduced, dimension)
     cross = c * dimension * (cond.count - 1)
     return (cond.scatter - 2 * c * cross + c**2 * eps.scatter) / (cond.count - 1)
 
 
 def extreme(values: Array, pick: Callable) -> Measured:
-    """min or max of values [g m], with the spread of the groups' own."""
+    """Measures the least or the greatest of values [g m]; pick: jnp.min or jnp.max.
+
+    Its error is the spread of the groups' own.
+    """
     each = pick(values, axis=1)
     return Measured(pick(values), jnp.std(each, ddof=1), values.shape[0] - 1)
 
@@ -157,11 +163,12 @@ def linear_correlation(
     groups: int = 16,
     chunk: int = 64,
 ) -> Measured:
-    """rho of (e, eps) = sample(key), white eps; holds groups + 2 matrices [d d].
+    """Measures SSD's linear correlation rho of (e, eps) = sample(key), eps white.
 
-    With fewer than several d samples tr(S_e^{1/2}) is far too small and rho too large
-    (over 1): SSD's fig. 17 has 8 192 samples in 16 384 dimensions. Raises ValueError
-    for samples <= d, where it would mean nothing, or d > 2048.
+    It holds groups + 2 matrices [d d]. With fewer than several d samples tr(S_e^{1/2})
+    is far too small and rho too large (over 1): SSD's fig. 17 has 8192 samples in 16384
+    dimensions. Raises ValueError for samples <= d, where it would mean nothing, or
+    d > 2048.
     """
     size = group_size(samples, groups)
     e_spec, _ = jax.eval_shape(sample, key)

@@ -21,7 +21,10 @@ _FIRST = ("loss", "grad", "variance", "time", "second", "opacity", "alive")
 def scalar_series(
     history: Sequence[Mapping],
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """name -> (steps, values), the finite ones, at least two; telling names first."""
+    """Collects the scalars of a history by name, as arrays (steps, values).
+
+    Finite values alone, of names with at least two; telling names come first.
+    """
     found: dict[str, list[tuple[float, float]]] = {}
     for index, row in enumerate(history):
         step = float(row.get("step", index))

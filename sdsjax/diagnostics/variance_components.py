@@ -25,7 +25,10 @@ from sdsjax.types import Array, PyTree
 
 
 class Components(NamedTuple):
-    """tr of each component's covariance, and their sum, each Measured."""
+    """The components of a gradient's variance, and their sum.
+
+    Each is the trace of a covariance, Measured; it may be negative.
+    """
 
     view: Measured
     time: Measured
@@ -149,8 +152,9 @@ def variance_components(
     replicates: int = 8,
     chunk: int = 64,
 ) -> tuple[Components, dict[str, Measured]]:
-    """(components, the share of each in the total), over `replicates` designs.
+    """Splits the variance of a gradient into its components, over repeated designs.
 
+    Returns (components, the share of each in the total), over `replicates` designs.
     draw_view: key -> whatever a view needs (a `Linearised`, so that it is rendered
     once); draw_time: key -> t; gradient: (view, t, key) -> G, a tree. Traceable.
     Raises ValueError for fewer than two of anything.

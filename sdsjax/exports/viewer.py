@@ -14,7 +14,8 @@ from importlib import resources
 
 import numpy as np
 
-from sdsjax.exports.mesh import SH_C0, Mesh, rotation_matrices
+from sdsjax.exports.density_grid import SH_C0, rotation_matrices
+from sdsjax.exports.mesh import Mesh
 from sdsjax.representations.gaussians import Gaussians
 
 # A browser sorts this many splats a frame without stutter.

@@ -19,6 +19,7 @@ import numpy as np
 from sdsjax.exports.video import to_bytes
 from sdsjax.files.atomic import replacing, sha256, write_bytes
 from sdsjax.runs.disk_errors import in_words
+from sdsjax.runs.exit_status import ExitStatus
 
 # What a run may leave behind, under the names that it has always had.
 KNOWN = ("turntable.mp4", "turntable.webp", "splats.ply", "mesh.glb", "views.png")
@@ -28,7 +29,7 @@ KNOWN += ("image.png", "particles.png", "metrics.json", "report.html")
 class ExportError(RuntimeError):
     """Files of a run could not be written; the message is one line."""
 
-    exit_code = 5
+    exit_code = ExitStatus.EXPORTS
 
 
 def write_image(path: Path, image: np.ndarray) -> Path:

@@ -203,6 +203,18 @@ def _entries(path: Path) -> tuple[list[dict], float]:
     return views, _number(str(path), content, "fov", Orbit().fov)
 
 
+def files_of_reference(path: str | Path) -> list[Path]:
+    """Lists the files that `read_reference` reads: one, or cameras.json and its views.
+
+    Raises BadReference for a folder whose cameras.json cannot be read.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return [path]
+    views, _ = _entries(path / CAMERAS)
+    return [path / CAMERAS, *dict.fromkeys(path / view["file"] for view in views)]
+
+
 def read_reference(path: str | Path, size: int, orbit: Orbit = Orbit()) -> Reference:
     """The pictures of a file, seen from `orbit`, or of a folder, at size x size.
 

@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 
 from sdsjax.files.atomic import write_text
 from sdsjax.runs.disk_errors import in_words, said_once
+from sdsjax.runs.exit_status import ExitStatus
 from sdsjax.types import PyTree
 
 MANIFEST = "manifest.json"
@@ -33,7 +34,7 @@ FORMAT = "sdsjax-checkpoint-1"
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be written or read; the message is one line."""
 
-    exit_code = 4
+    exit_code = ExitStatus.CHECKPOINT
 
 
 def named_leaves(state: PyTree) -> dict[str, np.ndarray]:

@@ -2,7 +2,8 @@
 
     lock.json       while a run uses it (sdsjax.runs.lock)
     config.json     the resolved config; resuming reads this JSON, never a Python file
-    run.json        command, versions, device, git revision; marks the directory as ours
+    run.json        command, versions, device, git revision of every session, and
+                    fingerprints of the files that it reads; marks the directory as ours
     history.jsonl   one line of metrics per logged step
     checkpoints/    sdsjax.runs.checkpoints
     finished.json   once everything is done: step and sha256 of the final state
@@ -19,16 +20,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from sdsjax.files.atomic import SCRATCH, write_text
+from sdsjax.files.fingerprints import changes
 from sdsjax.runs import lock, provenance
 from sdsjax.runs.checkpoints import Checkpoints
 from sdsjax.runs.disk_errors import FULL, in_words, refusal
+from sdsjax.runs.exit_status import ExitStatus
 from sdsjax.runs.lock import RunError
 
 FORMAT = "sdsjax-run-1"
+# Fingerprints by a config's key and a file's name (files/fingerprints).
+Inputs = Mapping[str, Mapping[str, str]]
+LISTED = 4  # changed files that a message names
 # Sections and keys that may differ when a run is resumed: they do not touch a step,
 # or (`steps`) are there to be raised.
 FREE = ("steps", "checkpoint_every", "preview_every", "diagnostics", "exports")
@@ -38,7 +45,7 @@ FREE += ("scoring",)
 class DiskFull(RunError):
     """A run directory cannot be made or opened for lack of space."""
 
-    exit_code = 1
+    exit_code = ExitStatus.OUT_OF_SPACE
 
 
 def differences(old: dict, new: dict) -> list[str]:
@@ -101,14 +108,28 @@ def _leftover(name: str) -> bool:
     return name.startswith(SCRATCH) or name.endswith(".tmp")
 
 
-def inspect(folder: Path, config: dict, *, allow_config_change: bool = False) -> dict:
+def in_short(lines: list[str]) -> str:
+    """Joins the first lines of a list, and counts the others."""
+    rest = len(lines) - LISTED
+    more = [f"and {rest} more"] if rest > 0 else []
+    return "; ".join([*lines[:LISTED], *more])
+
+
+def inspect(
+    folder: Path,
+    config: dict,
+    *,
+    inputs: Inputs | None = None,
+    allow_config_change: bool = False,
+) -> dict:
     """Looks at a directory, and touches nothing.
 
-    {} for one to be made or started, otherwise {"finished": content of finished.json or
-    None}.
+    inputs: fingerprints of the files that a run with this config reads. Returns {} for
+    a directory to be made or started, otherwise {"finished": content of finished.json
+    or None, "changed_inputs": lines}.
 
     Raises RunError for a foreign directory, one that cannot be used, or one that was
-    started with another config.
+    started with another config or with other files.
     """
     if folder.exists() and not folder.is_dir():
         raise RunError(f"--workdir {folder} is a file: choose a directory")
@@ -142,7 +163,29 @@ def inspect(folder: Path, config: dict, *, allow_config_change: bool = False) ->
             + "; ".join(changed)
             + "): choose another --workdir or pass --allow_config_change"
         )
-    return {"finished": read_json(folder / "finished.json")}
+    return {
+        "finished": read_json(folder / "finished.json"),
+        "changed_inputs": _changed_inputs(
+            folder, ours.get("inputs"), inputs, allow_config_change
+        ),
+    }
+
+
+def _changed_inputs(
+    folder: Path, before: Inputs | None, now: Inputs | None, allowed: bool
+) -> list[str]:
+    # A directory of before fingerprints were kept has none: nothing to compare.
+    known = isinstance(before, dict) and all(
+        isinstance(files, dict) for files in before.values()
+    )
+    changed = changes(before, now or {}) if before and known else []
+    if changed and not allowed:
+        raise RunError(
+            f"--workdir {folder} was started with other files than there are now "
+            f"({in_short(changed)}): put them back, choose another --workdir, or pass "
+            "--allow_config_change to go on with those of now"
+        )
+    return changed
 
 
 class RunDirectory:
@@ -158,6 +201,7 @@ class RunDirectory:
         folder: Path,
         config: dict,
         *,
+        inputs: Inputs | None = None,
         allow_config_change: bool = False,
         command: Iterable[str] = (),
         keep: int = 3,
@@ -165,6 +209,8 @@ class RunDirectory:
         self.folder = Path(folder)
         self.config = config
         self.command = list(command)
+        self.inputs = inputs or {}
+        self.changed_inputs: list[str] = []
         self.allow_config_change = allow_config_change
         self.checkpoints = Checkpoints(self.folder / "checkpoints", keep=keep)
         self.history: list[dict] = []
@@ -173,14 +219,21 @@ class RunDirectory:
         self.commands: list[list[str]] = []
 
     def __enter__(self) -> RunDirectory:
-        allow = self.allow_config_change
-        inspect(self.folder, self.config, allow_config_change=allow)
+        look = partial(
+            inspect,
+            self.folder,
+            self.config,
+            inputs=self.inputs,
+            allow_config_change=self.allow_config_change,
+        )
+        look()
         path = self.folder / "lock.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(path)
             try:
-                inspect(self.folder, self.config, allow_config_change=allow)
+                found = look()
+                self.changed_inputs = found.get("changed_inputs", [])
                 self._record()
             except BaseException:
                 lock.release(path)
@@ -203,7 +256,14 @@ class RunDirectory:
         record = read_json(self.folder / "run.json") or {"format": FORMAT}
         now = session_record(self.command or sys.argv)
         earlier = record.get("sessions", [])
+        if self.changed_inputs:
+            now["changed_inputs"] = self.changed_inputs
         record["sessions"] = [*earlier, now]
+        # What cannot be read now (fetched weights that were removed) stays as it was.
+        before = record.get("inputs")
+        record["inputs"] = (before if isinstance(before, dict) else {}) | {
+            key: dict(files) for key, files in self.inputs.items()
+        }
         self.commands = [*(list(s.get("command", ())) for s in earlier), self.command]
         # Last: from here on the directory counts as ours.
         write_text(self.folder / "run.json", _pretty(record))

@@ -12,6 +12,8 @@ import os
 import signal
 import threading
 
+from sdsjax.runs.exit_status import SIGNALLED
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -22,7 +24,7 @@ class Interrupted(SystemExit):
     """
 
     def __init__(self, number: int, step: int) -> None:
-        super().__init__(128 + number)
+        super().__init__(SIGNALLED + number)
         self.number, self.step = number, step
 
     def __str__(self) -> str:
@@ -64,7 +66,7 @@ class Stop:
             if number not in SIGNALS:
                 continue
             if self.requested is not None:
-                os._exit(128 + number)
+                os._exit(SIGNALLED + number)
             self.requested = number
 
     def __exit__(self, *_) -> None:

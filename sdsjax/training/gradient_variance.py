@@ -92,6 +92,24 @@ def projection_by_name(projection) -> dict[str, Measured]:
     return measured | left
 
 
+def rendered_views(draw: Callable, state, prior_params, views, key, group: int):
+    """Renders n views and keeps the way back from their latents to the parameters.
+
+    draw: `make_forward`'s. Returns (z, x, pull, zs, seen): x is None where the
+    estimator sees latents alone, zs and seen are z and the views in groups that the
+    prior sees together. z and what is seen carry no gradient.
+    """
+
+    def forward(theta):
+        (z, x, _), (drawn, _) = draw(theta, None, state, prior_params, views, key)
+        return (z, x), drawn
+
+    (z, x), pull, drawn = jax.vjp(forward, floating(state.params), has_aux=True)
+    z, drawn = jax.lax.stop_gradient((z, drawn))
+    zs, seen = into_groups((z, View(views, drawn)), group)
+    return z, x, pull, zs, seen
+
+
 def make_step_variance(
     source: PriorSource,
     representation,
@@ -123,17 +141,10 @@ def make_step_variance(
         n = views.focal.shape[0]
         key_render = jax.random.split(keys["render"], n)
         prior = bind(source, prior_params)
-
-        def forward(theta):
-            (z, x, _), (drawn, _) = draw(
-                theta, None, state, prior_params, views, key_render
-            )
-            return (z, x), drawn
-
-        (z, x), pull, drawn = jax.vjp(forward, floating(state.params), has_aux=True)
-        z, drawn = jax.lax.stop_gradient((z, drawn))
         group = prior.group
-        zs, seen = into_groups((z, View(views, drawn)), group)
+        z, x, pull, zs, seen = rendered_views(
+            draw, state, prior_params, views, key_render, group
+        )
 
         def sample(key):
             key_t, key_estimate = jax.random.split(key)

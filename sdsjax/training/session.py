@@ -23,9 +23,10 @@ from sdsjax.representations.gaussians import GaussianParams, as_gaussians
 from sdsjax.runs.checkpoints import digest
 from sdsjax.runs.compile_cache import light_compilation
 from sdsjax.runs.disk_errors import in_words
+from sdsjax.runs.exit_status import ExitStatus
 from sdsjax.runs.logs import Log
 from sdsjax.runs.provenance import PROGRAM, commands
-from sdsjax.runs.run_directory import RunDirectory
+from sdsjax.runs.run_directory import RunDirectory, in_short
 from sdsjax.training.build import Phase, RunComponents
 from sdsjax.training.config import to_json
 from sdsjax.training.gradient_variance import make_step_variance
@@ -40,7 +41,7 @@ Event = Callable[[str, dict], None]
 class Diverged(RuntimeError):
     """A NaN or an infinity appeared; the message names the last good step."""
 
-    exit_code = 3
+    exit_code = ExitStatus.DIVERGED
 
 
 def first_state(components: RunComponents, config):
@@ -110,6 +111,9 @@ class Session:
         self.key = arguments[1]
         template = jax.eval_shape(start, *arguments)
         found = directory.checkpoints.restore(template, self.notes.append)
+        if directory.changed_inputs:
+            changed = in_short(directory.changed_inputs)
+            self.notes.append(f"goes on with other files than before: {changed}")
         self.saved = None if found is None else found[0]
         self.state = start(*arguments) if found is None else found[1]
         self.step = self.saved or 0

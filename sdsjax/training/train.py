@@ -27,6 +27,7 @@ from sdsjax.runs.provenance import flatten
 from sdsjax.runs.run_directory import RunDirectory, inspect, read_json
 from sdsjax.runs.signals import Interrupted, Stop
 from sdsjax.training.build import RunComponents, build
+from sdsjax.training.build.input_files import input_files
 from sdsjax.training.config import to_json
 from sdsjax.training.session import (
     Diverged,
@@ -68,7 +69,7 @@ def run(
     enable_compile_cache()
     workdir, frozen = Path(workdir), to_json(config)
     options = {"allow_config_change": allow_config_change}
-    found = inspect(workdir, frozen, **options)
+    found = inspect(workdir, frozen, inputs=input_files(config), **options)
     components, notes = build_aloud(config)
     finished = found.get("finished") or {}
     if finished.get("step", -1) >= config.steps:
@@ -77,7 +78,10 @@ def run(
             return finished_asset(workdir, config, components, finished)
         notes.append(f"{workdir} is finished: {outdated}; the exports are made again")
         print(f"sdsjax: {notes[-1]}", file=sys.stderr)
-    with RunDirectory(workdir, frozen, command=command, **options) as directory:
+    inputs = input_files(config)  # again: building may have fetched weights
+    with RunDirectory(
+        workdir, frozen, inputs=inputs, command=command, **options
+    ) as directory:
         session = Session(config, components, directory, on_event)
         tensorboard = directory.folder / "tensorboard"
         with Log(tensorboard, config.steps, session.step) as log:
@@ -126,12 +130,19 @@ def build_aloud(config) -> tuple[RunComponents, list[str]]:
     return components, lines
 
 
+def is_written(path: Path) -> bool:
+    """Tells whether a file is there and holds something (not emptied by a crash)."""
+    return path.is_file() and path.stat().st_size > 0
+
+
 def outdated_exports(workdir: Path, frozen: dict, finished: dict) -> str | None:
     """Says why the exports of a finished run are to be made again; None: they are not.
 
-    Files that were deleted, and settings other than those they were made with.
+    Files that were deleted or emptied, and settings other than those they were made
+    with.
     """
-    missing = [n for n in finished["paths"].values() if not (workdir / n).is_file()]
+    names = (finished.get("paths") or {}).values()
+    missing = [name for name in names if not is_written(workdir / name)]
     if missing:
         return f"{', '.join(missing)} is missing"
     wanted = export_settings(frozen)
@@ -206,7 +217,7 @@ def finished_asset(
     state = Checkpoints(workdir / "checkpoints").load(step, template)
     paths = {
         name: workdir / file
-        for name, file in finished["paths"].items()
-        if (workdir / file).is_file()
+        for name, file in (finished.get("paths") or {}).items()
+        if is_written(workdir / file)
     }
     return Asset(workdir, state.params, read_metrics(workdir), paths)

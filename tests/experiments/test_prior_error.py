@@ -68,3 +68,36 @@ def test_the_small_command_prints_every_row(tmp_path, capsys):
     for t in prior_error.TIMES:
         assert f"| toybox-sd, view words | {t} |" in printed
     assert (tmp_path / "small.md").read_text() in printed
+
+
+def row_of(plan, index, weights, value, prior="multi-view, groups of 4"):
+    errors = [[value, 0.0]] * len(prior_error.TIMES)
+    row = {"prior": prior, "weights": weights, "errors": errors}
+    return {prior_error.key_of(prior, weights, plan, index): row}
+
+
+def test_the_newest_weights_are_shown_once_all_captions_are_there(tmp_path):
+    """A training that goes on is measured anew: older rows stay, and are not shown."""
+    plan = prior_error.SMALL._replace(prompts=("a red ball", "a blue house"))
+    rows = row_of(plan, 0, "one", 1.0) | row_of(plan, 1, "one", 1.0)
+    rows |= row_of(plan, 0, "two", 2.0)
+    of = prior_error.Run(plan, rows, tmp_path, "small", tmp_path)
+    (found,) = prior_error.newest(of).values()
+    np.testing.assert_array_equal(found[..., 0], 1.0)
+    of.rows.update(row_of(plan, 1, "two", 2.0))
+    (found,) = prior_error.newest(of).values()
+    np.testing.assert_array_equal(found[..., 0], 2.0)
+    other = of._replace(plan=plan._replace(prompts=("a blue house", "a red ball")))
+    assert prior_error.table(other) == ""
+
+
+def test_jobs_are_known_by_their_weights(tmp_path):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"one")
+    plan = prior_error.SMALL._replace(prompts=("a red ball",), multiview=str(tmp_path))
+    run = prior_error.Run(plan, {}, tmp_path, "small", tmp_path)
+    before = [key for key, _ in prior_error.jobs(run)]
+    assert len(before) == len(set(before)) == 4
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"two")
+    after = [key for key, _ in prior_error.jobs(run)]
+    assert before[0] == after[0]
+    assert not set(before[1:]) & set(after)

@@ -16,7 +16,8 @@ from PIL import Image
 from sdsjax import exports
 from sdsjax.diagnostics import plots
 from sdsjax.exports import viewer
-from sdsjax.exports.mesh import SH_C0, extract_mesh
+from sdsjax.exports.density_grid import SH_C0
+from sdsjax.exports.mesh import extract_mesh
 from sdsjax.exports.ply import read_splats
 from sdsjax.render.splatting.rasterize import rasterize
 from sdsjax.representations.gaussians import Gaussians

@@ -109,15 +109,16 @@ def poison(patch, at: int) -> None:
     patch.setattr(session_module, "make_train_step", make_poisoned)
 
 
-def test_a_deleted_export_is_made_again(copy, monkeypatch, capsys):
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_deleted_or_emptied_export_is_made_again(copy, monkeypatch, capsys, spoil):
     """ "nothing to do", and no mesh."""
     never_trained(monkeypatch)
     before = finished(copy)
-    (copy / "image.png").unlink()
+    spoil(copy / "image.png")
     assert cli([f"--workdir={copy}"]) == 0
     said = capsys.readouterr().err
     assert "is finished: image.png is missing; the exports are made again" in said
-    assert (copy / "image.png").is_file()
+    assert (copy / "image.png").stat().st_size > 0
     assert finished(copy) == before
     assert cli([f"--workdir={copy}"]) == 0
     assert "nothing to do" in capsys.readouterr().err
@@ -134,10 +135,11 @@ def test_other_settings_of_exports_are_exported(copy, monkeypatch, capsys):
     assert finished(copy)["made_with"]["exports"]["turntable_frames"] == 3
     # A run of before the settings were kept: nobody knows, nothing is made.
     old = finished(copy)
-    del old["made_with"]
-    (copy / "finished.json").write_text(json.dumps(old))
-    assert cli([f"--workdir={copy}"]) == 0
-    assert "nothing to do" in capsys.readouterr().err
+    for key in ("made_with", "paths"):
+        del old[key]
+        (copy / "finished.json").write_text(json.dumps(old))
+        assert cli([f"--workdir={copy}"]) == 0
+        assert "nothing to do" in capsys.readouterr().err
 
 
 def test_fewer_steps_than_there_are_say_what_one_gets(copy, monkeypatch, capsys):

@@ -136,7 +136,7 @@ END = {"content": "<|endoftext|>", **FLAGS}
 SPECIAL = {"bos_token": START, "eos_token": END, "unk_token": END}
 
 
-@pytest.mark.filterwarnings("ignore:the prompt has")
+@pytest.mark.filterwarnings("ignore:the prompt beginning")
 @pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
 def test_tokenizer_files_as_the_hub_has_them(tmp_path, pad):
     """SD 1.5's and SD 2's special_tokens_map.json: tokens with flags, a plain pad."""

@@ -66,8 +66,9 @@ class Tokenizer:
             if len(ids) > self.length:
                 cut = encoding.offsets[self.length - 1][0]
                 warnings.warn(
-                    f"the prompt has {len(ids)} tokens, the text encoder takes "
-                    f"{self.length}; dropped: {text[cut:]!r}",
+                    f"the prompt beginning with {text[:24]!r} has {len(ids)} "
+                    f"tokens, the text encoder takes {self.length}; dropped: "
+                    f"{text[cut:]!r}",
                     stacklevel=2,
                 )
                 ids = [*ids[: self.length - 1], self.end_id]

@@ -68,8 +68,9 @@ class T5Tokenizer:
             if len(found) > self.length:
                 cut = encoding.offsets[self.length - 1][0]
                 warnings.warn(
-                    f"the prompt has {len(found)} tokens, the text encoder takes "
-                    f"{self.length}; dropped: {text[cut:]!r}",
+                    f"the prompt beginning with {text[:24]!r} has {len(found)} "
+                    f"tokens, the text encoder takes {self.length}; dropped: "
+                    f"{text[cut:]!r}",
                     stacklevel=2,
                 )
                 found = [*found[: self.length - 1], self.end_id]

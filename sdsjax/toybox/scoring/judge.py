@@ -170,8 +170,12 @@ def load_judge(folder: Path = FOLDER):
 
 
 def agreement(said: Labels, true: Labels) -> dict[str, float | None]:
-    """Shares of right answers: kind, colour; view of kinds with a front; for pairs:
-    kind, base and both colours right at once. None where there is nothing to share."""
+    """Counts how often a judge's answers are right, as shares by name.
+
+    kind, color: of single objects; view: of those whose kind has a front; pair: kind,
+    base and both colours right at once. None where there is nothing to share. Besides,
+    how many pictures each is of: singles, directed, pairs.
+    """
     front, paired = directed(true.kind), true.base != NONE
     all_right = (
         (said.kind == true.kind)

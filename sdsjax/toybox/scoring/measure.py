@@ -38,7 +38,10 @@ def judge_samples(
     steps: int = STEPS,
     seed: int = 0,
 ) -> tuple[dict, np.ndarray, list[str]]:
-    """(shares of samples that show what their caption says, pictures, captions)."""
+    """Samples captions from a prior, and asks the judge what the pictures show.
+
+    Returns (the shares of `judge.agreement`, pictures [count h w 3], captions).
+    """
     texts, wanted = prompts_to_judge(count, PAIR_FRACTION, seed)
     pictures = sample(
         networks,

@@ -102,7 +102,11 @@ def normal_degrees(normals, surface, mask) -> np.ndarray:
 
 
 def heldout_batch(pool: pools.Pool, count: int, seed: int = 4):
-    """(chosen, x `[n h w 3]`, surfaces `[n h w 4]` in [0, 1], masks `[n h w]`)."""
+    """Draws `count` held-out renders with their true surfaces.
+
+    Returns (chosen, x `[n h w 3]` in [-1, 1], surfaces `[n h w 4]` in [0, 1], masks
+    `[n h w]` of the object).
+    """
     rng = np.random.default_rng([seed, 11])
     pooled = pools.surfaces_of(pool)
     chosen = pools.draw(pool, rng, count, pair_fraction=PAIR_FRACTION)
@@ -112,7 +116,10 @@ def heldout_batch(pool: pools.Pool, count: int, seed: int = 4):
 
 
 def predictor(network) -> Callable:
-    """x `[n h w 3]` -> `dpt.predict` of a depth or normals network, in batches."""
+    """Compiles a depth or normals network into a function of pictures.
+
+    x `[n h w 3]` in [-1, 1] -> what `dpt.predict` says of them, in batches.
+    """
     run = jax.jit(lambda params, x: dpt.predict(network.module, params, x))
 
     def predict(x) -> np.ndarray:
@@ -132,10 +139,11 @@ def _seen(look: Callable, x, background, seed: int) -> np.ndarray:
 def measure_shapes(
     network, name: str, pool: pools.Pool, *, count: int = 200, seed: int = 4
 ) -> dict[str, dict[str, float]]:
-    """look -> mean scores of a `depth` or `normals` network on held-out renders.
+    """Measures a `depth` or `normals` network on held-out renders.
 
-    "flat" is what a network that ignores the picture would score: the depth of the
-    pool's mean disparity, or normals that face the camera.
+    Returns mean scores by name, for each look of `looks`; "flat" is what a network that
+    ignores the picture would score: the depth of the pool's mean disparity, or normals
+    that face the camera.
     """
     chosen, x, surface, mask = heldout_batch(pool, count, seed)
 
@@ -158,8 +166,11 @@ def measure_shapes(
 
 
 def embedders(network, tokenizer) -> tuple[Callable, Callable]:
-    """(x `[n h w 3]` in [-1, 1] -> `[n p]`, list of m texts -> `[m p]`), unit vectors:
-    1 - their products are the distances of `clip_scorer.clip_distance`."""
+    """Compiles a scorer's two towers into functions of pictures and of texts.
+
+    x `[n h w 3]` in [-1, 1] -> `[n p]`, and a list of m texts -> `[m p]`, unit vectors:
+    1 - their products are the distances of `clip_scorer.clip_distance`.
+    """
     module, size = network.module, network.config.vision.image_size
 
     @jax.jit
@@ -221,12 +232,13 @@ def _understood(embed, x, shown: list[Said]) -> dict[str, float]:
 def measure_scorer(
     network, tokenizer, pool: pools.Pool, *, count: int = 400, seed: int = 5
 ) -> dict[str, dict[str, float]]:
-    """look -> shares of held-out renders that the scorer understands.
+    """Counts the held-out renders that a scorer understands, as shares by name.
 
-    kind, color, both: single objects whose nearest caption of all kinds x colours,
-    without view words, says so; view: pictures of kinds with a front, nearest among
-    their caption with each view word; wrong_object, wrong_color, wrong_view: nearer to
-    their caption than to one wrong in that alone; distance: mean, to their caption.
+    Of clean pictures ("clean") and of such as early training shows ("early"). kind,
+    color, both: single objects whose nearest caption of all kinds x colours, without
+    view words, says so; view: pictures of kinds with a front, nearest among their
+    caption with each view word; wrong_object, wrong_color, wrong_view: nearer to their
+    caption than to one wrong in that alone; distance: mean, to their caption.
     """
     chosen, x, _, _ = heldout_batch(pool, count, seed)
     views = pool.view[chosen.row]

@@ -21,7 +21,10 @@ BATCH = 50
 
 
 def ddim_times(steps: int, total: int = 1000) -> np.ndarray:
-    """`steps` + 1 times, evenly from total - 1 down to 0, then -1 (the end)."""
+    """The timesteps of DDIM, `[steps + 1]` int32.
+
+    Evenly from total - 1 down to 0, then -1, which is the end.
+    """
     times = np.round(np.linspace(total - 1, 0, steps)).astype(np.int32)
     return np.append(times, -1).astype(np.int32)
 

@@ -64,10 +64,10 @@ def _orbit_of_one_pixel(orbit, fov) -> Camera:
 
 
 def orbit_cameras(orbits, size: int, *, fov: float = FOV_DEG) -> Camera:
-    """A batch of square cameras, host arrays, for rows of (azimuth, elevation,
-    distance).
+    """Makes square cameras on the host for rows of (azimuth, elevation, distance).
 
-    One small program serves every size and every number of views.
+    Degrees and world units; size: px; fov: degrees. One small program serves every size
+    and every number of views.
     """
     rows = np.asarray(orbits, np.float32).reshape(-1, 3)
     unit = [_orbit_of_one_pixel(row, np.float32(fov)) for row in rows]
@@ -129,8 +129,11 @@ def _traced_samples(scene: Scene, cameras: Camera, supersample: int) -> np.ndarr
 
 
 def true_views(spec: SceneSpec, orbits, *, size: int = SIZE, supersample=4) -> Views:
-    """The world's pictures of a caption's scene on white, `supersample` rays a pixel
-    along each side."""
+    """Renders the true pictures of a caption's scene, on white.
+
+    orbits: rows of (azimuth, elevation, distance), degrees and world units; size: px;
+    supersample: rays a pixel along each side.
+    """
     cameras = orbit_cameras(orbits, size)
     traced = _traced_samples(build_scene(spec), cameras, supersample)
     shape = (len(traced), size, supersample, size, supersample, 10)
@@ -168,7 +171,7 @@ def _heldout_truth(spec: SceneSpec, size: int) -> tuple[Views, Views]:
 
 
 def compiled(render: Callable[[Camera], Rendering]) -> Callable[[Camera], Rendering]:
-    """`render` as one program a size, without its aux.
+    """Compiles a render function into one program a size, without its aux.
 
     A `Partial` of a jitted function is one already, and is shared: its parameters enter
     as arguments, so that another asset of that kind is not compiled again.

@@ -64,13 +64,16 @@ def early_render(key, x, background, strength: float = 1.0):
 
 
 def strata(key, count: int, total: int):
-    """`[count]` int32 times, one a stratum of 0..total - 1."""
+    """Draws times in 0..total - 1, one from each of `count` equal strata.
+
+    `[count]` int32, ascending.
+    """
     u = (jnp.arange(count) + jax.random.uniform(key, (count,))) / count
     return jnp.floor(u * total).astype(jnp.int32)
 
 
 def noised(key, x, t, schedule: NoiseSchedule):
-    """x_t = alpha_t x + sigma_t eps for times `[b]`."""
+    """Noises pictures x `[b ...]` to times `[b]`: x_t = alpha_t x + sigma_t eps."""
     eps = jax.random.normal(key, x.shape)
     return _spread(schedule.alphas[t]) * x + _spread(schedule.sigmas[t]) * eps
 

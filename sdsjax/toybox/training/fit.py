@@ -26,10 +26,14 @@ from sdsjax.files.atomic import replacing, write_text
 
 PyTree = Any
 SAVE_EVERY = 180.0  # seconds
+CHECKPOINT = "checkpoint.safetensors"
 
 
 class FitState(NamedTuple):
-    """step [] int32; params; ema: their exponential moving average; opt_state."""
+    """The state of a training run between two steps.
+
+    step [] int32; params; ema: their exponential moving average; opt_state: optax's.
+    """
 
     step: jax.Array
     params: PyTree
@@ -112,19 +116,8 @@ def fit(
         optax.clip_by_global_norm(1.0),
         optax.adamw(trapezoid(recipe), b2=0.99, weight_decay=recipe.weight_decay),
     )
-    zero = jnp.zeros((), jnp.int32)
-    params = jax.tree.map(jnp.array, params)  # a copy: the step donates its state
-    state = FitState(
-        zero, params, jax.tree.map(jnp.copy, params), optimizer.init(params)
-    )
-    path = folder / "checkpoint.safetensors"
-    if path.exists():
-        state = load_state(path, state)
-        _check_unchanged(folder, recipe, int(state.step))
-        log(f"{folder.name}: continues at step {int(state.step)}")
-    _remember(folder, recipe)
-    _forget(folder, int(state.step))
-
+    path = folder / CHECKPOINT
+    state = _restored(folder, recipe, _first_state(params, optimizer), log)
     train = _train_step(recipe, optimizer)
     start = int(state.step)
     recent, began, saved = [], time.monotonic(), time.monotonic()
@@ -151,6 +144,31 @@ def fit(
             if time.monotonic() - saved > SAVE_EVERY or last:
                 save_state(path, state)
                 saved = time.monotonic()
+    return state
+
+
+def _first_state(params: PyTree, optimizer: optax.GradientTransformation) -> FitState:
+    params = jax.tree.map(jnp.array, params)  # a copy: the step donates its state
+    zero = jnp.zeros((), jnp.int32)
+    return FitState(
+        zero, params, jax.tree.map(jnp.copy, params), optimizer.init(params)
+    )
+
+
+def _restored(
+    folder: Path, recipe: Recipe, first: FitState, log: Callable[[str], None]
+) -> FitState:
+    """The state of the checkpoint, or the first; folder and log are made to fit it.
+
+    Raises ValueError for a checkpoint of another recipe.
+    """
+    state, path = first, folder / CHECKPOINT
+    if path.exists():
+        state = load_state(path, first)
+        _check_unchanged(folder, recipe, int(state.step))
+        log(f"{folder.name}: continues at step {int(state.step)}")
+    _remember(folder, recipe)
+    _forget(folder, int(state.step))
     return state
 
 
@@ -208,6 +226,7 @@ def _forget(folder: Path, step: int) -> None:
 
 
 def flat(tree: PyTree) -> dict[str, Any]:
+    """Names every leaf of a pytree by its path, such as ".params['conv']"."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 

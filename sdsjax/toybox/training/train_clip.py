@@ -54,6 +54,7 @@ def vocab_and_merges():
 
 
 def clip_config(tokenizer: Tokenizer) -> CLIPConfig:
+    """The sizes of toybox-clip, both towers, for a tokenizer's vocabulary."""
     return CLIPConfig(
         text=CLIPTextConfig(
             vocab_size=tokenizer.vocab_size,

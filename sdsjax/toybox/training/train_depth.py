@@ -61,7 +61,10 @@ class DepthRecipe(NamedTuple):
 
 
 def frozen_vae(recipe: DepthRecipe):
-    """(apply, {"vae": parameters, "scaling_factor"}) of the prior's AutoencoderKL."""
+    """Loads the prior's AutoencoderKL, which is not trained.
+
+    Returns (its apply function, {"vae": parameters, "scaling_factor": scalar}).
+    """
     vae = hub.load_component(recipe.prior, "vae")
     scale = jnp.float32(vae.config.scaling_factor)
     return vae.module.apply, {"vae": vae.params, "scaling_factor": scale}

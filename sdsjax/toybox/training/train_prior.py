@@ -153,7 +153,10 @@ def train_vae(
 
 
 def latent_scale(pool: pools.Pool, vae_params, recipe: PriorRecipe) -> float:
-    """1 / std of the latents' means over 512 pictures: the VAE's scaling factor."""
+    """Measures the VAE's scaling factor, 1 / std of its latents.
+
+    Over the means of 512 pictures, all channels together.
+    """
     rng = _rng(recipe, 2, 0)
     chosen = pools.draw(pool, rng, 512, pair_fraction=recipe.pair_fraction)
     x = pools.pictures(pool, chosen)
@@ -174,6 +177,7 @@ def vocab_and_merges():
 
 
 def text_config(tokenizer: Tokenizer) -> CLIPTextConfig:
+    """The sizes of toybox-sd's text encoder, for a tokenizer's vocabulary."""
     return CLIPTextConfig(
         vocab_size=tokenizer.vocab_size,
         hidden=128,
@@ -189,7 +193,7 @@ def text_config(tokenizer: Tokenizer) -> CLIPTextConfig:
 def snr_weight(
     schedule: NoiseSchedule, t: jax.Array, floor: float = 0.1, gamma: float = 5.0
 ):
-    """clip(SNR, floor, gamma) / SNR for noise prediction.
+    """The weight clip(SNR, floor, gamma) / SNR of a loss in noise, at times t.
 
     The upper limit is min-SNR's (arXiv 2303.09556, sec. 3.4). The lower one is ours:
     what the view words decide is decided at high noise, which min-SNR hardly counts.

@@ -157,8 +157,9 @@ def all_specs() -> tuple[SceneSpec, ...]:
 
 @cache
 def pair_split() -> tuple[tuple[SceneSpec, ...], tuple[SceneSpec, ...]]:
-    """(train, held out) two-object specs: a tenth is held out, the same on any machine.
+    """Splits the two-object specs into (train, held out), the same on any machine.
 
+    A tenth is held out.
     What is held out is combinations; each of their words occurs in training.
     """
     pairs = [spec for spec in all_specs() if spec.base_kind is not None]

@@ -33,7 +33,7 @@ def _other(rng: np.random.Generator, names, *taken):
 
 
 def wrong(rng: np.random.Generator, said: Said, aspect: str) -> Said | None:
-    """`said` with one aspect changed.
+    """Changes one aspect of what was said: "object", "color" or "view".
 
     None for the view of what says none, or of a kind whose sides look alike.
     """
@@ -67,7 +67,10 @@ def _side(kind: str, view):
 
 
 def truth(pictures: list[Said], texts: list[Said | None]) -> np.ndarray:
-    """`[n m]` bool: which texts are true of which pictures (each with its view)."""
+    """Tells which texts are true of which pictures, each with its view: `[n m]` bool.
+
+    A text without a view is true of its object from all sides, None of nothing.
+    """
     specs: dict[SceneSpec, int] = {}
     number = [specs.setdefault(p.spec, len(specs)) for p in pictures]
     named = [-1 if t is None else specs.get(t.spec, -1) for t in texts]

@@ -32,10 +32,11 @@ def _length(*coordinates):
 
 
 def ellipsoid(size, x, y, z):
-    """k0 (k0 - 1) / k1 with k0 = |p / r| and k1 = |p / r^2|.
+    """The distance of an ellipsoid of radii r, bounded from below outside of it.
 
-    k0 is convex with gradient norm k1 / k0, so that its tangent plane at p gives a
-    lower bound of the distance for every p outside.
+    k0 (k0 - 1) / k1 with k0 = |p / r| and k1 = |p / r^2|. k0 is convex with gradient
+    norm k1 / k0, so that its tangent plane at p gives a lower bound of the distance for
+    every p outside.
     """
     rx, ry, rz = size[0], size[1], size[2]
     k0 = _length(x / rx, y / ry, z / rz)
@@ -44,7 +45,10 @@ def ellipsoid(size, x, y, z):
 
 
 def box(size, x, y, z):
-    """Exact."""
+    """The exact distance of a box with rounded edges.
+
+    size: half extents along x, y, z, and the edges' radius.
+    """
     round_ = size[3]
     qx = jnp.abs(x) - (size[0] - round_)
     qy = jnp.abs(y) - (size[1] - round_)

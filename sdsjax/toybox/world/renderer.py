@@ -271,9 +271,10 @@ def render_layers(scene: Scene, camera: Camera, *, supersample: int = 2) -> Laye
 
 
 def compose(layers: Layers, color_a, color_b, background):
-    """rgb [..., h, w, 3] of layers with colours [..., 3] (or [3]) and a background.
+    """Colours layers: rgb [..., h, w, 3] in [0, 1].
 
-    `background` [..., 3] is one flat colour a picture.
+    color_a, color_b [..., 3] or [3]: of the object and its base; background [..., 3]:
+    one flat colour a picture.
     """
     color_a, color_b, background = (
         jnp.asarray(c)[..., None, None, :] for c in (color_a, color_b, background)
@@ -303,7 +304,10 @@ def render(
 
 @partial(jax.jit, static_argnames="supersample")
 def render_batch(scenes: Scene, cameras: Camera, *, supersample: int = 2) -> Layers:
-    """`render_layers` over a leading batch axis of both arguments, one at a time."""
+    """Renders the layers of a batch: a leading axis of both arguments.
+
+    One after the other, so that memory is that of one picture.
+    """
     return lax.map(
         lambda pair: render_layers(*pair, supersample=supersample), (scenes, cameras)
     )

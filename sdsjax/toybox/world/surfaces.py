@@ -71,9 +71,10 @@ def scene_mesh(scene: Scene, spec: SceneSpec, resolution: int = 96):
 
 
 def surface_points(scene: Scene, n: int, seed: int = 0, resolution: int = 96):
-    """[n, 3] float32 points on the true surface, uniform by area.
+    """Draws points on the true surface of a scene, uniform by area.
 
-    Drawn on the mesh's triangles, then walked along the normal onto the zero set.
+    [n, 3] float32, world units. Drawn on the mesh's triangles, then walked along the
+    normal onto the zero set.
     """
     vertices, faces = _triangles(scene, resolution)
     corners = vertices[faces]  # [f, 3, 3]

@@ -47,7 +47,10 @@ def draw_orbit(key):
 
 
 def spread_azimuths(first, count: int):
-    """[..., count] azimuths in (-180, 180]: `first` [...] and its even spread."""
+    """Spreads `count` azimuths evenly round the object, from `first` [...] on.
+
+    [..., count] degrees in (-180, 180].
+    """
     turned = jnp.asarray(first)[..., None] + jnp.arange(count) * (360.0 / count)
     return 180.0 - (180.0 - turned) % 360.0
 

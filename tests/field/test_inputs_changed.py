@@ -1,0 +1,206 @@
+"""Situations of public bug reports: files that a run reads change between sessions."""
+
+import json
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_run
+from ml_collections import ConfigDict
+from PIL import Image
+
+from sdsjax.files import fingerprints
+from sdsjax.runs.lock import RunError
+from sdsjax.training import train
+from sdsjax.training.build.input_files import input_files
+
+pytestmark = pytest.mark.field
+
+
+@pytest.fixture(autouse=True)
+def _no_cache(monkeypatch):
+    monkeypatch.setenv("SDSJAX_COMPILE_CACHE", "0")
+
+
+def write_picture(path, red=200):
+    """A picture of 16 x 16 with an object of 8 x 8 in the middle."""
+    rgba = np.zeros((16, 16, 4), np.uint8)
+    rgba[4:12, 4:12] = (red, 10, 10, 255)
+    Image.fromarray(rgba).save(path)
+
+
+def write_folder(folder):
+    folder.mkdir()
+    for name in ("front", "side", "unused"):
+        write_picture(folder / f"{name}.png")
+    views = [{"file": "front.png"}, {"file": "side.png", "azimuth": 90}]
+    (folder / "cameras.json").write_text(json.dumps({"views": views}))
+
+
+def config_of(reference, **changes):
+    return tiny_run.gaussians(**{"reference__path": str(reference), **changes})
+
+
+def session_of(workdir, config, **options):
+    """Runs one session; returns what it recorded of itself, and all of run.json."""
+    train.run(config, workdir, **options)
+    record = json.loads((workdir / "run.json").read_text())
+    return record["sessions"][-1], record
+
+
+def test_a_changed_picture_is_refused_or_said(tmp_path, capsys):
+    """The loss had another target from one session to the next, without a word."""
+    picture, workdir = tmp_path / "mug.png", tmp_path / "run"
+    write_picture(picture)
+    _, record = session_of(workdir, config_of(picture))
+    (name,) = record["inputs"]["reference.path"]
+    assert name == "mug.png"
+    before = (workdir / "run.json").read_bytes()
+    write_picture(picture, red=100)
+    # To go on, and to ask for what is finished.
+    for steps in (4, 3):
+        with pytest.raises(RunError) as hit:
+            train.run(config_of(picture, steps=steps), workdir)
+        line = str(hit.value)
+        assert "other files than there are now (reference.path: mug.png has" in line
+        assert "put them back" in line
+        assert "--allow_config_change" in line
+        assert "\n" not in line
+    assert (workdir / "run.json").read_bytes() == before
+    capsys.readouterr()
+    longer = config_of(picture, steps=4)
+    session, _ = session_of(workdir, longer, allow_config_change=True)
+    said = "goes on with other files than before: reference.path: mug.png has changed"
+    assert session["changed_inputs"] == ["reference.path: mug.png has changed"]
+    assert said in capsys.readouterr().err
+    kept = json.loads((workdir / "metrics.json").read_text())["warnings"]
+    assert sum(said in line for line in kept) == 1
+    # The new picture is this run's from here on.
+    session, _ = session_of(workdir, config_of(picture, steps=5))
+    assert "changed_inputs" not in session
+    # Put back as it was at first, it is another one again.
+    write_picture(picture)
+    with pytest.raises(RunError, match=r"mug\.png has changed"):
+        train.run(config_of(picture, steps=6), workdir)
+
+
+def test_a_run_of_before_goes_on_and_is_told_of_the_next_change(tmp_path):
+    picture, workdir = tmp_path / "mug.png", tmp_path / "run"
+    write_picture(picture)
+    session_of(workdir, config_of(picture))
+    record = json.loads((workdir / "run.json").read_text())
+    del record["inputs"]
+    (workdir / "run.json").write_text(json.dumps(record))
+    write_picture(picture, red=100)
+    session_of(workdir, config_of(picture, steps=4))
+    write_picture(picture, red=50)
+    with pytest.raises(RunError, match=r"mug\.png has changed"):
+        train.run(config_of(picture, steps=5), workdir)
+
+
+def cameras_turned(folder):
+    listing = (folder / "cameras.json").read_text()
+    (folder / "cameras.json").write_text(listing.replace("90", "80"))
+
+
+def one_view_less(folder):
+    views = [{"file": "front.png"}]
+    (folder / "cameras.json").write_text(json.dumps({"views": views}))
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        (lambda folder: write_picture(folder / "unused.png", red=1), []),
+        (lambda folder: write_picture(folder / "side.png", red=1), ["side.png has"]),
+        (lambda folder: (folder / "side.png").unlink(), ["side.png is gone"]),
+        (cameras_turned, ["cameras.json has changed"]),
+        (one_view_less, ["cameras.json has changed", "side.png is gone"]),
+        (shutil.rmtree, []),  # building says that it is missing
+    ],
+)
+def test_of_a_folder_what_is_read_counts(tmp_path, change, lines):
+    folder = tmp_path / "views"
+    write_folder(folder)
+    before = input_files(config_of(folder))
+    assert len(before["reference.path"]) == 3
+    change(folder)
+    found = fingerprints.changes(before, input_files(config_of(folder)))
+    assert len(found) == len(lines)
+    for line, said in zip(found, lines):
+        assert line.startswith(f"reference.path: {said}")
+
+
+def test_points_to_begin_from_count(tmp_path):
+    path = tmp_path / "cloud.ply"
+    path.write_bytes(b"ply one")
+    config: Any = ConfigDict(tiny_run.gaussians().to_dict())
+    config.representation.init = str(path)
+    before = input_files(config)
+    assert set(before["representation.init"]) == {"cloud.ply"}
+    path.write_bytes(b"ply two")
+    (line,) = fingerprints.changes(before, input_files(config))
+    assert line == "representation.init: cloud.ply has changed"
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("unet/config.json", True),
+        ("unet/diffusion_pytorch_model.safetensors", True),
+        ("tokenizer/merges.txt", True),
+        ("scheduler/scheduler_config.json", True),
+        ("README.md", False),
+    ],
+)
+def test_weights_that_were_trained_further_count(pytestconfig, tmp_path, name, counts):
+    folder = tmp_path / "model"
+    shutil.copytree(pytestconfig.rootpath / "sdsjax/weights/toybox-sd", folder)
+    said = {"prompt": "a red mug", "prior.folder": str(folder)}
+    config = tiny_run.resolve("ssd", said)
+    before = input_files(config)
+    whole = bytearray((folder / name).read_bytes())
+    whole[len(whole) // 2] ^= 1
+    (folder / name).write_bytes(whole)
+    found = fingerprints.changes(before, input_files(config))
+    assert found == ([f"prior.folder: {name} has changed"] if counts else [])
+
+
+def test_the_weights_of_the_package_and_of_companions_count():
+    said = {
+        "prior.depth_folder": "toybox-dpt",
+        "prior.normals_folder": "toybox-normals",
+    }
+    found = input_files(tiny_run.resolve("ssd", {"prompt": "a red mug", **said}))
+    assert "unet/diffusion_pytorch_model.safetensors" in found["prior.folder"]
+    for key in said:
+        assert set(found[key]) == {"config.json", "model.safetensors"}
+
+
+def test_a_repository_that_is_not_here_is_not_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    config = tiny_run.resolve(
+        "ssd", {"prompt": "a mug", "prior.folder": "no-owner/no-model"}
+    )
+    assert input_files(config) == {}
+    assert fingerprints.changes({"prior.folder": {"unet/config.json": "x"}}, {}) == []
+
+
+def test_a_large_file_is_known_by_its_size_and_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprints, "WHOLE_BYTES", 1 << 20)
+    path, content = tmp_path / "weights", bytearray(6 << 20)
+    content[0], content[-1] = 1, 2
+
+    def known(content):
+        path.write_bytes(content)
+        return fingerprints.fingerprint(path)
+
+    first = known(content)
+    assert first.startswith(f"size:{6 << 20},pieces:")
+    assert known(content) == first
+    for change in (slice(0, 1), slice(-1, None), slice(3 << 20, (3 << 20) + 100_000)):
+        other = bytearray(content)
+        other[change] = bytes([7]) * len(other[change])
+        assert known(other) != first
+    assert known(content + b"x") != first
