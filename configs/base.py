@@ -58,6 +58,8 @@ def _camera() -> Config:
     camera.distance = (2.9, 3.3)
     camera.fov = (40.0, 40.0)
     camera.overhead_fraction = 0.1
+    # distances in 1 / tan(fov / 2): the object fills the picture at any fov
+    camera.relative_distance = False
     camera.first_steps = 0  # a first phase of so many steps; 0: none
     camera.first_resolution = 64
     camera.first_batch_size = 4
