@@ -70,6 +70,11 @@ def _check_choice(what: str, value: str, allowed) -> None:
 def _check_prior(prior, baseline: Baseline) -> None:
     if baseline not in ("depth", "normal"):
         return
+    if prior.group > 1:
+        raise ValueError(
+            f"stein: baseline {baseline!r} looks at one view, and this prior shows "
+            f"{prior.group} together: choose baseline 'constant' or prior.group=1"
+        )
     if prior.monocular is None or prior.decode is None:
         lacks = "decoder" if prior.decode is None else "monocular estimate"
         raise ValueError(
