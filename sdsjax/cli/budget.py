@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from sdsjax.cameras import OrbitRange
+from sdsjax.cli.checks import BUILT_IN
 from sdsjax.training.build import build, build_phases, build_representation
 from sdsjax.training.supervision import Attached
 from sdsjax.types import PriorSource
@@ -124,8 +125,12 @@ def published_cost(name: str, dtype: str) -> Cost:
 def _is_local(config) -> bool:
     prior = config.prior
     networks = ("stable_diffusion", "multiview", "deepfloyd")
-    named = prior.name not in networks or prior.folder == "toybox-sd"
-    return named or Path(prior.folder).expanduser().is_dir()
+    built_in = (BUILT_IN / prior.folder).is_dir()
+    return (
+        prior.name not in networks
+        or built_in
+        or Path(prior.folder).expanduser().is_dir()
+    )
 
 
 def _duration(seconds: float) -> str:
