@@ -64,6 +64,8 @@ def _camera() -> Config:
     camera.distance = (2.9, 3.3)
     camera.fov = (40.0, 40.0)
     camera.overhead_fraction = 0.1
+    # distances in 1 / tan(fov / 2): the object fills the picture at any fov
+    camera.relative_distance = False
     camera.first_steps = 0  # a first phase of so many steps; 0: none
     camera.first_resolution = 64
     camera.first_batch_size = 4
@@ -192,6 +194,25 @@ def stable_diffusion_21(config: Config) -> Config:
     return config
 
 
+def multiview(config: Config) -> Config:
+    """The embedded toybox-mv: four views round the object are one sample of it.
+
+    Batches become whole groups: 2 views 4, and so on.
+    """
+    prior, camera = config.prior, config.camera
+    prior.name = "multiview"
+    prior.folder = "toybox-mv"
+    prior.group = 4
+    config.batch_size = whole_groups(config.batch_size, prior.group)
+    camera.first_batch_size = whole_groups(camera.first_batch_size, prior.group)
+    return config
+
+
+def whole_groups(batch_size: int, group: int) -> int:
+    """The least multiple of the group that holds so many views."""
+    return group * -(-batch_size // group)
+
+
 def deepfloyd(config: Config) -> Config:
     """DeepFloyd IF's first stage: Gaussians at its 64x64 pixels, 4 views a step."""
     config = stable_diffusion_21(config)
@@ -227,6 +248,18 @@ def sd21_of(toybox: Variant, **estimator) -> Variant:
         return config
 
     return sd21
+
+
+def mv_of(toybox: Variant, **estimator) -> Variant:
+    """A method's `:mv`: `multiview`, and these keys of the estimator."""
+
+    def mv() -> Config:
+        """The same on toybox-mv, a prior of four views that is told their cameras."""
+        config = multiview(toybox())
+        config.estimator.update(estimator)
+        return config
+
+    return mv
 
 
 def image_of(toybox: Variant) -> Variant:

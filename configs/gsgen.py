@@ -11,7 +11,7 @@ Command: python -m sdsjax.main --config=configs/gsgen.py
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, stable_diffusion_21
+from configs.base import base_config, choice, mv_of, stable_diffusion_21
 from sdsjax.training.config import Config
 
 
@@ -41,5 +41,5 @@ def sd21() -> Config:
     return config
 
 
-VARIANTS = {"toybox": toybox, "sd21": sd21}
+VARIANTS = {"toybox": toybox, "mv": mv_of(toybox), "sd21": sd21}
 get_config = choice(VARIANTS)

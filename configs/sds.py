@@ -9,7 +9,15 @@ Command: python -m sdsjax.main --config=configs/sds.py --config.prompt="a red mu
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, deepfloyd, exact_of, image_of, sd21_of
+from configs.base import (
+    base_config,
+    choice,
+    deepfloyd,
+    exact_of,
+    image_of,
+    mv_of,
+    sd21_of,
+)
 from sdsjax.training.config import Config
 
 
@@ -30,6 +38,7 @@ def if64() -> Config:
 
 VARIANTS = {
     "toybox": toybox,
+    "mv": mv_of(toybox),
     "sd21": sd21_of(toybox, guidance_scale=100.0),
     "if64": if64,
     "exact": exact_of(toybox),

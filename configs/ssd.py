@@ -13,7 +13,14 @@ Command: python -m sdsjax.main --config=configs/ssd.py --config.prompt="a red mu
 from ml_collections import ConfigDict
 
 from configs import nerf as fields
-from configs.base import base_config, choice, exact_of, image_of, sd21_of
+from configs.base import (
+    base_config,
+    choice,
+    exact_of,
+    image_of,
+    mv_of,
+    sd21_of,
+)
 from sdsjax.training.config import Config
 
 
@@ -51,6 +58,7 @@ def nerf_sd21() -> Config:
 
 VARIANTS = {
     "toybox": toybox,
+    "mv": mv_of(toybox),
     "sd21": sd21_of(toybox),
     "nerf": nerf,
     "nerf_sd21": nerf_sd21,

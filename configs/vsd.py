@@ -11,7 +11,7 @@ Command: python -m sdsjax.main --config=configs/vsd.py --config.prompt="a red mu
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, image_2d, sd21_of
+from configs.base import base_config, choice, image_2d, mv_of, sd21_of
 from sdsjax.training.config import Config
 
 
@@ -32,5 +32,10 @@ def image() -> Config:
     return config
 
 
-VARIANTS = {"toybox": toybox, "sd21": sd21_of(toybox), "image": image}
+VARIANTS = {
+    "toybox": toybox,
+    "mv": mv_of(toybox),
+    "sd21": sd21_of(toybox),
+    "image": image,
+}
 get_config = choice(VARIANTS)

@@ -41,13 +41,18 @@ NEAR_POLE = 89.0
 
 
 class OrbitRange(NamedTuple):
-    """Where random views are drawn: (low, high) each, degrees and world units."""
+    """Where random views are drawn: (low, high) each, degrees and world units.
+
+    relative_distance: distances count in 1 / tan(fov / 2) world units, so that a ball
+    of radius 1 fills the picture alike at every field of view (`fitted_distance`).
+    """
 
     azimuth: tuple[float, float] = (-180.0, 180.0)
     elevation: tuple[float, float] = (-10.0, 45.0)
     distance: tuple[float, float] = (3.1, 3.1)
     fov: tuple[float, float] = (40.0, 40.0)
     overhead_fraction: float = 0.0
+    relative_distance: bool = False
 
 
 def look_at(eye: jax.Array, target: jax.Array, up: jax.Array) -> jax.Array:
@@ -78,6 +83,11 @@ def orbit_position(azimuth, elevation, distance) -> jax.Array:
             jnp.cos(azimuth) * jnp.cos(elevation),
         ]
     )
+
+
+def fitted_distance(distance, fov):
+    """Returns the world units of a distance in 1 / tan(fov / 2); fov in degrees."""
+    return distance / jnp.tan(0.5 * jnp.deg2rad(fov))
 
 
 def orbit_up(azimuth, elevation) -> jax.Array:
@@ -191,6 +201,8 @@ def _random_angles(key: jax.Array, count: int, orbit: OrbitRange):
     fov = jax.random.uniform(
         keys["fov"], (count,), minval=orbit.fov[0], maxval=orbit.fov[1]
     )
+    if orbit.relative_distance:
+        distance = fitted_distance(distance, fov)
     return azimuth, elevation, distance, fov
 
 

@@ -85,6 +85,19 @@ def test_overhead_fraction():
     assert elevation.max() < 85.01
 
 
+def test_relative_distances_fit_the_unit_ball_at_every_field_of_view():
+    orbit = cameras.OrbitRange(
+        distance=(1.0, 1.0), fov=(15.0, 60.0), relative_distance=True
+    )
+    batch = random_orbits(jax.random.key(0), 16, orbit, width=64, height=64)
+    eyes = jax.jit(jax.vmap(cameras.camera_position))(batch)
+    half = 32 / np.asarray(batch.focal)[:, 1]  # tan of half the field of view
+    np.testing.assert_allclose(np.linalg.norm(eyes, axis=1) * half, 1.0, rtol=1e-5)
+    assert np.ptp(half) > 0.2
+    # a field of 90 degrees: the picture's edge is as far from the middle as the eye
+    np.testing.assert_allclose(cameras.fitted_distance(0.8, 90.0), 0.8, rtol=1e-6)
+
+
 def test_view_words_by_angle():
     cases = {
         (0, 0): prompts.FRONT, (44, 59): prompts.FRONT, (-44, 0): prompts.FRONT,

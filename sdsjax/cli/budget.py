@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from sdsjax.cameras import OrbitRange
+from sdsjax.cli.checks import BUILT_IN
 from sdsjax.exports.mesh import extraction_bytes
 from sdsjax.training.build import build, build_phases, build_representation
 from sdsjax.training.supervision import Attached
@@ -27,6 +28,10 @@ GIB = 2.0**30
 SD21_PARAMETERS = 865_910_724 + 83_653_863
 SD21_OPERATIONS = 2 * 804e9 + 2258e9
 SD21_RESIDUALS = 610e6
+# MVDream: parameters likewise; a view's share of a group of 4 at 256x256, where its
+# UNet has Stable Diffusion's 181e9 operations and 23e9 of attention to other views
+MVDREAM_PARAMETERS = 867_572_164 + 83_653_863
+MVDREAM_OPERATIONS = 2 * 204e9 + 2258e9 / 4
 # DeepFloyd IF-I-XL: parameters of the UNet, operations of its two branches at 64x64;
 # its encoder is the identity.
 IF_PARAMETERS = 4_304_695_110
@@ -64,43 +69,52 @@ def measured_speed(size: int = 1024, seconds: float = 0.2) -> float:
 
 
 def network_cost(source: PriorSource, resolution: int) -> Cost:
-    """One view's cost, counted on the lowered program; nothing is compiled or run."""
+    """One view's cost, counted on the lowered program; nothing is compiled or run.
+
+    Of a prior that sees several together, a view's share.
+    """
     shape = source.image_shape or (resolution, resolution, 3)
+    views = source.bind(source.params).group
+    shape = shape if views == 1 else (views, *shape)
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
 
     def encode(params, x):
         return jax.vjp(source.bind(params).encode, x)
 
-    def one_view(params, x, t):
+    def one_sample(params, x, t):
         z, pull = encode(params, x)
         eps = source.bind(params).noise(z, t, None)
         direction: Any = eps
         return pull(direction.cond - direction.uncond)
 
     t = jax.ShapeDtypeStruct((), jnp.int32)
-    analysis = jax.jit(one_view).lower(source.params, x, t).cost_analysis()
+    analysis = jax.jit(one_sample).lower(source.params, x, t).cost_analysis()
     residuals = jax.eval_shape(lambda p, x: encode(p, x)[1], source.params, x)
     kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(source.params))
     given = source.params
     return Cost(
-        (analysis or {}).get("flops", 0.0),
-        max(kept - held, 0),
+        (analysis or {}).get("flops", 0.0) / views,
+        max(kept - held, 0) / views,
         count(given.prior if isinstance(given, Attached) else given),
         "operations counted by XLA on the lowered program",
     )
 
 
 def published_cost(name: str, dtype: str) -> Cost:
-    """The published cost of Stable Diffusion 2.1-base or DeepFloyd IF-I-XL.
+    """The published cost of Stable Diffusion 2.1-base, MVDream or DeepFloyd IF-I-XL.
 
-    At their native sizes, whose inputs are always 512x512 and 64x64; the prior's `name`
-    says which.
+    At their native sizes, whose inputs are always 512x512, 256x256 and 64x64; the
+    prior's `name` says which.
     """
     if name == "deepfloyd":
         derived = "published sizes of DeepFloyd IF-I-XL: the weights are not local"
         return Cost(IF_OPERATIONS, 0.0, IF_PARAMETERS, derived)
     share = 0.5 if dtype == "bfloat16" else 1.0
+    if name == "multiview":
+        derived = "published sizes of MVDream: the weights are not local"
+        kept = SD21_RESIDUALS * share / 4
+        return Cost(MVDREAM_OPERATIONS, kept, MVDREAM_PARAMETERS, derived)
     return Cost(
         SD21_OPERATIONS,
         SD21_RESIDUALS * share,
@@ -112,8 +126,12 @@ def published_cost(name: str, dtype: str) -> Cost:
 def _is_local(config) -> bool:
     prior = config.prior
     networks = ("stable_diffusion", "multiview", "deepfloyd")
-    named = prior.name not in networks or prior.folder == "toybox-sd"
-    return named or Path(prior.folder).expanduser().is_dir()
+    built_in = (BUILT_IN / prior.folder).is_dir()
+    return (
+        prior.name not in networks
+        or built_in
+        or Path(prior.folder).expanduser().is_dir()
+    )
 
 
 def _duration(seconds: float) -> str:

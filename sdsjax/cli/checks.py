@@ -38,6 +38,7 @@ CHOICES: dict[str, Callable[[], Any]] = {
     "prior.dtype": lambda: ("float32", "bfloat16"),
     "prior.view_words": lambda: VIEW_WORDS,
     "estimator.weighting": lambda: WEIGHTINGS,
+    "estimator.away_from": lambda: ("uncond", "negative"),
     "estimator.name": lambda: FACTORIES["estimator"],
     "timesteps.name": lambda: FACTORIES["timesteps"],
     "representation.name": lambda: FACTORIES["representation"],
@@ -48,6 +49,8 @@ CHOICES: dict[str, Callable[[], Any]] = {
 PAIRS = ("azimuth", "elevation", "distance", "fov")
 BUILT_IN = Path(__file__).resolve().parents[1] / "weights"
 TOYBOX = "toybox-sd"
+TOYBOX_MULTIVIEW = "toybox-mv"
+MVDREAM = "ashawkey/mvdream-sd2.1-diffusers"
 TOYBOX_DEPTH = "toybox-dpt"
 TOYBOX_NORMALS = "toybox-normals"
 DEEPFLOYD = "DeepFloyd/IF-I-XL-v1.0"
@@ -258,8 +261,11 @@ def check_folder(config: Config) -> None:
             "prior 'deepfloyd' needs weights of its own: pass --config.prior.folder="
             f"{DEEPFLOYD} (licence to be accepted there) or a folder that holds them"
         )
+    first = TOYBOX
+    if prior.name == "multiview":
+        first = TOYBOX_MULTIVIEW if _built_in(TOYBOX_MULTIVIEW) else MVDREAM
     for key, index, network, own in (
-        ("folder", "model_index.json", "Stable Diffusion", TOYBOX),
+        ("folder", "model_index.json", "Stable Diffusion", first),
         ("adapter_folder", "model_index.json", "Stable Diffusion", TOYBOX),
         ("depth_folder", "config.json", "DPT", TOYBOX_DEPTH),
         ("normals_folder", "config.json", "DPT", TOYBOX_NORMALS),

@@ -1,12 +1,12 @@
 """Diffusion in general, without a network: arrays in, arrays out.
 
 `noise_schedules` has the schedules and the forward process, `guidance` classifier-free
-guidance, `timesteps` the timestep samplers and `prompts` the words that a prompt gets
-for a camera. It knows nothing else of sdsjax; everything else may import it, the names
-below from `sdsjax.diffusion` itself.
+guidance and its rescaling, `timesteps` the timestep samplers and `prompts` the words
+that a prompt gets for a camera. It knows nothing else of sdsjax; everything else may
+import it, the names below from `sdsjax.diffusion` itself.
 """
 
-from sdsjax.diffusion.guidance import guide
+from sdsjax.diffusion.guidance import guide, guide_rescaled
 from sdsjax.diffusion.noise_schedules import (
     WEIGHTINGS,
     NoiseSchedule,
@@ -28,6 +28,7 @@ __all__ = [
     "ddim_step",
     "denoised",
     "guide",
+    "guide_rescaled",
     "velocity_to_noise",
     "weight_function",
 ]

@@ -30,8 +30,8 @@ def _fraction(step: jax.Array, total: int) -> jax.Array:
     return jnp.clip(jnp.asarray(step, jnp.float32) / max(total, 1), 0.0, 1.0)
 
 
-def _draw(key: jax.Array, shape, low: int, high: jax.Array | int) -> jax.Array:
-    # A traced upper end: randint would recompile nothing but refuses float bounds.
+def _draw(key, shape, low: jax.Array | int, high: jax.Array | int) -> jax.Array:
+    # Traced ends: randint would recompile nothing but refuses float bounds.
     unit = jax.random.uniform(key, shape)
     t = low + jnp.floor(unit * (high - low + 1.0))
     return jnp.clip(t, low, high).astype(jnp.int32)
@@ -79,6 +79,27 @@ def annealed_window(*, t_min: int = 20, t_max: int = 980, t_end: int = 500) -> S
     def sample(key, step, total, shape):
         high = t_max + (t_end - t_max) * _fraction(step, total)
         return _draw(key, shape, t_min, jnp.round(high))
+
+    return sample
+
+
+def falling_window(
+    *, t_min: int = 20, t_max: int = 980, t_end: int = 500, until: float = 0.8
+) -> Sampler:
+    """Samples U[lo, hi], both falling linearly from t_max in the first `until`.
+
+    lo falls to t_min and hi to t_end, where they stay: nothing but coarse shape is
+    asked for at first (MVDream's code, arXiv 2308.16512). Raises ValueError for an
+    `until` outside 0..1.
+    """
+    _check(t_min=t_min, t_max=t_max, t_end=t_end)
+    if not 0 < until <= 1:
+        raise ValueError(f"timesteps: until = {until} must be in 0..1, and not 0")
+
+    def sample(key, step, total, shape):
+        done = jnp.minimum(_fraction(step, total) / until, 1.0)
+        low, high = (jnp.round(t_max + (end - t_max) * done) for end in (t_min, t_end))
+        return _draw(key, shape, low, high)
 
     return sample
 
@@ -142,6 +163,7 @@ TIMESTEPS: dict[str, Callable[..., Sampler]] = {
     "uniform": uniform,
     "two_phase": two_phase,
     "annealed_window": annealed_window,
+    "falling_window": falling_window,
     "sqrt": sqrt,
     "linear": linear,
     "cosine": cosine,

@@ -10,6 +10,7 @@ w(t) sigma_t / alpha_t, since z - zhat = (sigma_t / alpha_t) d.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from sdsjax.diffusion import (
     Weighting,
     add_noise,
     alpha_sigma,
+    guide_rescaled,
     weight_function,
 )
 from sdsjax.math import norm
@@ -62,6 +64,28 @@ def key_rest(key: jax.Array) -> jax.Array:
 def term_norms(cond: jax.Array, uncond: jax.Array) -> dict[str, jax.Array]:
     """Returns aux of a prediction with both branches: |e_y| and |h|, h = e_y - e_0."""
     return {"cond_norm": norm(cond), "h_norm": norm(cond - uncond)}
+
+
+def guidance(
+    schedule: NoiseSchedule, guidance_scale: float, guidance_rescale: float
+) -> Callable[..., jax.Array]:
+    """Returns the guidance of an estimator, (z_t, t, e_y, e_0) -> e_s of z_t's shape.
+
+    guidance_rescale: phi in 0..1, how far the spread of zhat is brought back to that of
+    the conditional one (diffusion/guidance.py); 0: not at all. Raises ValueError
+    outside.
+    """
+    if not 0 <= guidance_rescale <= 1:
+        raise ValueError(
+            f"guidance_rescale = {guidance_rescale} must be in 0..1 (0: guidance as "
+            "it is)"
+        )
+    return partial(
+        guide_rescaled,
+        schedule,
+        guidance_scale=guidance_scale,
+        guidance_rescale=guidance_rescale,
+    )
 
 
 def from_direction(

@@ -14,10 +14,19 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from sdsjax.diffusion import NoiseSchedule, Weighting, alpha_sigma, denoised, guide
-from sdsjax.estimators.common import draw_noise, from_direction, key_rest, term_norms
+from sdsjax.diffusion import NoiseSchedule, Weighting, alpha_sigma, denoised
+from sdsjax.estimators.common import (
+    draw_noise,
+    from_direction,
+    guidance,
+    key_rest,
+    term_norms,
+)
 from sdsjax.math import norm
 from sdsjax.types import Estimator
+
+# the branches that guidance may lead away from
+AWAY_FROM = ("uncond", "negative")
 
 
 def stochastic_step(schedule, z_t, eps_hat, xi, t, t_next, eta: float) -> jax.Array:
@@ -64,10 +73,26 @@ def denoise(schedule, predict, key, z_t, t, *, steps: int, stride: int, eta: flo
     return zhat
 
 
+def _check(steps: int, stride: int, eta: float, away_from: str) -> None:
+    if away_from not in AWAY_FROM:
+        raise ValueError(
+            f"denoised_l2: unknown away_from {away_from!r}: choose one of "
+            f"{', '.join(AWAY_FROM)}"
+        )
+    if steps < 1 or stride < 1:
+        raise ValueError(
+            f"denoised_l2: steps = {steps} and stride = {stride} must be at least 1"
+        )
+    if not 0 <= eta <= 1:
+        raise ValueError(f"denoised_l2: eta = {eta} must be in 0..1")
+
+
 def denoised_l2(
     schedule: NoiseSchedule,
     *,
     guidance_scale: float = 100.0,
+    guidance_rescale: float = 0.0,
+    away_from: str = "uncond",
     weighting: Weighting = "sigma_alpha",
     steps: int = 1,
     stride: int = 250,
@@ -75,32 +100,29 @@ def denoised_l2(
 ) -> Estimator:
     """Makes SDS as an L2 loss, whose direction is z - zhat.
 
-    steps: n >= 1; stride: timesteps between two; eta: 0..1, fresh noise. aux: norms of
+    steps: n >= 1; stride: timesteps between two; eta: 0..1, fresh noise;
+    guidance_rescale: see `common.guidance`. away_from: "uncond", or "negative": e_neg
+    stands in the place of e_0, as in MVDream's code (arXiv 2308.16512). aux: norms of
     e_y and h (one step), or of d = (alpha/sigma)(z - zhat). Raises ValueError outside
     these ranges.
     """
-    if steps < 1 or stride < 1:
-        raise ValueError(
-            f"denoised_l2: steps = {steps} and stride = {stride} must be at least 1"
-        )
-    if not 0 <= eta <= 1:
-        raise ValueError(f"denoised_l2: eta = {eta} must be in 0..1")
-    both = ("cond", "uncond")
+    guided = guidance(schedule, guidance_scale, guidance_rescale)
+    _check(steps, stride, eta, away_from)
+    both = ("cond", away_from)
 
     def one_step(prior, key, state, z, t, view):
         eps, z_t = draw_noise(schedule, key, z, t)
         e = prior.noise(z_t, t, view, branches=both)
+        pair = e.cond, getattr(e, away_from)
         # the same as (alpha / sigma)(z - zhat), without the cancellation
-        return guide(e.cond, e.uncond, guidance_scale) - eps, term_norms(
-            e.cond, e.uncond
-        )
+        return guided(z_t, t, *pair) - eps, term_norms(*pair)
 
     def many_steps(prior, key, state, z, t, view):
         _, z_t = draw_noise(schedule, key, z, t)
 
         def predict(z_tau, tau):
             e = prior.noise(z_tau, tau, view, branches=both)
-            return guide(e.cond, e.uncond, guidance_scale)
+            return guided(z_tau, tau, e.cond, getattr(e, away_from))
 
         zhat = denoise(
             schedule,

@@ -136,6 +136,8 @@ def sds_plus(
     schedule: NoiseSchedule,
     *,
     guidance_scale: float = 100.0,
+    guidance_rescale: float = 0.0,
+    away_from: str = "uncond",
     weighting: Weighting = "sigma_alpha",
     steps: int = 1,
     stride: int = 250,
@@ -145,14 +147,16 @@ def sds_plus(
 ) -> Estimator:
     """Makes HiFA's SDS+, which is image_space(denoised_l2).
 
-    steps, stride, eta: the denoising, see `denoised_l2` (HiFA: 4, 250, 1);
-    lambda_latent 0 leaves the image alone, lambda_rgb 0 the latent alone (fig. 5). aux:
-    denoised_l2's and the norm of x - D(zhat). Raises ValueError for values outside
-    their ranges, in `init` for a prior without a decoder.
+    steps, stride, eta: the denoising (HiFA: 4, 250, 1), and guidance_rescale,
+    away_from: see `denoised_l2`; lambda_latent 0 leaves the image alone, lambda_rgb 0
+    the latent alone (fig. 5). aux: denoised_l2's and the norm of x - D(zhat). Raises
+    ValueError for values outside their ranges, in `init` for a prior without a decoder.
     """
     return image_space(denoised_l2)(
         schedule,
         guidance_scale=guidance_scale,
+        guidance_rescale=guidance_rescale,
+        away_from=away_from,
         weighting=weighting,
         steps=steps,
         stride=stride,

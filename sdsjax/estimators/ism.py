@@ -12,16 +12,22 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from sdsjax.diffusion import NoiseSchedule, Weighting, add_noise, guide
-from sdsjax.estimators.common import check_time, draw_noise, from_direction, term_norms
+from sdsjax.diffusion import NoiseSchedule, Weighting, add_noise
+from sdsjax.estimators.common import (
+    check_time,
+    draw_noise,
+    from_direction,
+    guidance,
+    term_norms,
+)
 from sdsjax.estimators.inversion import invert, renoise
 from sdsjax.math import norm
 from sdsjax.types import Estimator
 
 
-def ism_direction(cond, uncond, interval_start, guidance_scale: float) -> jax.Array:
-    """Returns e_s(z_t) - e_0(z_u), z's shape (eq. 17); cond, uncond at z_t."""
-    return guide(cond, uncond, guidance_scale) - interval_start
+def ism_direction(guided, interval_start) -> jax.Array:
+    """Returns e_s(z_t) - e_0(z_u), z's shape (eq. 17)."""
+    return guided - interval_start
 
 
 def inversion_times(u, steps: int, stride: int) -> jax.Array:
@@ -34,6 +40,7 @@ def ism(
     schedule: NoiseSchedule,
     *,
     guidance_scale: float = 7.5,
+    guidance_rescale: float = 0.0,
     weighting: Weighting = "sigma_over_alpha",
     delta: int = 80,
     steps: int = 5,
@@ -42,10 +49,12 @@ def ism(
     """Makes Interval Score Matching (ISM).
 
     delta: t - u (LucidDreamer: 100 falling to 80); steps, stride: n inversion steps of
-    `stride` below u. Cost: n calls of e_0, then e_0(z_u), e_y and e_0 at z_t. aux:
-    norms of e_y and h at z_t and of e_0(z_u). Raises ValueError for delta or stride
-    below 1 or negative steps.
+    `stride` below u; guidance_rescale: see `common.guidance`. Cost: n calls of e_0,
+    then e_0(z_u), e_y and e_0 at z_t. aux: norms of e_y and h at z_t and of e_0(z_u).
+    Raises ValueError for delta or stride below 1, negative steps or a rescale outside
+    0..1.
     """
+    guided = guidance(schedule, guidance_scale, guidance_rescale)
     if delta < 1 or stride < 1 or steps < 0:
         raise ValueError(
             f"ism: delta = {delta} and stride = {stride} must be at least 1, steps = "
@@ -67,7 +76,7 @@ def ism(
         start = unconditional(z_u, u)
         z_t = renoise(schedule, z_u, start, u, t)
         e = prior.noise(z_t, t, view, branches=("cond", "uncond"))
-        d = ism_direction(e.cond, e.uncond, start, guidance_scale)
+        d = ism_direction(guided(z_t, t, e.cond, e.uncond), start)
         return d, {**term_norms(e.cond, e.uncond), "start_norm": norm(start)}
 
     return from_direction(schedule, direction, weighting)

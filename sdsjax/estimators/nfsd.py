@@ -11,8 +11,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from sdsjax.diffusion import NoiseSchedule, Weighting
-from sdsjax.estimators.common import draw_noise, from_direction, term_norms
+from sdsjax.diffusion import NoiseSchedule, Weighting, guide
+from sdsjax.estimators.common import (
+    draw_noise,
+    from_direction,
+    guidance,
+    term_norms,
+)
 from sdsjax.math import norm
 from sdsjax.types import Estimator
 
@@ -27,6 +32,7 @@ def nfsd(
     schedule: NoiseSchedule,
     *,
     guidance_scale: float = 7.5,
+    guidance_rescale: float = 0.0,
     weighting: Weighting = "sigma2",
     switch_time: int = 200,
 ) -> Estimator:
@@ -34,9 +40,11 @@ def nfsd(
 
     guidance_scale: s; switch_time: the timestep below which d_D = e_0. It needs a
     negative prompt that means something (without one e_neg is e_0 and d_D vanishes
-    above it). aux: norms of e_y, h and d_D. Raises ValueError for a negative
-    switch_time.
+    above it). guidance_rescale: of e_s = e_0 + s h, which d_D + s h is but for e_neg
+    (`common.guidance`). aux: norms of e_y, h and d_D. Raises ValueError for a negative
+    switch_time or a rescale outside 0..1.
     """
+    rescaled = guidance(schedule, guidance_scale, guidance_rescale)
     if switch_time < 0:
         raise ValueError(f"nfsd: switch_time = {switch_time} must be >= 0")
 
@@ -45,6 +53,9 @@ def nfsd(
         e = prior.noise(z_t, t, view, branches=("cond", "uncond", "negative"))
         early = t < switch_time
         d = nfsd_direction(e.cond, e.uncond, e.negative, early, guidance_scale)
+        if guidance_rescale:
+            plain = guide(e.cond, e.uncond, guidance_scale)
+            d = d + rescaled(z_t, t, e.cond, e.uncond) - plain
         domain = jnp.where(early, e.uncond, e.uncond - e.negative)
         return d, {**term_norms(e.cond, e.uncond), "domain_norm": norm(domain)}
 

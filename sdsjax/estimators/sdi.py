@@ -15,7 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from sdsjax.diffusion import NoiseSchedule, Weighting, add_noise, alpha_sigma, guide
-from sdsjax.estimators.common import draw_noise, from_direction, term_norms
+from sdsjax.estimators.common import (
+    draw_noise,
+    from_direction,
+    guidance,
+    term_norms,
+)
 from sdsjax.estimators.inversion import invert
 from sdsjax.math import norm
 from sdsjax.types import Estimator
@@ -37,6 +42,7 @@ def sdi(
     schedule: NoiseSchedule,
     *,
     guidance_scale: float = 7.5,
+    guidance_rescale: float = 0.0,
     weighting: Weighting = "sigma2",
     inversion_scale: float = -7.5,
     steps: int = 10,
@@ -45,9 +51,11 @@ def sdi(
     """Makes Score Distillation via Inversion (SDI).
 
     inversion_scale: the guidance scale s of the inversion; steps: n; eta: the share of
-    fresh noise, 0..1. Cost: n + 1 calls of both branches. aux: norms of e_y, h and
+    fresh noise, 0..1; guidance_rescale: of e_s, not of the inversion (see
+    `common.guidance`). Cost: n + 1 calls of both branches. aux: norms of e_y, h and
     eps'. Raises ValueError outside these ranges.
     """
+    guided = guidance(schedule, guidance_scale, guidance_rescale)
     if steps < 1:
         raise ValueError(f"sdi: steps = {steps} must be at least 1")
     if not 0 <= eta <= 1:
@@ -64,8 +72,9 @@ def sdi(
 
         z_t = invert(schedule, predict, z, inversion_times(t, steps))
         eps = kept * found_noise(z, z_t, alpha, sigma) + eta * eps
-        e = prior.noise(add_noise(schedule, z, eps, t), t, view, branches=both)
-        d = guide(e.cond, e.uncond, guidance_scale) - eps
+        z_t = add_noise(schedule, z, eps, t)
+        e = prior.noise(z_t, t, view, branches=both)
+        d = guided(z_t, t, e.cond, e.uncond) - eps
         return d, {**term_norms(e.cond, e.uncond), "noise_norm": norm(eps)}
 
     return from_direction(schedule, direction, weighting)

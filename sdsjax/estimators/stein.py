@@ -21,10 +21,14 @@ from sdsjax.diffusion import (
     NoiseSchedule,
     Weighting,
     alpha_sigma,
-    guide,
     weight_function,
 )
-from sdsjax.estimators.common import draw_noise, from_direction, term_norms
+from sdsjax.estimators.common import (
+    draw_noise,
+    from_direction,
+    guidance,
+    term_norms,
+)
 from sdsjax.estimators.stein_baseline import BASELINES
 from sdsjax.estimators.stein_mu import (
     SHAPES,
@@ -66,6 +70,11 @@ def _check_choice(what: str, value: str, allowed) -> None:
 def _check_prior(prior, baseline: Baseline) -> None:
     if baseline not in ("depth", "normal"):
         return
+    if prior.group > 1:
+        raise ValueError(
+            f"stein: baseline {baseline!r} looks at one view, and this prior shows "
+            f"{prior.group} together: choose baseline 'constant' or prior.group=1"
+        )
     if prior.monocular is None or prior.decode is None:
         lacks = "decoder" if prior.decode is None else "monocular estimate"
         raise ValueError(
@@ -111,6 +120,7 @@ def stein(
     schedule: NoiseSchedule,
     *,
     guidance_scale: float = 100.0,
+    guidance_rescale: float = 0.0,
     weighting: Weighting = "sigma2",
     baseline: Baseline = "constant",
     mu: float = 1.0,
@@ -125,14 +135,15 @@ def stein(
     (prior, z_t, t, view) -> scalar; mu: its fixed or first value, 0: none. fit:
     "fixed", "scalar", "channel" or "element"; fit_space: "z" (closed form) or "theta"
     (through the renderer); decay: what a step keeps of the sums before; mu_lr: Adam's
-    rate for elements in theta. aux: norms of e_y and h, phi, and e_s (`guided`) and cv
-    (`control`), z's shape. Raises ValueError for unknown values, in `init` for a prior
-    that lacks what the baseline needs.
+    rate for elements in theta; guidance_rescale: see `common.guidance`. aux: norms of
+    e_y and h, phi, and e_s (`guided`) and cv (`control`), z's shape. Raises ValueError
+    for unknown values, in `init` for a prior that lacks what the baseline needs.
     """
     if isinstance(baseline, str):
         _check_choice("baseline", baseline, tuple(BASELINES))
     function = BASELINES[baseline] if isinstance(baseline, str) else baseline
     fitted = _make_fit(fit, fit_space, decay, mu_lr)
+    guide = guidance(schedule, guidance_scale, guidance_rescale)
 
     def init(prior, key, z_spec) -> SteinState:
         del key
@@ -146,7 +157,7 @@ def stein(
     def direction(prior, key, state, z, t, view):
         eps, z_t = draw_noise(schedule, key, z, t)
         e = prior.noise(z_t, t, view, branches=("cond", "uncond"))
-        guided = guide(e.cond, e.uncond, guidance_scale)
+        guided = guide(z_t, t, e.cond, e.uncond)
         if fitted is None and mu == 0:
             return guided, {**term_norms(e.cond, e.uncond), "guided": guided}
         _, sigma = alpha_sigma(schedule, t, z.dtype)

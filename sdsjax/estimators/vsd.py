@@ -20,8 +20,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sdsjax.diffusion import NoiseSchedule, Weighting, add_noise, guide
-from sdsjax.estimators.common import draw_noise, from_direction, term_norms
+from sdsjax.diffusion import NoiseSchedule, Weighting, add_noise
+from sdsjax.estimators.common import (
+    draw_noise,
+    from_direction,
+    guidance,
+    term_norms,
+)
 from sdsjax.math import norm
 from sdsjax.types import Estimator
 
@@ -38,9 +43,9 @@ class VSDState(NamedTuple):
     loss: jax.Array
 
 
-def vsd_direction(cond, uncond, adapted, guidance_scale: float) -> jax.Array:
+def vsd_direction(guided, adapted) -> jax.Array:
     """Returns e_s - e_psi, z's shape (eq. 9)."""
-    return guide(cond, uncond, guidance_scale) - adapted
+    return guided - adapted
 
 
 def without_camera(view, drop):
@@ -69,20 +74,32 @@ def noise_loss(schedule, adapter, psi, key, z, view, drop_camera: float) -> jax.
     return jnp.mean(((e - eps).astype(jnp.float32)) ** 2)
 
 
+def check_adapter(prior) -> None:
+    """Raises ValueError for a prior without an adapter."""
+    if prior.adapter is None:
+        raise ValueError(
+            "vsd: this prior has no adapter, VSD's second network: choose a prior "
+            "with one (stable_diffusion, multiview, gaussian_mixture, empirical)"
+        )
+
+
 def vsd(
     schedule: NoiseSchedule,
     *,
     guidance_scale: float = 7.5,
+    guidance_rescale: float = 0.0,
     weighting: Weighting = "sigma2",
     adapter_lr: float = 1e-4,
     drop_camera: float = 0.1,
 ) -> Estimator:
     """Makes Variational Score Distillation (VSD).
 
-    adapter_lr: Adam's rate for psi; drop_camera: p in 0..1 (1: no camera). aux: norms
-    of e_y, h and e_s - e_psi, and psi's last loss. Raises ValueError outside these
-    ranges, in `init` for a prior without an adapter.
+    adapter_lr: Adam's rate for psi; drop_camera: p in 0..1 (1: no camera);
+    guidance_rescale: see `common.guidance`. aux: norms of e_y, h and e_s - e_psi, and
+    psi's last loss. Raises ValueError outside these ranges, in `init` for a prior
+    without an adapter.
     """
+    guided = guidance(schedule, guidance_scale, guidance_rescale)
     if adapter_lr < 0 or not 0 <= drop_camera <= 1:
         raise ValueError(
             f"vsd: adapter_lr = {adapter_lr} must be >= 0 and drop_camera = "
@@ -92,11 +109,7 @@ def vsd(
 
     def init(prior, key, z_spec) -> VSDState:
         del z_spec
-        if prior.adapter is None:
-            raise ValueError(
-                "vsd: this prior has no adapter, VSD's second network: choose a prior "
-                "with one (stable_diffusion, gaussian_mixture, empirical)"
-            )
+        check_adapter(prior)
         psi = prior.adapter.init(key)
         return VSDState(psi, adam.init(psi), jnp.zeros(()))
 
@@ -105,7 +118,7 @@ def vsd(
         e = prior.noise(z_t, t, view, branches=("cond", "uncond"))
         seen = without_camera(view, True) if drop_camera == 1 else view
         adapted = prior.adapter.noise(state.psi, z_t, t, seen)
-        d = vsd_direction(e.cond, e.uncond, adapted, guidance_scale)
+        d = vsd_direction(guided(z_t, t, e.cond, e.uncond), adapted)
         aux = {"adapter_norm": norm(adapted), "adapter_loss": state.loss}
         return d, {
             **term_norms(e.cond, e.uncond),

@@ -12,11 +12,45 @@ is computed, extremes included.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from sdsjax.models.loading import companions
 from sdsjax.models.vision import dpt
+
+
+def check_folders(depth_folder: str, normals_folder: str) -> None:
+    """Raises ValueError for normals without a depth."""
+    if normals_folder and not depth_folder:
+        raise ValueError(
+            f"prior.normals_folder = {normals_folder!r} needs prior.depth_folder as "
+            "well (on the toybox: toybox-dpt): a monocular estimate has both"
+        )
+
+
+def with_networks(
+    networks: Any, weights: Any, folders: dict[str, str], dtype
+) -> tuple[Any, Any]:
+    """Adds a prior's networks of the monocular estimate, where folders name them.
+
+    networks, weights: NamedTuples with the fields `depth` and `normals`, for modules
+    and for parameters; folders: those names -> folder, or "". Raises LoaderError.
+    """
+    for name, folder in folders.items():
+        if folder:
+            module, params, _ = companions.load_companion(folder, name, dtype=dtype)
+            networks = networks._replace(**{name: module})
+            weights = weights._replace(**{name: params})
+    return networks, weights
+
+
+def bound_estimate(networks: Any, weights: Any) -> Callable | None:
+    """Returns the estimate of a prior's `with_networks`, None without a depth."""
+    if networks.depth is None:
+        return None
+    return monocular(networks.depth, weights.depth, networks.normals, weights.normals)
 
 
 def monocular(

@@ -25,6 +25,8 @@ from sdsjax.diffusion import NoiseSchedule, velocity_to_noise
 from sdsjax.models.loading import hub
 from sdsjax.models.unets import lora
 from sdsjax.models.unets.multiview import CAMERA_NUMBERS, RAY_CHANNELS
+from sdsjax.models.vision.dpt import DPT
+from sdsjax.priors.monocular import bound_estimate, check_folders, with_networks
 from sdsjax.types import Adapter, NoisePrediction, Prior, PriorSource
 
 # as in stable_diffusion.py: from here on the encoder's blocks are computed again
@@ -40,17 +42,23 @@ class PromptStates(NamedTuple):
 
 
 class FrozenWeights(NamedTuple):
-    """What enters the jitted step as an argument: parameters and prompt states."""
+    """What enters the jitted step as an argument: parameters and prompt states.
+
+    depth, normals: parameters of the monocular estimate, None where there is none.
+    """
 
     unet: dict
     vae: dict
     states: PromptStates
+    depth: dict | None = None
+    normals: dict | None = None
 
 
 class Network(NamedTuple):
     """The static half: the UNet, what it predicts, and how it is used.
 
-    group: how many views it sees together; rank: of VSD's LoRA.
+    group: how many views it sees together; rank: of VSD's LoRA; depth, normals: of the
+    monocular estimate, which takes one view.
     """
 
     unet: Any
@@ -58,6 +66,8 @@ class Network(NamedTuple):
     schedule: NoiseSchedule
     group: int
     rank: int
+    depth: DPT | None = None
+    normals: DPT | None = None
 
 
 def encode_prompts(text_encoder, tokenizer, prompt: str, negative: str) -> PromptStates:
@@ -163,6 +173,7 @@ def bind(weights: FrozenWeights, *, network: Network, vae, scaling_factor) -> Pr
         noise=noise,
         encode=encode,
         decode=decode,
+        monocular=bound_estimate(network, weights),
         adapter=lora_adapter(network, weights),
         group=network.group,
     )
@@ -179,13 +190,18 @@ def load(
     image_size: int | None = None,
     group: int = 4,
     lora_rank: int = 4,
+    depth_folder: str = "",
+    normals_folder: str = "",
 ) -> PriorSource:
     """Reads a folder (or repository) with a multi-view UNet and encodes the prompt.
 
     group: how many views it sees together; 1 takes views one by one. image_size: side
-    in pixels of the images that are encoded (default: the network's own). Raises the
-    loader's one-line errors and ValueError for an image size that does not fit.
+    in pixels of the images that are encoded (default: the network's own). depth_folder,
+    normals_folder: a DPT each for the monocular estimate of a view (default: none).
+    Raises the loader's one-line errors and ValueError for an image size that does not
+    fit or for normals without a depth.
     """
+    check_folders(depth_folder, normals_folder)
     if group < 1:
         raise ValueError(f"prior.group = {group} must be at least 1")
     networks = hub.load_multiview(
@@ -210,6 +226,8 @@ def load(
         group,
         lora_rank,
     )
+    folders = {"depth": depth_folder, "normals": normals_folder}
+    network, weights = with_networks(network, weights, folders, dtype)
     # a partial, not a closure: it would keep the text encoder alive with `networks`
     bound = partial(
         bind,

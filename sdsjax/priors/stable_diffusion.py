@@ -20,9 +20,9 @@ import jax.numpy as jnp
 
 from sdsjax import cameras
 from sdsjax.diffusion import NoiseSchedule, prompts, velocity_to_noise
-from sdsjax.models.loading import companions, hub
+from sdsjax.models.loading import hub
 from sdsjax.models.vision.dpt import DPT
-from sdsjax.priors.monocular import monocular
+from sdsjax.priors.monocular import bound_estimate, check_folders, with_networks
 from sdsjax.priors.prompt_states import PromptStates, encode_prompts, prompt_row
 from sdsjax.priors.second_network import (
     AdapterNetwork,
@@ -101,17 +101,12 @@ def bind(weights: FrozenWeights, networks: StaticNetworks) -> Prior:
     """Binds parameters and static networks into a Prior, inside jit."""
     weights = jax.lax.stop_gradient(weights)
     second = weights.adapter or AdapterWeights(weights.unet, weights.states.cond)
-    estimate = None
-    if networks.depth is not None:
-        estimate = monocular(
-            networks.depth, weights.depth, networks.normals, weights.normals
-        )
     return Prior(
         schedule=networks.schedule,
         noise=partial(_noise, weights, networks),
         encode=partial(_encode, weights, networks),
         decode=partial(_decode, weights, networks),
-        monocular=estimate,
+        monocular=bound_estimate(networks, weights),
         adapter=lora_adapter(
             networks.adapter, second, networks.schedule, networks.view_prompts
         ),
@@ -196,7 +191,7 @@ def load(
     the UNet's work. Raises the loader's one-line errors and ValueError for an image
     size or an adapter that does not fit, or for normals without a depth.
     """
-    _check_companions(depth_folder, normals_folder)
+    check_folders(depth_folder, normals_folder)
     found = hub.load_stable_diffusion(
         folder, revision=revision, variant=variant, dtype=dtype
     )
@@ -222,19 +217,11 @@ def load(
         )
         networks = networks._replace(adapter=adapter)
         weights = weights._replace(adapter=second)
-    networks, weights = _with_companions(
+    networks, weights = with_networks(
         networks, weights, {"depth": depth_folder, "normals": normals_folder}, dtype
     )
     # a partial, not a closure: it would keep the text encoder alive with `found`
     return PriorSource(weights, partial(bind, networks=networks), (size, size, 3))
-
-
-def _check_companions(depth_folder: str, normals_folder: str) -> None:
-    if normals_folder and not depth_folder:
-        raise ValueError(
-            f"prior.normals_folder = {normals_folder!r} needs prior.depth_folder as "
-            "well (on the toybox: toybox-dpt): a monocular estimate has both"
-        )
 
 
 def _image_size(found: hub.StableDiffusion, asked: int | None, folder: str) -> int:
@@ -246,15 +233,3 @@ def _image_size(found: hub.StableDiffusion, asked: int | None, folder: str) -> i
             f"latent of {folder}"
         )
     return size
-
-
-def _with_companions(
-    networks: StaticNetworks, weights: FrozenWeights, folders: dict[str, str], dtype
-) -> tuple[StaticNetworks, FrozenWeights]:
-    # with the networks of the monocular estimate, where folders name them
-    for name, folder in folders.items():
-        if folder:
-            module, params, _ = companions.load_companion(folder, name, dtype=dtype)
-            networks = networks._replace(**{name: module})
-            weights = weights._replace(**{name: params})
-    return networks, weights

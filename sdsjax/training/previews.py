@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdsjax.cameras import Camera, OrbitRange
+from sdsjax.cameras import Camera, OrbitRange, fitted_distance
 from sdsjax.diffusion import add_noise, denoised, guide
 from sdsjax.files.atomic import replacing
 from sdsjax.runs.compile_cache import light_compilation
@@ -58,6 +58,8 @@ def fixed_views(
     """
     elevation = min(max(ELEVATION, orbit.elevation[0]), orbit.elevation[1])
     distance, fov = _middle(orbit.distance), _middle(orbit.fov)
+    if orbit.relative_distance:
+        distance = float(fitted_distance(distance, fov))
     rows = [(azimuth, elevation, distance) for azimuth in azimuths]
     return orbit_cameras(rows, size, fov=fov)
 

@@ -1,6 +1,7 @@
 """Every config and variant takes training steps, on a random-weight folder in Stable
 Diffusion's layout at a small resolution."""
 
+import re
 from functools import partial
 
 import jax
@@ -15,6 +16,7 @@ from sdsjax.models.loading.hub import param_shapes
 from sdsjax.models.loading.save import save_stable_diffusion
 from sdsjax.models.text_encoders.clip import CLIPTextConfig
 from sdsjax.models.text_encoders.clip_tokenizer import train_word_tokenizer
+from sdsjax.models.unets.multiview import MultiViewConfig
 from sdsjax.models.unets.stable_diffusion import UNetConfig
 from sdsjax.models.vae import VAEConfig
 from sdsjax.training.build import build
@@ -31,7 +33,7 @@ VARIANTS = [
         for variant in read_module(config_folder() / f"{stem}.py").VARIANTS
         if variant != "if64"  # of another folder: priors/test_deepfloyd runs it
         # as :toybox, and slower
-        if not variant.endswith("sd21") or stem in ("ssd", "sds", "vsd")
+        if not variant.endswith("sd21") or stem in ("ssd", "sds", "vsd", "mvdream")
     )
 ]
 TINY = {
@@ -53,25 +55,38 @@ def random_params(name, network_config, rng):
     return network_config, unflatten_dict(random)
 
 
-@pytest.fixture(scope="module")
-def random_folder(tmp_path_factory):
+def write_random(folder, multiview=False):
     rng = np.random.default_rng(0)
     vocab, merges = train_word_tokenizer(["a", "red", "mug", "view"])
     text = CLIPTextConfig(len(vocab), 8, 16, 1, 2, 16, "gelu", 1e-5)
     vae = VAEConfig(3, 3, 4, (8, 8), 1, 4, 0.2, 16)
     unet = UNetConfig(4, 4, (8,), (2,), (True,), (True,), 1, 4, 1e-5, 8, True, 8)
+    network = MultiViewConfig(unet) if multiview else unet
     return save_stable_diffusion(
-        tmp_path_factory.mktemp("random-sd"),
-        unet=random_params("unet", unet, rng),
+        folder,
+        unet=random_params("unet", network, rng),
         vae=random_params("vae", vae, rng),
         text_encoder=random_params("text_encoder", text, rng),
         tokenizer=(vocab, merges),
     )
 
 
+@pytest.fixture(scope="module")
+def random_folder(tmp_path_factory):
+    return write_random(tmp_path_factory.mktemp("random-sd"))
+
+
+@pytest.fixture(scope="module")
+def multiview_folder(tmp_path_factory):
+    """MVDream's kind of network: no rays, no code."""
+    return write_random(tmp_path_factory.mktemp("random-mv"), multiview=True)
+
+
 def tiny(name, folder):
     overrides = {**TINY, "prior.folder": str(folder)}
     config = load(name)
+    if config.prior.name == "multiview":
+        overrides |= {"batch_size": 4, "camera.first_batch_size": 4}
     overrides["camera.first_steps"] = int(config.camera.first_steps > 0)
     if config.representation.name == "nerf":
         sizes = {"levels": 2, "log2_size": 8, "hidden": 8, "coarse": 4, "fine": 4}
@@ -90,8 +105,10 @@ def compiled(function, *arguments):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_step_of_every_phase(name, random_folder):
-    config = resolve(name, tiny(name, random_folder))
+def test_a_step_of_every_phase(name, request):
+    multiview = load(name).prior.name == "multiview"
+    kind = "multiview_folder" if multiview else "random_folder"
+    config = resolve(name, tiny(name, request.getfixturevalue(kind)))
     pieces = build(config)
     assert pieces.source.image_shape == (16, 16, 3)
     assert len(pieces.phases) == 1 + config.camera.first_steps
@@ -145,3 +162,75 @@ def test_damaged_weights_are_refused_before_a_directory_is_made(
 def test_a_folder_without_an_index_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"model_index\.json"):
         resolve("ssd", {"prior.folder": str(tmp_path)})
+
+
+def mv_variants():
+    names = [*("ssd", "sds", "vsd", "hifa", "dreamgaussian", "gsgen", "stabledreamer")]
+    return [f"{name}:mv" for name in names] + ["mvdream:toybox"]
+
+
+@pytest.mark.parametrize("name", mv_variants())
+def test_multiview_variants_are_their_toybox_in_whole_groups(name):
+    config = load(name)
+    assert (config.prior.name, config.prior.folder) == ("multiview", "toybox-mv")
+    assert config.prior.group == 4
+    assert config.batch_size % 4 == config.camera.first_batch_size % 4 == 0
+    if name.endswith(":mv"):
+        toybox = load(name.replace(":mv", ":toybox"))
+        assert config.estimator == toybox.estimator
+        assert config.representation == toybox.representation
+        assert toybox.batch_size <= config.batch_size < toybox.batch_size + 4
+
+
+def test_mvdream_has_its_authors_settings():
+    config = load("mvdream:sd21")
+    said, camera = config.estimator, config.camera
+    assert (said.name, said.weighting) == ("denoised_l2", "one")
+    assert (said.guidance_scale, said.guidance_rescale) == (50.0, 0.5)
+    assert said.away_from == "negative"
+    assert config.negative_prompt.startswith("ugly, bad anatomy")
+    assert config.timesteps.to_dict() == {
+        "name": "falling_window", "t_min": 20, "t_max": 980, "t_end": 500, "until": 0.8,
+    }  # fmt: skip
+    assert (config.steps, config.batch_size, config.resolution) == (10_000, 4, 256)
+    first = camera.first_steps, camera.first_batch_size, camera.first_resolution
+    assert first == (5000, 8, 64)
+    assert (camera.elevation, camera.fov) == ((0, 30), (15, 60))
+    assert (camera.distance, camera.relative_distance) == ((0.8, 1.0), True)
+    assert config.prior.folder == "ashawkey/mvdream-sd2.1-diffusers"
+
+
+def test_a_multiview_name_that_is_not_there_is_one_line(multiview_folder):
+    missing = {"prior.folder": "toybox-mv-small"}
+    with pytest.raises(ConfigError, match="does not exist: pass a folder") as caught:
+        resolve("ssd:mv", missing)
+    assert "toybox-sd" not in str(caught.value)  # no multi-view prior
+    folder = {"prior.folder": str(multiview_folder), **TINY}
+    with pytest.raises(ConfigError, match="batch_size = 1 is no multiple of the 4"):
+        build(resolve("ssd:mv", {**folder, "representation.count": 9}))
+    for key, value in (("adapter_folder", str(multiview_folder)), ("perp_neg", True)):
+        with pytest.raises(ConfigError, match=f"prior.{key} = .* leave it out"):
+            build(resolve("ssd:mv", {**folder, "batch_size": 4, f"prior.{key}": value}))
+
+
+def test_a_dry_run_counts_a_views_share_of_its_group(
+    random_folder, multiview_folder, capsys
+):
+    """A group of one costs what the plain network does, and a group of 4 not 4 times
+    as much a view."""
+    said = {}
+    for name, folder, group in (
+        ("ssd", random_folder, 1),
+        ("ssd:mv", multiview_folder, 1),
+        ("ssd:mv", multiview_folder, 4),
+    ):
+        overrides = {**tiny(name, folder), "prior.group": group, "batch_size": 4}
+        overrides["camera.first_batch_size"] = 4
+        flags = [f"--config.{key}={value}" for key, value in overrides.items()]
+        assert cli([f"--config={name}", *flags, "--dry_run"]) == 0
+        out = capsys.readouterr().out
+        number, unit = re.search(r"([\d.]+) (\w)FLOP a view", out).groups()
+        said[name, group] = float(number) * {"k": 1e3, "M": 1e6, "G": 1e9}[unit]
+    plain = said["ssd", 1]
+    assert plain <= said["ssd:mv", 1] < 1.1 * plain
+    assert said["ssd:mv", 1] < said["ssd:mv", 4] < 2 * plain

@@ -43,6 +43,24 @@ def test_annealed_window_falls_linearly():
     assert highs == [980, 822, 740, 500]  # 821.6 is rounded
 
 
+def test_falling_window_is_the_published_one():
+    """10 000 steps, t_min .98 -> .02 and t_max .98 -> .5 over the first 8000."""
+    sample = TIMESTEPS["falling_window"](t_min=20, t_max=980, t_end=500, until=0.8)
+    draw = jax.jit(lambda step: sample(KEY, step, 10_000, (20_000,)))
+    for step, low, high in [
+        (0, 980, 980),
+        (2000, 740, 860),
+        (6000, 260, 620),
+        (8000, 20, 500),
+        (9999, 20, 500),
+    ]:
+        t = draw(step)
+        assert (int(t.min()), int(t.max())) == (low, high), step
+    for until in (0.0, 1.5):
+        with pytest.raises(ValueError, match="until"):
+            TIMESTEPS["falling_window"](until=until)
+
+
 def test_fixed_schedules_follow_their_formulas():
     expected = {
         "sqrt": lambda u: 980 - 960 * np.sqrt(u),

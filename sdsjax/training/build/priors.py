@@ -14,7 +14,7 @@ import numpy as np
 from sdsjax import priors
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.diffusion.prompts import VIEW_WORDS
-from sdsjax.training.config import Config
+from sdsjax.training.config import Config, ConfigError
 from sdsjax.types import PriorSource
 
 
@@ -51,12 +51,27 @@ def _stable_diffusion(config: Config) -> PriorSource:
 
 
 def _multiview(config: Config) -> PriorSource:
-    """Loads a folder whose UNet sees several views and is told their cameras."""
+    """Loads a folder whose UNet sees several views and is told their cameras.
+
+    Raises ConfigError for what only the prior stable_diffusion has.
+    """
     from sdsjax.priors import multiview
 
     prior, given = config.prior, _folder_and_prompt(config)
+    for key in ("adapter_folder", "perp_neg"):
+        if prior[key]:
+            raise ConfigError(
+                f"prior.{key} = {prior[key]!r}: only the prior stable_diffusion has "
+                f"it; leave it out for {prior.name}"
+            )
     del given["view_prompts"], given["view_words"]  # the camera says the side
-    return multiview.load(**given, group=prior.group, lora_rank=prior.lora_rank)
+    return multiview.load(
+        **given,
+        group=prior.group,
+        lora_rank=prior.lora_rank,
+        depth_folder=prior.depth_folder,
+        normals_folder=prior.normals_folder,
+    )
 
 
 def _deepfloyd(config: Config) -> PriorSource:

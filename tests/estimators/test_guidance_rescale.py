@@ -1,0 +1,185 @@
+"""Guidance rescale, an option of every estimator with guidance (arXiv 2305.08891)."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from linear_prior import level
+from test_estimators import CASES, HURRY, SCHEDULE, make
+
+from sdsjax.diffusion import guide, guide_rescaled
+from sdsjax.estimators import ESTIMATORS
+from sdsjax.priors import gaussian_mixture
+
+GROUP, VIEW = 4, (2, 3, 2)
+WHOLE, FLAT = (GROUP, *VIEW), (GROUP * VIEW[0], *VIEW[1:])
+KEY, T = jax.random.key(1), jnp.int32(700)
+GUIDED = [
+    case
+    for case, (factory, _) in CASES.items()
+    if "guidance_scale"
+    in inspect.signature(ESTIMATORS.get(factory, factory)).parameters
+]
+
+
+def by_hand(z_t, t, cond, guided, phi):
+    """zhat' = phi zhat_s std(zhat_y) / std(zhat_s) + (1 - phi) zhat_s, as noise."""
+    alpha, sigma = level(t)
+    z_t, cond, guided = (np.asarray(a, np.float64) for a in (z_t, cond, guided))
+    zhat, plain = ((z_t - sigma * e) / alpha for e in (guided, cond))
+    mixed = phi * zhat * plain.std() / zhat.std() + (1 - phi) * zhat
+    return (z_t - alpha * mixed) / sigma
+
+
+def prior(shape):
+    """N(.1, .8) with the prompt, N(-.1, .5) with the negative one, else both: so near
+    that a branch of the mixture never wins, and e_y - e_0 never vanishes."""
+    means = 0.1 * jnp.stack([jnp.ones(shape), -jnp.ones(shape)])
+    exact = gaussian_mixture(
+        SCHEDULE, [1.0, 1.0], means, [0.8, 0.5], [True, False], negative=[False, True]
+    )
+    return exact._replace(group=GROUP if shape == WHOLE else 1)
+
+
+def estimate_of(case, shape, **extra):
+    estimator, p = make(case, guidance_scale=20.0, **extra), prior(shape)
+
+    def estimate(key, z):
+        state = estimator.init(p, jax.random.key(9), z)
+        return estimator.estimate(p, key, state, z, T, None)
+
+    return jax.jit(estimate, compiler_options=HURRY)
+
+
+def test_which_estimators_have_guidance():
+    names = {name for name in GUIDED if name in ESTIMATORS}
+    assert names == {
+        *("sds", "nfsd", "stein", "vsd", "denoised_l2", "sds_plus", "ism", "sdi")
+    }
+    assert "image_space(vsd)" in GUIDED
+    for case in set(CASES) - set(GUIDED):
+        with pytest.raises(TypeError, match="guidance_rescale"):
+            make(case, guidance_rescale=0.5)
+
+
+def test_a_case_worked_out_by_hand():
+    # alpha^2 = sigma^2 = 1/2 and z_t = sigma (4, 0): zhat_y = (4, 0) - e_y and so on
+    half = SCHEDULE._replace(
+        alphas=jnp.full((1,), 0.5**0.5), sigmas=jnp.full((1,), 0.5**0.5)
+    )
+    z_t, t = 0.5**0.5 * jnp.array([4.0, 0.0]), jnp.int32(0)
+    cond, uncond = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
+    # s = 3: e_s = (-1, -3); zhat_s = (5, 3), std 1; zhat_y = (3, 1), std 1
+    np.testing.assert_allclose(
+        guide_rescaled(half, z_t, t, cond, uncond, 3.0, 1.0), [-1, -3], atol=1e-5
+    )
+    # e_0 = (3, -1): e_s = (-3, -1); zhat_s = (7, 1), std 3: a third of it is (7/3, 1/3)
+    e_0 = jnp.array([3.0, -1.0])
+    np.testing.assert_allclose(
+        guide_rescaled(half, z_t, t, cond, e_0, 3.0, 1.0), [5 / 3, -1 / 3], atol=1e-5
+    )
+    # by a half: zhat is the mean of both, (14/3, 2/3)
+    np.testing.assert_allclose(
+        guide_rescaled(half, z_t, t, cond, e_0, 3.0, 0.5), [-2 / 3, -2 / 3], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("t", [20, 500, 980])
+def test_the_formula_its_zero_and_its_scale(t):
+    draw = np.random.default_rng(t).normal
+    z_t, cond, uncond = (jnp.asarray(draw(size=WHOLE), jnp.float32) for _ in range(3))
+    time, scale = jnp.int32(t), 30.0
+    guided = guide(cond, uncond, scale)
+    for phi in (0.3, 1.0):
+        found = guide_rescaled(SCHEDULE, z_t, time, cond, uncond, scale, phi)
+        expected = by_hand(z_t, t, cond, guided, phi)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        larger = guide_rescaled(
+            SCHEDULE, 8 * z_t, time, 8 * cond, 8 * uncond, scale, phi
+        )
+        np.testing.assert_allclose(larger, 8 * found, rtol=1e-5, atol=1e-4)
+    zero = guide_rescaled(SCHEDULE, z_t, time, cond, uncond, scale, 0.0)
+    np.testing.assert_array_equal(zero, guided)
+    # in full: the spread of the conditional estimate, and nothing at scale 1
+    np.testing.assert_allclose(
+        guide_rescaled(SCHEDULE, z_t, time, cond, uncond, 1.0, 1.0), cond, atol=1e-5
+    )
+
+
+def test_a_constant_estimate_is_left_alone():
+    z_t = jnp.zeros(VIEW)
+    found = guide_rescaled(SCHEDULE, z_t, T, z_t, z_t, 7.5, 1.0)
+    np.testing.assert_array_equal(found, z_t)
+
+
+@pytest.mark.parametrize("case", GUIDED)
+def test_contract_of_every_guided_estimator(case):
+    """0 is what it was, a group is one sample, the type is kept, the shift is e_s'."""
+    key, z = KEY, jax.random.normal(jax.random.key(0), WHOLE)
+    plain = estimate_of(case, WHOLE)(key, z)
+    zero = estimate_of(case, WHOLE, guidance_rescale=0.0)(key, z)
+    jax.tree.map(np.testing.assert_array_equal, zero, plain)
+    grouped = estimate_of(case, WHOLE, guidance_rescale=0.5)(key, z).grad
+    flat = estimate_of(case, FLAT, guidance_rescale=0.5)(key, z.reshape(FLAT)).grad
+    size = float(jnp.abs(flat).max())
+    np.testing.assert_allclose(grouped.reshape(FLAT), flat, rtol=1e-4, atol=1e-5 * size)
+    # a large scale spreads zhat: brought back, the direction is another
+    assert float(jnp.abs(grouped - plain.grad).max()) > 0.01 * size
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        half = jax.eval_shape(
+            estimate_of(case, WHOLE, guidance_rescale=0.5),
+            key,
+            jax.ShapeDtypeStruct(WHOLE, jnp.bfloat16),
+        )
+    assert half.grad.dtype == jnp.bfloat16
+    for bad in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=r"guidance_rescale = .* in 0\.\.1"):
+            make(case, guidance_rescale=bad)
+
+
+@pytest.mark.parametrize("case", ["sds", "nfsd", "stein", "vsd", "denoised_l2"])
+def test_it_moves_the_direction_by_what_it_moves_e_s(case):
+    """One step's direction holds e_s once, with factor 1 before the weighting."""
+    p, seen = prior(WHOLE), {}
+
+    def spy(z_t, t, view, branches=("cond", "uncond")):
+        e = p.noise(z_t, t, view, branches)
+        seen.update(z_t=z_t, cond=e.cond, uncond=e.uncond)
+        return e
+
+    z, grads = jax.random.normal(jax.random.key(4), WHOLE), {}
+    kind = "alpha_over_sigma" if case == "denoised_l2" else "one"
+    for phi in (0.0, 0.7):
+        estimator = make(
+            case, guidance_scale=20.0, guidance_rescale=phi, weighting=kind
+        )
+        state = estimator.init(p, jax.random.key(9), z)
+        spied = p._replace(noise=spy)
+        grads[phi] = estimator.estimate(spied, KEY, state, z, T, None).grad
+    guided = guide(seen["cond"], seen["uncond"], 20.0)
+    moved = by_hand(seen["z_t"], int(T), seen["cond"], guided, 0.7) - guided
+    np.testing.assert_allclose(
+        grads[0.7] - grads[0.0], moved, atol=1e-4 * np.abs(guided).max()
+    )
+
+
+def test_guidance_may_lead_away_from_the_negative_prompt():
+    """With e_neg in the place of e_0 it is the same formula (MVDream's code)."""
+    p, z = prior(VIEW), jax.random.normal(jax.random.key(4), VIEW)
+    options = {"guidance_scale": 20.0, "guidance_rescale": 0.5}
+    away = make("denoised_l2", away_from="negative", **options)
+    found = away.estimate(p, KEY, (), z, T, None).grad
+
+    def renamed(z_t, t, view, branches=("cond", "uncond")):
+        e = p.noise(z_t, t, view, ("cond", "negative"))
+        return e._replace(uncond=e.negative, negative=None)
+
+    plain = make("denoised_l2", **options)
+    same = plain.estimate(p._replace(noise=renamed), KEY, (), z, T, None).grad
+    np.testing.assert_array_equal(found, same)
+    other = plain.estimate(p, KEY, (), z, T, None).grad
+    assert float(jnp.abs(found - other).max()) > 0.1
+    with pytest.raises(ValueError, match="away_from"):
+        make("denoised_l2", away_from="cond")
