@@ -23,9 +23,10 @@ def attention_kernel(
 ) -> str:
     """Chooses "cudnn" or "xla" for an attention.
 
-    platform: "cuda", "rocm", "cpu", "tpu", ...; capability: of a CUDA device, (0, 0)
-    elsewhere; width: d.
+    platform, capability: of the `backend.Target`; width: d.
     """
+    if os.environ.get("SDSJAX_ATTENTION") == "xla":
+        return "xla"
     fits = width % 8 == 0 and width <= WIDEST and not masked
     fits = fits and jnp.dtype(dtype).name in HALVES
     return "cudnn" if platform == "cuda" and capability >= OLDEST and fits else "xla"
@@ -42,18 +43,6 @@ def query_chunk(platform: str, queries: int, keys: int, masked: bool) -> int | N
         return None
     size = next(s for s in range(min(CHUNK, queries), 0, -1) if queries % s == 0)
     return size if size * 8 >= CHUNK else None
-
-
-def accelerator() -> tuple[str, tuple[int, int]]:
-    """Platform and compute capability of the device that computations go to."""
-    chosen = jax.config.jax_default_device
-    device = chosen if isinstance(chosen, jax.Device) else jax.devices()[0]
-    if os.environ.get("SDSJAX_ATTENTION") == "xla":
-        return device.platform, (0, 0)
-    if device.platform != "gpu" or "cuda" not in device.client.platform_version:
-        return device.platform, (0, 0)
-    major, _, minor = str(device.compute_capability).partition(".")
-    return "cuda", (int(major), int(minor or 0))
 
 
 def joined(q, k, v):
