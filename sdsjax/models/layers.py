@@ -48,7 +48,8 @@ def attention(q, k, v, mask=None):
     (attention.py).
     """
     device, masked = target(), mask is not None
-    if attention_kernel(*device, v.dtype, q.shape[-1], masked) == "cudnn":
+    lengths = q.shape[1], k.shape[1]
+    if attention_kernel(*device, v.dtype, q.shape[-1], lengths, masked) == "cudnn":
         return fused_attention(q, k, v)
     q, k, v = (a.swapaxes(1, 2) for a in (q * q.shape[-1] ** -0.5, k, v))
     size = query_chunk(device.platform, q.shape[2], k.shape[2], masked)

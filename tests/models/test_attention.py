@@ -13,7 +13,7 @@ from sdsjax.backend import Target, compiling_for
 from sdsjax.models import attention as kernels
 from sdsjax.models import layers
 
-HOPPER = ("cuda", (9, 0), "bfloat16", 64, False)
+HOPPER = ("cuda", (9, 0), "bfloat16", 64, (4096, 4096), False)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,10 @@ HOPPER = ("cuda", (9, 0), "bfloat16", 64, False)
         ({3: 60}, "xla"),
         ({1: (7, 5)}, "xla"),
         ({2: "float32"}, "xla"),
-        ({4: True}, "xla"),
+        ({4: (4096, 78)}, "cudnn"),
+        ({4: (4096, 77)}, "xla"),  # a prompt's tokens
+        ({4: (577, 577)}, "xla"),  # DPT's
+        ({5: True}, "xla"),
         ({0: "rocm", 1: (0, 0)}, "xla"),
         ({0: "cpu", 1: (0, 0)}, "xla"),
         ({0: "tpu", 1: (0, 0)}, "xla"),
