@@ -7,7 +7,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sdsjax"
-GROUND = {"math", "cameras", "losses", "types", "diffusion", "timesteps", "files"}
+GROUND = {
+    *("backend", "math", "cameras", "losses", "types", "diffusion", "timesteps"),
+    "files",
+}
 STANDALONE = {"distributed", "runs", "diagnostics"}
 BELOW_TRAINING = {
     *(GROUND | STANDALONE),

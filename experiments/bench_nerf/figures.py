@@ -7,6 +7,7 @@ from typing import Any
 
 import scenes
 
+from sdsjax.backend import target
 from sdsjax.representations.radiance_field.ray_chunks import default_chunk_size
 from sdsjax.studies.benchmark import machine_line, median_ratio
 from sdsjax.studies.report import table_row
@@ -101,7 +102,7 @@ def figures(plan, found: dict, memories: list[dict]) -> dict[str, Any]:
         "floor": [floor(plan, size, median) for size, _ in plan.views],
         "memory": memories,
         "against_gaussians": against_gaussians(plan, found, median),
-        "chunk": default_chunk_size(),
+        "chunk": default_chunk_size(target()),
     }
 
 

@@ -29,14 +29,14 @@ class NoSuchDevice(RuntimeError):
 
 
 def backend() -> str:
-    """The platform JAX computes on: "cpu", "gpu" or "tpu".
+    """The platform JAX computes on: "cpu", "cuda", "rocm" or "tpu".
 
     Raises NoSuchDevice where the environment asks for one that cannot be used.
     """
-    import jax
+    from sdsjax.backend import target  # imports JAX, which --list does without
 
     try:
-        return jax.default_backend()
+        return target().platform
     except (RuntimeError, AssertionError) as error:  # JAX asserts for "cuda"
         wanted = os.environ.get("JAX_PLATFORMS", "")
         why = " ".join(str(error).split(" (set JAX_PLATFORMS")[0].split()).rstrip(".")

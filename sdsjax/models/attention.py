@@ -3,8 +3,9 @@
 Notation: q `[b n k d]`, keys and values `[b m k d]`, d channels of one head. cuDNN's
 fused attention never writes the `[b k n m]` weights (at 64x64 latents 4096 x 4096 of
 them a head); it takes half precision, d a multiple of 8 and at most 128, no mask here,
-and a GPU of compute capability 8.0 on. It raises on anything else, so that the choice
-must be made first. The environment variable SDSJAX_ATTENTION=xla rules it out.
+and a GPU of compute capability 8.0 on. JAX's rule for its gradient takes even n and m
+only, so that a prompt's 77 tokens go without. It raises on anything else, so that the
+choice must be made first. The environment variable SDSJAX_ATTENTION=xla rules it out.
 """
 
 import os
@@ -19,14 +20,21 @@ LARGE, CHUNK = 2**20, 512
 
 
 def attention_kernel(
-    platform: str, capability: tuple[int, int], dtype, width: int, masked: bool
+    platform: str,
+    capability: tuple[int, int],
+    dtype,
+    width: int,
+    lengths: tuple[int, int],
+    masked: bool,
 ) -> str:
     """Chooses "cudnn" or "xla" for an attention.
 
-    platform: "cuda", "rocm", "cpu", "tpu", ...; capability: of a CUDA device, (0, 0)
-    elsewhere; width: d.
+    platform, capability: of the `backend.Target`; width: d; lengths: (n, m).
     """
+    if os.environ.get("SDSJAX_ATTENTION") == "xla":
+        return "xla"
     fits = width % 8 == 0 and width <= WIDEST and not masked
+    fits = fits and all(length % 2 == 0 for length in lengths)
     fits = fits and jnp.dtype(dtype).name in HALVES
     return "cudnn" if platform == "cuda" and capability >= OLDEST and fits else "xla"
 
@@ -42,18 +50,6 @@ def query_chunk(platform: str, queries: int, keys: int, masked: bool) -> int | N
         return None
     size = next(s for s in range(min(CHUNK, queries), 0, -1) if queries % s == 0)
     return size if size * 8 >= CHUNK else None
-
-
-def accelerator() -> tuple[str, tuple[int, int]]:
-    """Platform and compute capability of the device that computations go to."""
-    chosen = jax.config.jax_default_device
-    device = chosen if isinstance(chosen, jax.Device) else jax.devices()[0]
-    if os.environ.get("SDSJAX_ATTENTION") == "xla":
-        return device.platform, (0, 0)
-    if device.platform != "gpu" or "cuda" not in device.client.platform_version:
-        return device.platform, (0, 0)
-    major, _, minor = str(device.compute_capability).partition(".")
-    return "cuda", (int(major), int(minor or 0))
 
 
 def joined(q, k, v):

@@ -17,12 +17,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sdsjax.models.attention import (
-    accelerator,
-    attention_kernel,
-    fused_attention,
-    query_chunk,
-)
+from sdsjax.backend import target
+from sdsjax.models.attention import attention_kernel, fused_attention, query_chunk
 
 gelu_exact = partial(jax.nn.gelu, approximate=False)
 
@@ -51,11 +47,12 @@ def attention(q, k, v, mask=None):
     GPU cuDNN computes it where it can, on a CPU large ones go chunk by chunk
     (attention.py).
     """
-    device, masked = accelerator(), mask is not None
-    if attention_kernel(*device, v.dtype, q.shape[-1], masked) == "cudnn":
+    device, masked = target(), mask is not None
+    lengths = q.shape[1], k.shape[1]
+    if attention_kernel(*device, v.dtype, q.shape[-1], lengths, masked) == "cudnn":
         return fused_attention(q, k, v)
     q, k, v = (a.swapaxes(1, 2) for a in (q * q.shape[-1] ** -0.5, k, v))
-    size = query_chunk(device[0], q.shape[2], k.shape[2], masked)
+    size = query_chunk(device.platform, q.shape[2], k.shape[2], masked)
     y = _weigh(q, k, v, mask) if size is None else _weigh_by_chunks(q, k, v, size)
     return y.astype(v.dtype).swapaxes(1, 2)
 

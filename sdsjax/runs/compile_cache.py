@@ -16,6 +16,8 @@ from pathlib import Path
 
 import jax
 
+from sdsjax.backend import target
+
 VARIABLE = "SDSJAX_COMPILE_CACHE"
 LEVEL = "xla_backend_optimization_level"
 
@@ -77,6 +79,6 @@ def light_compilation(level: int) -> dict[str, int] | None:
     0 a pass of its network takes a third less to compile and twice as long to run. A
     level that XLA_FLAGS names is left alone.
     """
-    if jax.default_backend() != "cpu" or LEVEL in os.environ.get("XLA_FLAGS", ""):
+    if target().platform != "cpu" or LEVEL in os.environ.get("XLA_FLAGS", ""):
         return None
     return {LEVEL: level}

@@ -2,16 +2,15 @@
 
 import errno
 
-import jax
 import pytest
 
+from sdsjax.backend import Target, compiling_for
 from sdsjax.cli import devices
 from sdsjax.cli.checks import resolve
 from sdsjax.training.config import ConfigError
 
 
-def test_an_accelerator_that_sits_unused_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+def test_an_accelerator_that_sits_unused_is_named(tmp_path):
     signs = {"an NVIDIA GPU": (str(tmp_path / "gpus"), "cuda12")}
     assert devices.warnings(signs) == []
     (tmp_path / "gpus").mkdir()
@@ -20,8 +19,8 @@ def test_an_accelerator_that_sits_unused_is_named(tmp_path, monkeypatch):
     (line,) = devices.warnings(signs)
     assert "NVIDIA" in line
     assert "cuda12" in line
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert devices.warnings(signs) == []
+    with compiling_for(Target("cuda", (8, 0))):
+        assert devices.warnings(signs) == []
 
 
 class JaxRuntimeError(RuntimeError):

@@ -5,20 +5,12 @@ import re
 from functools import partial
 
 import jax
-import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
+from tiny_variants import TINY, tiny, write_random_folder
 
 from sdsjax.cli.checks import resolve
 from sdsjax.cli.config_files import config_folder, config_names, load, read_module
 from sdsjax.main import cli
-from sdsjax.models.loading.hub import param_shapes
-from sdsjax.models.loading.save import save_stable_diffusion
-from sdsjax.models.text_encoders.clip import CLIPTextConfig
-from sdsjax.models.text_encoders.clip_tokenizer import train_word_tokenizer
-from sdsjax.models.unets.multiview import MultiViewConfig
-from sdsjax.models.unets.stable_diffusion import UNetConfig
-from sdsjax.models.vae import VAEConfig
 from sdsjax.training.build import build
 from sdsjax.training.config import ConfigError
 from sdsjax.training.train_step import init_state, make_train_step
@@ -36,66 +28,17 @@ VARIANTS = [
         if not variant.endswith("sd21") or stem in ("ssd", "sds", "vsd", "mvdream")
     )
 ]
-TINY = {
-    "prompt": "a red mug",
-    "steps": 2,
-    "resolution": 16,
-    "batch_size": 1,
-    "camera.first_batch_size": 1,
-    "camera.first_resolution": 8,
-    "diagnostics.every": 1,
-    "exports.turntable_frames": 2,
-    "exports.mesh_resolution": 8,
-}
-
-
-def random_params(name, network_config, rng):
-    flat = flatten_dict(param_shapes(name, network_config))
-    random = {k: rng.normal(0, 0.1, s.shape).astype("f4") for k, s in flat.items()}
-    return network_config, unflatten_dict(random)
-
-
-def write_random(folder, multiview=False):
-    rng = np.random.default_rng(0)
-    vocab, merges = train_word_tokenizer(["a", "red", "mug", "view"])
-    text = CLIPTextConfig(len(vocab), 8, 16, 1, 2, 16, "gelu", 1e-5)
-    vae = VAEConfig(3, 3, 4, (8, 8), 1, 4, 0.2, 16)
-    unet = UNetConfig(4, 4, (8,), (2,), (True,), (True,), 1, 4, 1e-5, 8, True, 8)
-    network = MultiViewConfig(unet) if multiview else unet
-    return save_stable_diffusion(
-        folder,
-        unet=random_params("unet", network, rng),
-        vae=random_params("vae", vae, rng),
-        text_encoder=random_params("text_encoder", text, rng),
-        tokenizer=(vocab, merges),
-    )
 
 
 @pytest.fixture(scope="module")
 def random_folder(tmp_path_factory):
-    return write_random(tmp_path_factory.mktemp("random-sd"))
+    return write_random_folder(tmp_path_factory.mktemp("random-sd"))
 
 
 @pytest.fixture(scope="module")
 def multiview_folder(tmp_path_factory):
     """MVDream's kind of network: no rays, no code."""
-    return write_random(tmp_path_factory.mktemp("random-mv"), multiview=True)
-
-
-def tiny(name, folder):
-    overrides = {**TINY, "prior.folder": str(folder)}
-    config = load(name)
-    if config.prior.name == "multiview":
-        overrides |= {"batch_size": 4, "camera.first_batch_size": 4}
-    overrides["camera.first_steps"] = int(config.camera.first_steps > 0)
-    if config.representation.name == "nerf":
-        sizes = {"levels": 2, "log2_size": 8, "hidden": 8, "coarse": 4, "fine": 4}
-        overrides |= {f"representation.{key}": size for key, size in sizes.items()}
-        if config.representation.get("band_first"):
-            overrides["representation.band_first"] = 2  # all: every level moves
-    elif config.representation.name == "gaussians":
-        overrides["representation.count"] = 30
-    return overrides
+    return write_random_folder(tmp_path_factory.mktemp("random-mv"), multiview=True)
 
 
 def compiled(function, *arguments):

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sdsjax.backend import Target, compiling_for
 from sdsjax.models import attention as kernels
 from sdsjax.models import layers
 
-HOPPER = ("cuda", (9, 0), "bfloat16", 64, False)
+HOPPER = ("cuda", (9, 0), "bfloat16", 64, (4096, 4096), False)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,10 @@ HOPPER = ("cuda", (9, 0), "bfloat16", 64, False)
         ({3: 60}, "xla"),
         ({1: (7, 5)}, "xla"),
         ({2: "float32"}, "xla"),
-        ({4: True}, "xla"),
+        ({4: (4096, 78)}, "cudnn"),
+        ({4: (4096, 77)}, "xla"),  # a prompt's tokens
+        ({4: (577, 577)}, "xla"),  # DPT's
+        ({5: True}, "xla"),
         ({0: "rocm", 1: (0, 0)}, "xla"),
         ({0: "cpu", 1: (0, 0)}, "xla"),
         ({0: "tpu", 1: (0, 0)}, "xla"),
@@ -40,21 +44,9 @@ def test_the_choice(change, kernel):
     assert kernels.attention_kernel(*facts) == kernel
 
 
-class Device:
-    platform, compute_capability = "gpu", "8.6"
-
-    class client:
-        platform_version = "cuda 12090"
-
-
-def test_the_facts_of_a_device(monkeypatch):
-    monkeypatch.setattr(jax, "devices", lambda: [Device])
-    assert kernels.accelerator() == ("cuda", (8, 6))
-    monkeypatch.setattr(Device.client, "platform_version", "rocm 6")
-    assert kernels.accelerator() == ("gpu", (0, 0))
-    monkeypatch.setattr(Device.client, "platform_version", "cuda 12090")
+def test_the_environment_rules_the_fused_one_out(monkeypatch):
     monkeypatch.setenv("SDSJAX_ATTENTION", "xla")
-    assert kernels.accelerator() == ("gpu", (0, 0))
+    assert kernels.attention_kernel(*HOPPER) == "xla"
 
 
 @pytest.mark.parametrize(
@@ -98,11 +90,12 @@ def test_attention_follows_the_choice(monkeypatch):
         return v[:, : q.shape[1]]
 
     monkeypatch.setattr(layers, "fused_attention", fused)
-    monkeypatch.setattr(layers, "accelerator", lambda: ("cuda", (8, 0)))
     half = jnp.ones((1, 4, 2, 8), jnp.bfloat16)
+    with compiling_for(Target("cuda", (8, 0))):
+        layers.attention(half, half, half)
+        layers.attention(half, half, half, jnp.ones((4, 4), bool))
+        layers.attention(*(a.astype(jnp.float32) for a in (half, half, half)))
     layers.attention(half, half, half)
-    layers.attention(half, half, half, jnp.ones((4, 4), bool))
-    layers.attention(*(a.astype(jnp.float32) for a in (half, half, half)))
     assert asked == [(1, 4, 2, 8)]
 
 

@@ -27,41 +27,12 @@ TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS / "models"))
 
 import fixed_deepfloyd as fixed  # noqa: E402
-from if_folders import write_component  # noqa: E402
-
-# as the published folder has it
-SCHEDULER = {
-    "_class_name": "DDPMScheduler",
-    "beta_end": 0.02,
-    "beta_schedule": "squaredcos_cap_v2",
-    "beta_start": 0.0001,
-    "clip_sample": True,
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "thresholding": True,
-    "trained_betas": None,
-    "variance_type": "learned_range",
-}
-
-
-def write_scheduler(root, **changes):
-    path = root / "scheduler" / "scheduler_config.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({**SCHEDULER, **changes}))
+from if_folders import write_if_folder, write_scheduler  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("if")
-    for name in ("unet", "text_encoder"):
-        write_component(root, name)
-    (root / "tokenizer").mkdir()
-    with np.load(TESTS / "goldens" / "deepfloyd.npz") as golden:
-        model = golden["spiece"].tobytes()
-    (root / "tokenizer" / "spiece.model").write_bytes(model)
-    write_scheduler(root)
-    (root / "model_index.json").write_text('{"_class_name": "IFPipeline"}')
-    return root
+    return write_if_folder(tmp_path_factory.mktemp("if"))
 
 
 @pytest.fixture(scope="module")

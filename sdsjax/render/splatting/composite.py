@@ -37,8 +37,8 @@ class RasterPlan(NamedTuple):
     """The static choices of a rasterisation.
 
     grid: the tiles; capacity: intersections a view and slab; max_alpha;
-    tiles_per_group: in lockstep, B; splats_per_step: K; kernel: "xla" (this module) or
-    "pallas" (pallas_composite.py).
+    tiles_per_group: in lockstep, B; splats_per_step: K; kernel: what composites, of
+    rasterize.KERNELS ("xla" is this module).
     """
 
     grid: TileGrid

@@ -21,9 +21,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from sdsjax import backend
 from sdsjax.cameras import Camera
 from sdsjax.render import spherical_harmonics as sh
-from sdsjax.render.splatting import binning, composite, pallas_composite
+from sdsjax.render.splatting import binning, composite
 from sdsjax.render.splatting.binning import TileGrid
 from sdsjax.render.splatting.composite import MIN_TRANSMITTANCE, RasterPlan
 from sdsjax.render.splatting.project import (
@@ -38,7 +39,8 @@ from sdsjax.types import Rendering
 
 Array = jax.Array
 
-KERNELS = {"xla": composite, "pallas": pallas_composite}
+# A kernel is a module with forward_slab and backward_slab, as composite.py has them.
+KERNELS = {"xla": composite}
 
 
 def rasterize(
@@ -59,11 +61,10 @@ def rasterize(
     background: rgb [3] or [h w 3]. screen_offset: [n 2] px, added to the projected
     means (differentiate at zero for density control). capacity: intersections that the
     buffer holds; too small costs passes, never a splat. differentiation: "reverse"
-    (fast gradient, no jvp) or "forward" (jvp only). kernel: "xla", or the optional
-    "pallas" (pallas_composite.py; reverse only, interpreted on a CPU). aux: n_isects
-    (splat-tile pairs), n_slabs (passes), radii [n 2] (half box, px; -1 for a splat that
-    is hidden or outside the picture). Raises ValueError on an unknown differentiation,
-    kernel or SH count.
+    (fast gradient, no jvp) or "forward" (jvp only). kernel: what composites, of
+    KERNELS. aux: n_isects (splat-tile pairs), n_slabs (passes), radii [n 2] (half box,
+    px; -1 for a splat that is hidden or outside the picture). Raises ValueError on an
+    unknown differentiation, kernel or SH count.
     """
     if differentiation not in ("reverse", "forward"):
         raise ValueError(
@@ -72,8 +73,6 @@ def rasterize(
         )
     if kernel not in KERNELS:
         raise ValueError(f"kernel={kernel!r}: allowed are {', '.join(KERNELS)}")
-    if kernel == "pallas" and differentiation == "forward":
-        raise ValueError("kernel='pallas' has no jvp: take differentiation='reverse'")
     splats, features = _splats_and_features(gaussians, camera, antialias, screen_offset)
     plan = default_plan(
         len(splats.mean),
@@ -139,11 +138,17 @@ def default_plan(
     capacity: int | None = None,
     tile_size: int | None = None,
     kernel: str = "xla",
+    target: backend.Target | None = None,
 ) -> RasterPlan:
-    """Plans how n splats are drawn into width x height px by default."""
+    """Plans how n splats are drawn into width x height px by default.
+
+    target: what is compiled for (default: what `sdsjax.backend.target` says).
+    """
     size = tile_size or default_tile_size(width, height)
     grid = TileGrid(width, height, size)
-    tiles_per_group, splats_per_step = default_lockstep(size)
+    tiles_per_group, splats_per_step = default_lockstep(
+        size, target or backend.target()
+    )
     return RasterPlan(
         grid=grid,
         capacity=max(capacity or default_capacity(n, grid), grid.tiles),
@@ -164,13 +169,13 @@ def default_tile_size(width: int, height: int) -> int:
     return 8 if max(width, height) <= 128 else 16
 
 
-def default_lockstep(size: int) -> tuple[int, int]:
+def default_lockstep(size: int, target: backend.Target) -> tuple[int, int]:
     """Returns how many tiles of `size` px go in lockstep, and how many splats a step.
 
     On a CPU few, so that what they need stays in cache; elsewhere as many as there are
     (not measured yet).
     """
-    if jax.default_backend() == "cpu":
+    if target.platform == "cpu":
         # longer steps pay where lists are long, which those of small tiles are not
         return max(1, 2048 // size**2), 16 if size <= 8 else 32
     return max(1, 2**20 // size**2), 32

@@ -8,16 +8,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sdsjax.backend import Target
+
 Array = jax.Array
 
 
-def default_chunk_size() -> int:
+def default_chunk_size(target: Target) -> int:
     """Returns how many rays are rendered at once where the caller does not say.
 
     On a CPU chunks of 4096 take 1.2 to 1.6 times as long as those of 512 (toybox field,
     64x64, with gradient); elsewhere nothing is measured yet.
     """
-    return 512 if jax.default_backend() == "cpu" else 4096
+    return 512 if target.platform == "cpu" else 4096
 
 
 def map_in_chunks(render: Callable, rays: Any, chunk: int) -> Any:

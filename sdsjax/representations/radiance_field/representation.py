@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from sdsjax import losses as loss
+from sdsjax.backend import target
 from sdsjax.cameras import Camera, camera_position
 from sdsjax.render.raymarching import volume_rendering as volume
 from sdsjax.representations.backgrounds import draw_background
@@ -164,7 +165,7 @@ def make_setup(settings: NerfSettings) -> NerfSetup:
         sampling,
         (s.band_first, s.band_start, s.band_every) if s.band_first else None,
         s.occupancy,
-        s.chunk or default_chunk_size(),
+        s.chunk or default_chunk_size(target()),
         s.background,
         (s.lambertian, s.textureless) if shaded else None,
     )

@@ -16,6 +16,7 @@ from splat_scenes import (
     small_camera,
 )
 
+from sdsjax.backend import Target, compiling_for
 from sdsjax.render.spherical_harmonics import coefficient_of_colour
 from sdsjax.render.splatting.project import Gaussians
 from sdsjax.render.splatting.rasterize import rasterize, rasterize_reference
@@ -205,6 +206,24 @@ def test_dead_rows_are_as_if_absent():
     dead = draw(gaussians._replace(alive=alive), camera)
     absent = draw(jax.tree.map(lambda a: np.asarray(a)[alive], gaussians), camera)
     assert_same_pictures(dead, absent, 1e-6)
+
+
+def test_an_accelerators_lockstep_draws_the_same():
+    gaussians, camera = cloud(30, scale=0.15), small_camera(width=20, height=12)
+    want = draw(gaussians, camera, capacity=41)
+    slopes = gradient(rasterize, gaussians, camera, capacity=41)
+    with compiling_for(Target("cuda", (9, 0))):  # another capacity: compiled anew
+        got = draw(gaussians, camera, capacity=42)
+        others = gradient(rasterize, gaussians, camera, capacity=42)
+    assert_same_pictures(got, want, 2e-6)
+    for name in (*LEARNT, "background"):
+        scale = np.linalg.norm(slopes[name])
+        assert np.linalg.norm(others[name] - slopes[name]) < 1e-5 * scale, name
+
+
+def test_unknown_kernel_is_named():
+    with pytest.raises(ValueError, match=r"'cuda'.*allowed are xla"):
+        rasterize(cloud(2), small_camera(), background=jnp.ones(3), kernel="cuda")
 
 
 def test_unknown_differentiation_is_named():

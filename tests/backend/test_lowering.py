@@ -1,0 +1,142 @@
+"""The training step of every config lowers for a GPU and a TPU, with their choices.
+
+No device is needed and none is used: see lowering.py for what this can say.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from lowering import (
+    ALLOWED,
+    FUSED,
+    H100,
+    TPU,
+    NotForTheTarget,
+    a_cudnn,  # noqa: F401 (a fixture)
+    check_program,
+    custom_calls,
+    lowered,
+    lowered_step,
+)
+from tiny_variants import tiny, write_random_folder
+
+from sdsjax.backend import compiling_for
+from sdsjax.cli.checks import resolve
+from sdsjax.cli.config_files import config_folder, config_names, load, read_module
+from sdsjax.training.build import build
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
+from if_folders import write_if_folder
+
+ALL = [
+    f"{stem}:{variant}"
+    for stem in config_names()
+    for variant in read_module(config_folder() / f"{stem}.py").VARIANTS
+]
+# Gaussians on a network in half precision, and a field; the rest is of the slow stage.
+QUICK = {("ssd:nerf", TPU), ("ssd:sd21", H100)}
+TABLE = [
+    pytest.param(
+        name,
+        target,
+        id=f"{name}-{target.platform}",
+        marks=() if (name, target) in QUICK else pytest.mark.slow,
+    )
+    for name in ALL
+    for target in (H100, TPU)
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Random weights in Stable Diffusion's layout, and in DeepFloyd IF's."""
+    plain = write_random_folder(tmp_path_factory.mktemp("random-sd"))
+    pixels = write_if_folder(tmp_path_factory.mktemp("if"))
+    return {"stable_diffusion": plain, "empirical": plain, "deepfloyd": pixels}
+
+
+def tiny_config(name, folders):
+    """A variant's config at sizes of seconds; companions are the embedded ones."""
+    plain = load(name)
+    overrides = tiny(name, folders[plain.prior.name])
+    if plain.prior.depth_folder:
+        overrides["prior.depth_folder"] = "toybox-dpt"
+    if plain.reference.path:
+        overrides["reference.path"] = "toybox"
+    return resolve(name, overrides)
+
+
+@pytest.mark.parametrize(("name", "target"), TABLE)
+@pytest.mark.usefixtures("a_cudnn")
+def test_a_training_step_lowers(name, target, folders):
+    config = tiny_config(name, folders)
+    text = lowered_step(lambda: (config, build(config)), target)
+    half = config.prior.dtype == "bfloat16"
+    fused = half and config.prior.name == "stable_diffusion" and target is H100
+    assert (custom_calls(text) >= {FUSED[0]}) == fused
+
+
+def test_the_table_has_every_variant_for_both():
+    assert len(TABLE) == 2 * len(ALL) >= 100
+
+
+def only_on_a_cpu(x):
+    return jax.scipy.linalg.schur(x)[0]
+
+
+def asks_python(x):
+    return jax.pure_callback(lambda x: np.asarray(x), x, x)
+
+
+def prints(x):
+    jax.debug.print("{}", x)
+    return x
+
+
+def solves(x):
+    return jnp.linalg.solve(x, x)
+
+
+X = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+
+
+# JAX's own words where it notices that the callback would be this process's
+ELSEWHERE = "different from the lowering platform"
+
+
+@pytest.mark.parametrize("target", [H100, TPU])
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (only_on_a_cpu, "schur"),
+        (asks_python, f"callback|{ELSEWHERE}"),
+        (prints, f"callback|{ELSEWHERE}"),
+        (solves, "getrf|LuDecomposition"),
+    ],
+)
+def test_what_is_not_for_the_target_is_named(function, message, target):
+    with compiling_for(target), pytest.raises(NotForTheTarget, match=message):
+        lowered(jax.jit(function), target, X)
+
+
+@pytest.mark.parametrize("platform", sorted(ALLOWED))
+@pytest.mark.parametrize(
+    ("function", "message"), [(solves, "lapack"), (asks_python, "callback")]
+)
+def test_a_program_of_the_cpus_is_seen_in_its_text(function, message, platform):
+    text = jax.jit(function).lower(X).as_text()
+    with pytest.raises(NotForTheTarget, match=message):
+        check_program(text, platform)
+
+
+@pytest.mark.parametrize("platform", sorted(ALLOWED))
+def test_a_plain_program_passes_and_a_send_does_not(platform):
+    plain = jax.jit(lambda x: x @ x + jax.random.normal(jax.random.key(0), x.shape))
+    text = plain.lower(X).as_text()
+    check_program(text, platform)
+    with pytest.raises(NotForTheTarget, match="send"):
+        check_program(text + '"stablehlo.send"(%0, %1)', platform)

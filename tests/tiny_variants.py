@@ -1,0 +1,71 @@
+"""Every config's variant at sizes of seconds, on random weights in a folder.
+
+Not a test; those that step and those that lower all variants share it."""
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from sdsjax.cli.config_files import load
+from sdsjax.models.loading.hub import param_shapes
+from sdsjax.models.loading.save import save_stable_diffusion
+from sdsjax.models.text_encoders.clip import CLIPTextConfig
+from sdsjax.models.text_encoders.clip_tokenizer import train_word_tokenizer
+from sdsjax.models.unets.multiview import MultiViewConfig
+from sdsjax.models.unets.stable_diffusion import UNetConfig
+from sdsjax.models.vae import VAEConfig
+
+TINY = {
+    "prompt": "a red mug",
+    "steps": 2,
+    "resolution": 16,
+    "batch_size": 1,
+    "camera.first_batch_size": 1,
+    "camera.first_resolution": 8,
+    "diagnostics.every": 1,
+    "exports.turntable_frames": 2,
+    "exports.mesh_resolution": 8,
+}
+
+
+def random_params(name, network_config, rng):
+    """A component's config, and parameters for it of deviation 0.1."""
+    flat = flatten_dict(param_shapes(name, network_config))
+    random = {k: rng.normal(0, 0.1, s.shape).astype("f4") for k, s in flat.items()}
+    return network_config, unflatten_dict(random)
+
+
+def write_random_folder(folder, multiview=False):
+    """Writes a folder in Stable Diffusion's layout, of 16x16 px; returns it.
+
+    multiview: with MVDream's kind of network.
+    """
+    rng = np.random.default_rng(0)
+    vocab, merges = train_word_tokenizer(["a", "red", "mug", "view"])
+    text = CLIPTextConfig(len(vocab), 8, 16, 1, 2, 16, "gelu", 1e-5)
+    vae = VAEConfig(3, 3, 4, (8, 8), 1, 4, 0.2, 16)
+    unet = UNetConfig(4, 4, (8,), (2,), (True,), (True,), 1, 4, 1e-5, 8, True, 8)
+    network = MultiViewConfig(unet) if multiview else unet
+    return save_stable_diffusion(
+        folder,
+        unet=random_params("unet", network, rng),
+        vae=random_params("vae", vae, rng),
+        text_encoder=random_params("text_encoder", text, rng),
+        tokenizer=(vocab, merges),
+    )
+
+
+def tiny(name, folder):
+    """The overrides that make a variant one of seconds, its network from `folder`."""
+    overrides = {**TINY, "prior.folder": str(folder)}
+    config = load(name)
+    if config.prior.name == "multiview":
+        overrides |= {"batch_size": 4, "camera.first_batch_size": 4}
+    overrides["camera.first_steps"] = int(config.camera.first_steps > 0)
+    if config.representation.name == "nerf":
+        sizes = {"levels": 2, "log2_size": 8, "hidden": 8, "coarse": 4, "fine": 4}
+        overrides |= {f"representation.{key}": size for key, size in sizes.items()}
+        if config.representation.get("band_first"):
+            overrides["representation.band_first"] = 2  # all: every level moves
+    elif config.representation.name == "gaussians":
+        overrides["representation.count"] = 30
+    return overrides
