@@ -15,6 +15,9 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
     FLAGS += " --xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault("XLA_FLAGS", FLAGS)
+# The threads of XLA's pool. Each worker has a core: more threads steal small tasks from
+# one another, which took a tenth of a worker's time.
+os.environ.setdefault("NPROC", "1")
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 

@@ -252,7 +252,15 @@ def test_a_mesh_that_fails_is_said_and_leaves_no_older_one(
     tmp_path, monkeypatch, capsys
 ):
     workdir = tmp_path / "a"
-    train.run(tiny_run.gaussians(), workdir)
+
+    def write_older(workdir, *_, **__):
+        """In place of every export of the first session."""
+        (workdir / "mesh.glb").write_bytes(b"an earlier state")
+        return {"mesh": workdir / "mesh.glb"}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session_module.exports, "export_all", write_older)
+        train.run(tiny_run.gaussians(), workdir)
     assert (workdir / "mesh.glb").is_file()
 
     def fail(*_, **__):

@@ -82,6 +82,7 @@ def test_in_process_resume_is_bit_exact_and_continues_when_steps_rise(tmp_path):
     assert np.isfinite(asset.params.pixels).all()
 
 
+@pytest.mark.slow
 def test_killed_anywhere_ends_bit_identical(tmp_path, cache, uninterrupted):
     workdir = tmp_path / "a"
     process = tiny_run.start(workdir, environment=cache, **LONG)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -160,10 +160,19 @@ def build_pool(
     return _open(folder)
 
 
+@partial(jax.jit, static_argnums=1)
+def _cameras(orbit, size: int):
+    """The square cameras of orbits [b, 3]; mapped without jit, each thread compiles
+    every operation of it."""
+    return jax.vmap(
+        lambda a, e, d: orbit_camera(a, e, d, fov=FOV_DEG, width=size, height=size)
+    )(*orbit.T)
+
+
 def _orbits(seed: int, sets: int, views: int) -> np.ndarray:
     """[sets * views, 3]: azimuth, elevation, distance; the views of a set in a run."""
     keys = jax.random.split(jax.random.key(seed), sets)
-    azimuth, elevation, distance = jax.vmap(draw_orbit)(keys)
+    azimuth, elevation, distance = jax.jit(jax.vmap(draw_orbit))(keys)
     if views > 1:
         azimuth = spread_azimuths(azimuth, views).reshape(-1)
     rest = (np.repeat(np.asarray(a), views) for a in (elevation, distance))
@@ -181,9 +190,7 @@ def _render_pool(folder: Path, plan, orbit, size: int, surfaces: bool, log) -> N
 
     def render(start: int) -> None:
         rows = np.arange(start, start + CHUNK) % len(plan)
-        cameras = jax.vmap(
-            lambda a, e, d: orbit_camera(a, e, d, fov=FOV_DEG, width=size, height=size)
-        )(*orbit[rows].T)
+        cameras = _cameras(orbit[rows], size)
         batch = stack_scenes([scenes[plan[row]] for row in rows])
         out = render_batch(batch, cameras)
         stacked = [out.fixed, *(a[..., None] for a in out[1:4])]

@@ -73,8 +73,9 @@ def test_each_loss_moves_its_own_parameters_and_the_proposal_learns():
         values, pull = jax.vjp(losses, params)
         return values, pull(jnp.array([1.0, 0.0]))[0], pull(jnp.array([0.0, 1.0]))[0]
 
+    params = jax.device_get(params)
     step = in_a_hurry(jax.jit(both), params)
-    (first, _), of_penalty, of_picture = step(params)
+    (first, _), of_penalty, of_picture = jax.device_get(step(params))
     assert first > 1e-3
     for name, leaves in of_penalty._asdict().items():
         moved = [bool(a.any()) for a in jax.tree.leaves(leaves)]
@@ -84,9 +85,15 @@ def test_each_loss_moves_its_own_parameters_and_the_proposal_learns():
         assert moved == [name != "proposal"] * len(moved), name
     optimizer = optax.adam(0.02)
     moments = optimizer.init(params.proposal)
+
+    @jax.jit
+    def learn(proposal, slope, moments):
+        change, moments = optimizer.update(slope, moments)
+        return optax.apply_updates(proposal, change), moments
+
     for _ in range(20):
-        change, moments = optimizer.update(step(params)[1].proposal, moments)
-        proposal = optax.apply_updates(params.proposal, change)
+        slope = step(params)[1].proposal
+        proposal, moments = learn(params.proposal, slope, moments)
         params = params._replace(proposal=proposal)
     assert step(params)[0][0] < 0.5 * first
 
