@@ -80,12 +80,12 @@ def _train(arguments):
     recipe = _changed(_recipe_of(name), arguments)
     if name == "judge":
         _train_judge(work, out, recipe, arguments.judge_steps)
+    elif name == "azimuth":
+        _train_azimuth(work, out, recipe, arguments.judge_steps)
     elif name == "prior":
         _train_prior(work, out, recipe)
     elif name == "multiview":
-        from sdsjax.toybox.training.train_multiview import train_multiview
-
-        train_multiview(work, out, recipe)
+        _train_multiview(work, out, recipe)
     else:
         _train_companion(name, work, out, recipe)
     print(f"wrote {out}")
@@ -99,6 +99,33 @@ def _train_judge(work, out, recipe, steps):
         work / "pool", singles=recipe.singles, pairs=recipe.pairs, seed=recipe.seed
     )
     judge.save_judge(judge.train_judge(work, pictures, steps=steps), out)
+
+
+def _train_azimuth(work, out, recipe, steps):
+    from sdsjax.toybox.scoring import azimuth
+    from sdsjax.toybox.scoring.measure_views import heldout_sets
+    from sdsjax.toybox.training import pool
+    from sdsjax.toybox.training.view_sets import VIEWS
+
+    pictures = pool.build_pool(
+        work / "sets", singles=100, pairs=1, seed=recipe.seed, views=VIEWS
+    )
+    params = azimuth.train_azimuth(work, pictures, steps=steps)
+    azimuth.save_azimuth(params, out)
+    heldout = heldout_sets(work / "0")
+    error = azimuth.error_on_renders(azimuth.load_azimuth(out), heldout)
+    azimuth.save_azimuth(params, out, {"median_degrees_on_held_out_renders": error})
+    print(f"median error on held-out renders: {error:.1f} degrees")
+
+
+def _train_multiview(work, out, recipe):
+    from sdsjax.toybox.scoring import azimuth, card_views, judge
+    from sdsjax.toybox.training.train_multiview import train_multiview
+
+    judge.load_judge()  # before hours of training, not after
+    azimuth.load_azimuth()
+    train_multiview(work, out, recipe)
+    card_views.write_card(out, work, recipe)
 
 
 def _train_prior(work, out, recipe):
@@ -122,7 +149,7 @@ def _train_companion(name, work, out, recipe):
     card_companions.write_card(name, out, work, recipe)
 
 
-NETWORKS = ("prior", "multiview", "judge", "depth", "normals", "clip")
+NETWORKS = ("prior", "multiview", "judge", "azimuth", "depth", "normals", "clip")
 
 
 def _add_train(commands):
@@ -163,18 +190,21 @@ def _add_measure(commands):
 
 
 def _judge(arguments):
-    from sdsjax.models.loading.hub import load_stable_diffusion
-    from sdsjax.toybox.scoring import measure
+    from sdsjax.models.loading import hub
+    from sdsjax.models.unets.multiview import MultiViewConfig
+    from sdsjax.toybox.scoring import measure, measure_views
 
-    networks = load_stable_diffusion(arguments.folder)
-    shares, pictures, texts = measure.judge_samples(
-        networks,
-        count=arguments.count,
-        guidance_scale=arguments.guidance_scale,
-        steps=arguments.steps,
-        seed=arguments.seed,
-    )
     asked = {"guidance_scale": arguments.guidance_scale, "steps": arguments.steps}
+    more = {"count": arguments.count, "seed": arguments.seed} | asked
+    root = hub.resolve(arguments.folder)
+    if isinstance(hub.read_config(root, "unet"), MultiViewConfig):
+        found = measure_views.judge_views(hub.load_multiview(root), **more)
+        shares, pictures, texts = found
+        texts = [text for text in texts for _ in pictures[0]]
+        pictures = pictures.reshape(-1, *pictures.shape[2:])
+    else:
+        found = measure.judge_samples(hub.load_stable_diffusion(root), **more)
+        shares, pictures, texts = found
     print(json.dumps(asked | shares, indent=1))
     if arguments.sheet:
         measure.sample_sheet(Path(arguments.sheet), pictures[:64], texts[:64])
@@ -188,7 +218,9 @@ def _add_judge(commands):
         "judge", help="sample the prior and let the judge name what the pictures show"
     )
     command.add_argument("--folder", default="toybox-sd", help="the prior to judge")
-    command.add_argument("--count", type=int, default=1000, help="samples")
+    command.add_argument(
+        "--count", type=int, default=1000, help="samples, or view sets"
+    )
     command.add_argument("--guidance_scale", type=float, default=GUIDANCE_SCALE)
     command.add_argument("--steps", type=int, default=STEPS, help="DDIM steps a sample")
     command.add_argument("--seed", type=int, default=0)

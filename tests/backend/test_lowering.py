@@ -37,6 +37,7 @@ ALL = [
     for stem in config_names()
     for variant in read_module(config_folder() / f"{stem}.py").VARIANTS
 ]
+LATENT = ("stable_diffusion", "multiview")  # their attention may be fused
 # Gaussians on a network in half precision, and a field; the rest is of the slow stage.
 QUICK = {("ssd:nerf", TPU), ("ssd:sd21", H100)}
 TABLE = [
@@ -56,7 +57,13 @@ def folders(tmp_path_factory):
     """Random weights in Stable Diffusion's layout, and in DeepFloyd IF's."""
     plain = write_random_folder(tmp_path_factory.mktemp("random-sd"))
     pixels = write_if_folder(tmp_path_factory.mktemp("if"))
-    return {"stable_diffusion": plain, "empirical": plain, "deepfloyd": pixels}
+    views = write_random_folder(tmp_path_factory.mktemp("random-mv"), multiview=True)
+    return {
+        "stable_diffusion": plain,
+        "empirical": plain,
+        "deepfloyd": pixels,
+        "multiview": views,
+    }
 
 
 def tiny_config(name, folders):
@@ -76,7 +83,7 @@ def test_a_training_step_lowers(name, target, folders):
     config = tiny_config(name, folders)
     text = lowered_step(lambda: (config, build(config)), target)
     half = config.prior.dtype == "bfloat16"
-    fused = half and config.prior.name == "stable_diffusion" and target is H100
+    fused = half and config.prior.name in LATENT and target is H100
     assert (custom_calls(text) >= {FUSED[0]}) == fused
 
 

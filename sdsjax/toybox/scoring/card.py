@@ -78,7 +78,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
-def _judged(shares: dict, judge: dict) -> list[str]:
+def judged_table(shares: dict, judge: dict) -> list[str]:
+    """Markdown: what the judge names rightly, of samples and of true renders."""
     lines = ["| | samples of the prior | held-out true renders |", "|---|---|---|"]
     return lines + [
         f"| {text} | {_percent(shares[key])} | {_percent(judge[key])} |"
@@ -148,7 +149,7 @@ def write_card(
         "\n".join(rows) + "\n",
         f"## The judge on {count} samples, guidance scale {scale}, DDIM "
         f"{measure.STEPS}\n",
-        "\n".join(_judged(shares, judge)) + "\n",
+        "\n".join(judged_table(shares, judge)) + "\n",
         f"Other guidance scales, {few} samples each:\n",
         "\n".join(_swept(sweep)) + "\n",
         "![samples](samples.png)\n",

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from safetensors.numpy import save_file
 
+from sdsjax.files.atomic import write_text
 from sdsjax.toybox.training import pool as pools
 from sdsjax.toybox.training.fit import Recipe, fit, flat, read_arrays
 from sdsjax.toybox.world.captions import caption
@@ -49,25 +50,32 @@ SIZES = Labels(
 )
 
 
+def picture_features(x, widths: tuple[int, ...], place: int, hidden: int):
+    """Strided residual convolutions, then mean and maximum over space: [b hidden].
+
+    x [b s s 3]; place: width of what is kept of where things are. Called within a
+    compact module, whose submodules it makes.
+    """
+    for i, width in enumerate(widths):
+        size = (5, 5) if i == 0 else (3, 3)
+        x = nn.Conv(width, size, (2, 2), name=f"down_{i}")(x)
+        x = nn.silu(nn.GroupNorm(8, name=f"norm_{i}")(x))
+        if i:
+            y = nn.Conv(width, (3, 3), name=f"conv_{i}")(x)
+            x = x + nn.silu(nn.GroupNorm(8, name=f"inner_{i}")(y))
+    grid = x.reshape(x.shape[0], -1)
+    pooled = jnp.concatenate([x.mean((1, 2)), x.max((1, 2))], axis=-1)
+    # where things are decides left from right; what they are survives pooling
+    features = [pooled, nn.silu(nn.Dense(place, name="place")(grid))]
+    return nn.silu(nn.Dense(hidden, name="hidden")(jnp.concatenate(features, axis=-1)))
+
+
 class Judge(nn.Module):
-    """Strided residual convolutions, then mean and maximum over space."""
+    """A head a question on the same features of the picture."""
 
     @nn.compact
     def __call__(self, x) -> Labels:
-        for i, width in enumerate(WIDTHS):
-            x = nn.Conv(width, (5, 5) if i == 0 else (3, 3), (2, 2), name=f"down_{i}")(
-                x
-            )
-            x = nn.silu(nn.GroupNorm(8, name=f"norm_{i}")(x))
-            if i:
-                y = nn.Conv(width, (3, 3), name=f"conv_{i}")(x)
-                x = x + nn.silu(nn.GroupNorm(8, name=f"inner_{i}")(y))
-        grid = x.reshape(x.shape[0], -1)
-        pooled = jnp.concatenate([x.mean((1, 2)), x.max((1, 2))], axis=-1)
-        # where things are decides left from right; what they are survives pooling
-        place = nn.silu(nn.Dense(64, name="place")(grid))
-        features = jnp.concatenate([pooled, place], axis=-1)
-        hidden = nn.silu(nn.Dense(192, name="hidden")(features))
+        hidden = picture_features(x, WIDTHS, 64, 192)
         return Labels(
             *(nn.Dense(n, name=f)(hidden) for f, n in zip(Labels._fields, SIZES))
         )
@@ -93,7 +101,7 @@ def directed(kind: np.ndarray) -> np.ndarray:
     return np.isin(kind, [KIND_NAMES.index(k) for k in DIRECTED_KINDS])
 
 
-def _roughen(x, key):
+def roughen(x, key):
     """Noise, softness and contrast, so that the judge does not lean on crispness."""
     key_noise, key_level, key_soft, key_gain = jax.random.split(key, 4)
     count = x.shape[0]
@@ -121,7 +129,7 @@ def train_judge(
     def loss(params, frozen, given, key):
         del frozen
         x, answers, has_front = given
-        logits: Any = module.apply({"params": params}, _roughen(x, key))
+        logits: Any = module.apply({"params": params}, roughen(x, key))
         entropy = optax.softmax_cross_entropy_with_integer_labels
         parts = [jnp.mean(entropy(a, b)) for a, b in zip(logits[:4], answers[:4])]
         view = jnp.mean(entropy(logits.view, answers.view) * has_front)
@@ -135,14 +143,35 @@ def train_judge(
     return fit(folder / "judge", recipe, init, log=log).ema
 
 
-def save_judge(params, folder: Path = FOLDER, card: dict | None = None) -> None:
-    """Writes the parameters as float16 safetensors, and what was measured."""
+def save_network(params, folder: Path, card: dict) -> None:
+    """Writes the parameters of a network of pictures as float16 safetensors, and
+    `card` as config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {k: np.asarray(v, np.float16) for k, v in flat(params).items()}
     save_file(arrays, str(folder / "model.safetensors"))
-    (folder / "config.json").write_text(
-        json.dumps({"widths": WIDTHS, "kinds": KIND_NAMES} | (card or {}), indent=1)
-    )
+    write_text(folder / "config.json", json.dumps(card, indent=1) + "\n")
+
+
+def load_network(module: nn.Module, folder: Path):
+    """Reads what `save_network` wrote for a module of pictures x [b 64 64 3].
+
+    Raises ValueError if the file is missing, damaged or does not fit the network.
+    """
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    found = read_arrays(folder / "model.safetensors")
+    wanted = flat(shapes["params"])
+    if {k: v.shape for k, v in found.items()} != {
+        k: v.shape for k, v in wanted.items()
+    }:
+        raise ValueError(f"{folder}: the weights do not fit {type(module).__name__}")
+    leaves = [jnp.asarray(found[name], jnp.float32) for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(shapes["params"]), leaves)
+
+
+def save_judge(params, folder: Path = FOLDER, card: dict | None = None) -> None:
+    """Writes the judge's parameters, and what was measured."""
+    known = {"widths": WIDTHS, "kinds": KIND_NAMES}
+    save_network(params, folder, known | (card or {}))
 
 
 def load_judge(folder: Path = FOLDER):
@@ -150,16 +179,7 @@ def load_judge(folder: Path = FOLDER):
 
     Raises ValueError if the file is missing, damaged or does not fit the network.
     """
-    module = Judge()
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    found = read_arrays(folder / "model.safetensors")
-    wanted = flat(shapes["params"])
-    if {k: v.shape for k, v in found.items()} != {
-        k: v.shape for k, v in wanted.items()
-    }:
-        raise ValueError(f"{folder}: the judge's weights do not fit its network")
-    leaves = [jnp.asarray(found[name], jnp.float32) for name in wanted]
-    params = jax.tree.unflatten(jax.tree.structure(shapes["params"]), leaves)
+    module, params = Judge(), load_network(Judge(), folder)
 
     @jax.jit
     def judge(params, x) -> Labels:

@@ -23,6 +23,8 @@ from sdsjax.toybox.world.captions import parse_caption
 from sdsjax.toybox.world.sheet import render_specs
 from sdsjax.toybox.world.views import draw_orbit, spread_azimuths
 
+CHUNK = 8  # sets drawn in one call
+
 
 def sample_views(
     networks: StableDiffusion,
@@ -74,7 +76,20 @@ def sample_views(
     params = {name: getattr(networks, name).params for name in ("unet", "vae")}
     params["text_encoder"] = text.params
     ids, nothing = networks.tokenizer(list(texts)), networks.tokenizer([""])
-    return np.asarray(draw(params, key, ids, nothing, jnp.asarray(orbits)))
+    orbits = jnp.asarray(orbits)
+    drawn = [
+        draw(params, jax.random.fold_in(key, i), ids[i:j], nothing, orbits[i:j])
+        for i, j in ((i, i + CHUNK) for i in range(0, len(texts), CHUNK))
+    ]
+    return np.concatenate([np.asarray(x) for x in drawn])
+
+
+def draw_orbits(key: jax.Array, count: int) -> np.ndarray:
+    """Draws cameras of `count` sets as training does: [count VIEWS 3]."""
+    azimuth, elevation, distance = jax.vmap(draw_orbit)(jax.random.split(key, count))
+    turned = spread_azimuths(azimuth, VIEWS)
+    rest = (jnp.repeat(a[:, None], VIEWS, axis=1) for a in (elevation, distance))
+    return np.asarray(jnp.stack([turned, *rest], axis=-1))
 
 
 def view_sheet(
@@ -91,13 +106,10 @@ def view_sheet(
     A row shows a set of samples and, to its right, the true renders of the same cameras
     (on a grey of their own: samples choose theirs).
     """
-    keys = jax.random.split(jax.random.key(seed), len(texts) + 1)
-    azimuth, elevation, distance = jax.vmap(draw_orbit)(keys[1:])
-    turned = spread_azimuths(azimuth, VIEWS)
-    rest = (jnp.repeat(a[:, None], VIEWS, axis=1) for a in (elevation, distance))
-    orbits = np.asarray(jnp.stack([turned, *rest], axis=-1))
+    key, key_orbits = jax.random.split(jax.random.key(seed))
+    orbits = draw_orbits(key_orbits, len(texts))
     drawn = sample_views(
-        networks, texts, orbits, keys[0], guidance_scale=guidance_scale, steps=steps
+        networks, texts, orbits, key, guidance_scale=guidance_scale, steps=steps
     )
     rows = []
     for text, views, orbit in zip(texts, drawn, orbits, strict=True):

@@ -1,0 +1,43 @@
+"""The azimuth network: its error, the pictures it learns from, its files."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdsjax.toybox.scoring import azimuth
+from sdsjax.toybox.training import pool as pools
+from sdsjax.toybox.world.objects import DIRECTED_KINDS, KINDS
+
+
+def test_the_error_is_the_angle_whatever_the_turn():
+    asked = jnp.array([10.0, -170.0, 179.0, 90.0])
+    said = jnp.deg2rad(jnp.array([-10.0, 170.0, -179.0, 270.0]))
+    answers = 3.0 * jnp.stack([jnp.cos(said), jnp.sin(said)], axis=-1)
+    np.testing.assert_allclose(
+        azimuth.azimuth_error(answers, asked), [20.0, 20.0, 2.0, 180.0], atol=1e-3
+    )
+
+
+def test_it_is_asked_of_single_objects_with_sides_and_not_from_above():
+    kinds = list(KINDS)
+    geometry = np.array([kinds.index("ball"), kinds.index("house"), len(kinds)] * 2)
+    orbit = np.zeros((6, 3), np.float32)
+    orbit[3:, 1] = 70.0
+    pool = pools.Pool(np.zeros((6, 4, 4, 6), np.uint8), geometry, geometry, orbit=orbit)
+    assert "house" in DIRECTED_KINDS
+    np.testing.assert_array_equal(azimuth.sided_rows(pool), [1])
+    with pytest.raises(ValueError, match="view sets"):
+        azimuth.sided_rows(pool._replace(orbit=None))
+
+
+def test_what_is_written_is_read_and_another_network_refused(tmp_path):
+    module, x = azimuth.AzimuthNet(), jnp.zeros((1, 64, 64, 3))
+    params = jax.jit(module.init)(jax.random.key(0), x)["params"]
+    azimuth.save_azimuth(params, tmp_path)
+    x = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
+    want = jax.jit(module.apply)({"params": params}, x)
+    np.testing.assert_allclose(azimuth.load_azimuth(tmp_path)(x), want, atol=1e-2)
+    azimuth.save_azimuth({"direction": params["direction"]}, tmp_path)
+    with pytest.raises(ValueError, match="do not fit AzimuthNet"):
+        azimuth.load_azimuth(tmp_path)
