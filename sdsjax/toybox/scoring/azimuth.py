@@ -28,7 +28,7 @@ from sdsjax.toybox.training.fit import Recipe, fit
 from sdsjax.toybox.world.objects import KINDS
 
 FOLDER = Path(__file__).parents[2] / "weights" / "toybox-azimuth"
-WIDTHS = (16, 32, 64, 88)
+WIDTHS = (16, 32, 56, 72)
 OVERHEAD = 50.0  # degrees of elevation from which sides are hard to tell
 
 
