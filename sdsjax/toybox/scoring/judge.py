@@ -144,8 +144,7 @@ def train_judge(
 
 
 def save_network(params, folder: Path, card: dict) -> None:
-    """Writes the parameters of a network of pictures as float16 safetensors, and
-    `card` as config.json."""
+    """Writes a network's parameters as float16 safetensors, `card` as config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {k: np.asarray(v, np.float16) for k, v in flat(params).items()}
     save_file(arrays, str(folder / "model.safetensors"))
