@@ -25,7 +25,7 @@ from sdsjax.diagnostics.gradient_stats import Measured, describe_groups
 from sdsjax.diagnostics.moments import Draw, observe
 from sdsjax.diagnostics.noise_projection import noise_projection
 from sdsjax.training.encoding import bind
-from sdsjax.training.groups import into_groups, out_of_groups
+from sdsjax.training.groups import into_groups, out_of_groups, render_keys
 from sdsjax.training.particles import state_of_particle
 from sdsjax.training.pullback import floating
 from sdsjax.training.train_step import make_forward, step_keys
@@ -139,9 +139,9 @@ def make_step_variance(
         key_own, key_projection = jax.random.split(own)
         views = cameras(keys["camera"])
         n = views.focal.shape[0]
-        key_render = jax.random.split(keys["render"], n)
         prior = bind(source, prior_params)
         group = prior.group
+        key_render = render_keys(keys["render"], n, group)
         z, x, pull, zs, seen = rendered_views(
             draw, state, prior_params, views, key_render, group
         )

@@ -7,6 +7,7 @@ g = 1 a view is a sample and every array stays as it is.
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from sdsjax.types import Linear, PyTree
 
@@ -23,6 +24,16 @@ def out_of_groups(samples: PyTree, group: int) -> PyTree:
     if group == 1:
         return samples
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), samples)
+
+
+def render_keys(key: jax.Array, views: int, group: int) -> jax.Array:
+    """Makes keys [n] of the renderings of a step's n views, equal within a group.
+
+    What a sample shows stands before one background, in training as here: a prior that
+    sees four views before four colours explains the difference by fog.
+    """
+    keys = jax.random.split(key, views // group)
+    return keys if group == 1 else jnp.repeat(keys, group, axis=0)
 
 
 def grouped_linear(linear: Linear, group: int) -> Linear:

@@ -29,6 +29,7 @@ from sdsjax.training.groups import (
     grouped_linear,
     into_groups,
     out_of_groups,
+    render_keys,
     sample_shape,
 )
 from sdsjax.training.optimizers import make_control
@@ -135,7 +136,7 @@ def _make_gradient(source, draw, representation, estimator, sampler, total, mesh
     def gradient(state, prior_params, views, keys):
         prior = bind(source, prior_params)
         group, n = prior.group, views.focal.shape[0]
-        key_render = jax.random.split(keys["render"], n)
+        key_render = render_keys(keys["render"], n, group)
         key_estimate = jax.random.split(keys["estimate"], n // group)
         forward = partial(
             draw, state=state, prior_params=prior_params, views=views, keys=key_render,

@@ -40,6 +40,7 @@ ALL = [
 LATENT = ("stable_diffusion", "multiview")  # their attention may be fused
 # Gaussians on a network in half precision, and a field; the rest is of the slow stage.
 QUICK = {("ssd:nerf", TPU), ("ssd:sd21", H100)}
+FIRST = {name.split(":")[0]: name for name in reversed(ALL)}
 TABLE = [
     pytest.param(
         name,
@@ -49,6 +50,8 @@ TABLE = [
     )
     for name in ALL
     for target in (H100, TPU)
+    # a method's variants differ in sizes: the TPU is shown one of each
+    if target is H100 or (name, target) in QUICK or name == FIRST[name.split(":")[0]]
 ]
 
 
@@ -87,8 +90,11 @@ def test_a_training_step_lowers(name, target, folders):
     assert (custom_calls(text) >= {FUSED[0]}) == fused
 
 
-def test_the_table_has_every_variant_for_both():
-    assert len(TABLE) == 2 * len(ALL) >= 100
+def test_the_table_has_every_variant_and_every_method():
+    shown = {param.values for param in TABLE}
+    assert {name for name, target in shown if target is H100} == set(ALL)
+    methods = {name.split(":")[0] for name, target in shown if target is TPU}
+    assert methods == set(config_names())
 
 
 def only_on_a_cpu(x):

@@ -12,7 +12,12 @@ from sdsjax.cameras import OrbitRange, camera_angles, camera_position
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.training.build.phases import build_phases
 from sdsjax.training.config import ConfigError
-from sdsjax.training.groups import grouped_linear, into_groups, out_of_groups
+from sdsjax.training.groups import (
+    grouped_linear,
+    into_groups,
+    out_of_groups,
+    render_keys,
+)
 from sdsjax.training.train_step import init_state, make_train_step, step_keys
 from sdsjax.types import Linear, PriorSource
 
@@ -151,3 +156,12 @@ def test_a_batch_that_does_not_divide_is_one_line():
     with pytest.raises(ConfigError, match="batch_size = 6 is no multiple of the 4"):
         build_phases(config, ORBIT, 4)
     assert build_phases(config, ORBIT, 3)[-1].batch_size == 6
+
+
+def test_the_views_of_a_group_are_drawn_by_one_key():
+    key = jax.random.key(3)
+    keys = jax.random.key_data(render_keys(key, 6, 3)).reshape(2, 3, -1)
+    np.testing.assert_array_equal(keys, np.repeat(keys[:, :1], 3, axis=1))
+    assert (keys[0, 0] != keys[1, 0]).any()
+    alone = jax.random.key_data(render_keys(key, 6, 1))
+    np.testing.assert_array_equal(alone, jax.random.key_data(jax.random.split(key, 6)))
