@@ -27,6 +27,8 @@ from sdsjax.toybox.world.objects import BASES, COLORS, KINDS
 from sdsjax.toybox.world.scene import SceneSpec
 from sdsjax.toybox.world.views import view_index
 
+HELD_OUT = 900  # a recipe's seed that no training has: its pools are held out
+
 
 def captions_to_draw(count: int, seed: int) -> list[str]:
     """Random captions without view words; `PAIR_FRACTION` of them two objects."""
@@ -80,7 +82,9 @@ def judge_views(
 
 def heldout_sets(folder: Path) -> pools.Pool:
     """True sets of views that no training pool holds."""
-    return pools.build_pool(folder, singles=4, pairs=1, seed=900_001, views=VIEWS)
+    return pools.build_pool(
+        folder, singles=4, pairs=1, seed=1000 * (HELD_OUT + 1), views=VIEWS
+    )
 
 
 def loss_of_views(
@@ -93,7 +97,7 @@ def loss_of_views(
     """
     recipe = MultiViewRecipe(
         bank=count, batch=count * VIEWS, pools=1, group_fraction=1.0, dropout=0.0,
-        camera_dropout=0.0, seed=900_000,
+        camera_dropout=0.0, seed=HELD_OUT,
     )  # fmt: skip
     heldout_sets(folder / "0")
     batch = batches(folder, networks, recipe._replace(singles=4, pairs=1))(0)
