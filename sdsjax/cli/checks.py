@@ -21,6 +21,7 @@ from sdsjax.diffusion import WEIGHTINGS, NoiseSchedule
 from sdsjax.diffusion.prompts import VIEW_WORDS
 from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.estimators import ESTIMATORS
+from sdsjax.estimators.denoised_l2 import AWAY_FROM
 from sdsjax.representations.gaussians.density_control import CONTROLS
 from sdsjax.training.build import (
     FACTORIES,
@@ -38,7 +39,7 @@ CHOICES: dict[str, Callable[[], Any]] = {
     "prior.dtype": lambda: ("float32", "bfloat16"),
     "prior.view_words": lambda: VIEW_WORDS,
     "estimator.weighting": lambda: WEIGHTINGS,
-    "estimator.away_from": lambda: ("uncond", "negative"),
+    "estimator.away_from": lambda: AWAY_FROM,
     "estimator.name": lambda: FACTORIES["estimator"],
     "timesteps.name": lambda: FACTORIES["timesteps"],
     "representation.name": lambda: FACTORIES["representation"],
@@ -50,7 +51,6 @@ PAIRS = ("azimuth", "elevation", "distance", "fov")
 BUILT_IN = Path(__file__).resolve().parents[1] / "weights"
 TOYBOX = "toybox-sd"
 TOYBOX_MULTIVIEW = "toybox-mv"
-MVDREAM = "ashawkey/mvdream-sd2.1-diffusers"
 TOYBOX_DEPTH = "toybox-dpt"
 TOYBOX_NORMALS = "toybox-normals"
 DEEPFLOYD = "DeepFloyd/IF-I-XL-v1.0"
@@ -261,9 +261,7 @@ def check_folder(config: Config) -> None:
             "prior 'deepfloyd' needs weights of its own: pass --config.prior.folder="
             f"{DEEPFLOYD} (licence to be accepted there) or a folder that holds them"
         )
-    first = TOYBOX
-    if prior.name == "multiview":
-        first = TOYBOX_MULTIVIEW if _built_in(TOYBOX_MULTIVIEW) else MVDREAM
+    first = TOYBOX_MULTIVIEW if prior.name == "multiview" else TOYBOX
     for key, index, network, own in (
         ("folder", "model_index.json", "Stable Diffusion", first),
         ("adapter_folder", "model_index.json", "Stable Diffusion", TOYBOX),

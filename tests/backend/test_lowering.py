@@ -1,4 +1,4 @@
-"""The training step of every config lowers for a GPU and a TPU, with their choices.
+"""The training step of every variant lowers for a GPU, of every config for a TPU too.
 
 No device is needed and none is used: see lowering.py for what this can say.
 """

@@ -27,7 +27,11 @@ from sdsjax.toybox.world.objects import BASES, COLORS, KINDS
 from sdsjax.toybox.world.scene import SceneSpec
 from sdsjax.toybox.world.views import view_index
 
-HELD_OUT = 900  # a recipe's seed that no training has: its pools are held out
+# no training has this seed: its pools are held out
+HELD_OUT = MultiViewRecipe(
+    singles=4, pairs=1, pools=1, group_fraction=1.0, dropout=0.0, camera_dropout=0.0,
+    seed=900,
+)  # fmt: skip
 
 
 def captions_to_draw(count: int, seed: int) -> list[str]:
@@ -81,9 +85,14 @@ def judge_views(
 
 
 def heldout_sets(folder: Path) -> pools.Pool:
-    """True sets of views that no training pool holds."""
+    """True sets of views that no training pool holds: `loss_of_views`' own."""
+    recipe = HELD_OUT
     return pools.build_pool(
-        folder, singles=4, pairs=1, seed=1000 * (HELD_OUT + 1), views=VIEWS
+        folder,
+        singles=recipe.singles,
+        pairs=recipe.pairs,
+        seed=1000 * (recipe.seed + 1),
+        views=VIEWS,
     )
 
 
@@ -95,12 +104,8 @@ def loss_of_views(
     By what the network is shown: "four views", "single views", "cameras wrong by 90"
     (degrees). folder: where the held-out renders are kept.
     """
-    recipe = MultiViewRecipe(
-        bank=count, batch=count * VIEWS, pools=1, group_fraction=1.0, dropout=0.0,
-        camera_dropout=0.0, seed=HELD_OUT,
-    )  # fmt: skip
-    heldout_sets(folder / "0")
-    batch = batches(folder, networks, recipe._replace(singles=4, pairs=1))(0)
+    recipe = HELD_OUT._replace(bank=count, batch=count * VIEWS)
+    batch = batches(folder, networks, recipe)(0)
     text, unet, schedule = networks.text_encoder, networks.unet, networks.schedule
 
     @jax.jit

@@ -18,16 +18,18 @@ from sdsjax.toybox.world.scene import SceneSpec, build_scene
 from sdsjax.toybox.world.views import CANONICAL_ORBITS, DISTANCE, FOV_DEG, VIEW_WORDS
 
 _LABEL = 14  # pixels under a cell
-_BACKGROUND = (0.88, 0.88, 0.86)
+BACKDROP = (0.88, 0.88, 0.86)
 
 
 @partial(jax.jit, static_argnames="size")
-def _trace(scene, orbit, size):
-    camera = orbit_camera(*orbit, fov=FOV_DEG, width=size, height=size)
+def _trace(scene, orbit, fov, size):
+    camera = orbit_camera(*orbit, fov=fov, width=size, height=size)
     return render_layers(scene, camera)
 
 
-def render_specs(specs, orbits, *, size: int = 64, background=_BACKGROUND):
+def render_specs(
+    specs, orbits, *, size: int = 64, background=BACKDROP, fov: float = FOV_DEG
+):
     """True pictures of specs, each from its orbit.
 
     Args:
@@ -35,13 +37,14 @@ def render_specs(specs, orbits, *, size: int = 64, background=_BACKGROUND):
         orbits: n (azimuth, elevation) or (azimuth, elevation, distance).
         size: width and height in pixels.
         background: one rgb.
+        fov: the field of view in degrees.
 
     Returns:
         [n, size, size, 3] float32 numpy rgb in [0, 1].
     """
     pictures = []
     for spec, orbit in zip(specs, orbits, strict=True):
-        layers = _trace(build_scene(spec), (*orbit, DISTANCE)[:3], size)
+        layers = _trace(build_scene(spec), (*orbit, DISTANCE)[:3], fov, size)
         colors = COLORS[spec.color], COLORS[spec.base_color or "white"]
         pictures.append(compose(jax.device_get(layers), *colors, background))
     return np.asarray(pictures, np.float32)

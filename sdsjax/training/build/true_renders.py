@@ -16,20 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdsjax import priors
-from sdsjax.cameras import Camera, camera_position, orbit_camera, resize_camera
+from sdsjax.cameras import Camera, orbit_position, resize_camera
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import hub
 from sdsjax.toybox.world import renderer
 from sdsjax.toybox.world.captions import parse_caption
 from sdsjax.toybox.world.objects import COLORS
 from sdsjax.toybox.world.scene import SceneSpec, build_scene
+from sdsjax.toybox.world.sheet import BACKDROP, render_specs
 from sdsjax.toybox.world.views import FOV_DEG
 from sdsjax.training.build.representation import background_of
 from sdsjax.training.config import Config, ConfigError
 from sdsjax.types import Array, PriorSource, PyTree
 
 ELEVATION = 15.0  # of the renders that know no camera
-BACKDROP = (0.88, 0.88, 0.86)  # where the run's own background changes with each step
 CHUNK = 32  # pictures that the VAE encodes in one call
 
 
@@ -50,25 +50,6 @@ def _orbits(config: Config) -> np.ndarray:
     turns = 360.0 * np.arange(prior.views) / prior.views
     elevations = (ELEVATION,) if prior.view_spread is None else prior.elevations
     return np.array([(turn, e, distance) for e in elevations for turn in turns])
-
-
-@partial(jax.jit, static_argnames="size")
-def _traced(scene, orbit, fov, size: int):
-    camera = orbit_camera(*orbit, fov=fov, width=size, height=size)
-    return renderer.render_layers(scene, camera), camera_position(camera)
-
-
-def _renders(specs, orbits, fov: float, background, size: int):
-    """x [n size size 3] of every spec from every orbit, and directions [n 3]."""
-    pictures, directions = [], []
-    for spec in specs:
-        scene = build_scene(spec)
-        for orbit in orbits:
-            layers, place = jax.device_get(_traced(scene, tuple(orbit), fov, size))
-            rgb = renderer.compose(layers, *_colors(spec), background)
-            pictures.append(np.asarray(2.0 * rgb - 1.0, np.float32))
-            directions.append(place / np.linalg.norm(place))
-    return np.stack(pictures), np.stack(directions).astype(np.float32)
 
 
 def true_picture(spec: SceneSpec, background, size: int):
@@ -99,12 +80,7 @@ def _fixed_background(config: Config):
             "prior.view_spread: the exact renders stand before one background, not "
             "before background = random: pass --config.background=white"
         )
-    named = {"white": (1.0,) * 3, "black": (0.0,) * 3}
-    return (
-        named.get(background, background)
-        if isinstance(background, str)
-        else (background)
-    )
+    return background
 
 
 def _negative(config: Config, specs, count: int):
@@ -159,7 +135,13 @@ def true_renders(config: Config) -> PriorSource:
     spread, fov = prior.view_spread, FOV_DEG
     if spread is not None:
         fov = float(np.mean(config.camera.fov))
-    images, directions = _renders(specs, orbits, fov, background, size)
+    shown = [spec for spec in specs for _ in orbits]
+    rgb = render_specs(
+        shown, [*orbits] * len(specs), size=size, background=background, fov=fov
+    )
+    images = 2.0 * rgb - 1.0
+    azimuth, elevation, _ = np.tile(orbits, (len(specs), 1)).T
+    directions = orbit_position(azimuth, elevation, 1.0).T
     kept = np.repeat(np.arange(len(specs)) == 0, len(orbits))
     negative = _negative(config, specs, len(orbits))
     z, vae, encode, decode = images, {}, lambda _, x: x, lambda _, z: z
