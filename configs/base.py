@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from sdsjax.cli.config_files import DEFAULT_VARIANT
 from sdsjax.training.config import Config
 
 Variant = Callable[[], Config]
@@ -29,8 +28,8 @@ def _prior() -> Config:
     prior.view_prompts = True  # append "front view", ... to the prompt
     prior.view_words = "two_sided"  # or "one_sided": "side view" for left and right
     # multiview: views that one sample of the prior shows together; batch_size must be a
-    # multiple of it; 1: views one by one
-    prior.group = 4
+    # multiple of it; 1: views one by one; None: 4, or 1 where a batch is no multiple
+    prior.group = placeholder(int)
     prior.perp_neg = False  # other sides' prompts as negatives; twice the UNet's work
     # the second network of vsd: LoRA on the prior's UNet (""), or on another folder's
     prior.adapter_folder = ""
@@ -202,15 +201,14 @@ def multiview(config: Config) -> Config:
     prior, camera = config.prior, config.camera
     prior.name = "multiview"
     prior.folder = "toybox-mv"
-    prior.group = 4
-    config.batch_size = whole_groups(config.batch_size, prior.group)
-    camera.first_batch_size = whole_groups(camera.first_batch_size, prior.group)
+    config.batch_size = whole_groups(config.batch_size)
+    camera.first_batch_size = whole_groups(camera.first_batch_size)
     return config
 
 
-def whole_groups(batch_size: int, group: int) -> int:
-    """The least multiple of the group that holds so many views."""
-    return group * -(-batch_size // group)
+def whole_groups(batch_size: int) -> int:
+    """The least multiple of a group's 4 views that holds so many."""
+    return 4 * -(-batch_size // 4)
 
 
 def deepfloyd(config: Config) -> Config:
@@ -301,9 +299,10 @@ def exact_of(toybox: Variant) -> Variant:
 
 
 def choice(variants: Mapping[str, Variant]) -> Callable[..., Config]:
-    """`get_config` of a file: its variant of that name, by default `:toybox`."""
+    """`get_config` of a file: its variant of that name, by default the first."""
+    first = next(iter(variants))
 
-    def get_config(variant: str = DEFAULT_VARIANT) -> Config:
+    def get_config(variant: str = first) -> Config:
         return variants[variant]()
 
     return get_config

@@ -1,7 +1,7 @@
 """Score Distillation Sampling: the guided noise prediction minus the noise added.
 
 Paper: DreamFusion (arXiv 2209.14988), eq. 3; its omega is `guidance_scale` - 1.
-Cost: `:toybox` about 2 minutes on 2 CPU cores, `:image` half a minute; `:sd21` and
+Cost: `:mv`, `:toybox` about 2 minutes on 2 CPU cores, `:image` half of one; `:sd21` and
 `:if64` want an accelerator and have only been run on small random weights; they
 optimise Gaussians where the paper has a NeRF (nerf.py).
 Command: python -m sdsjax.main --config=configs/sds.py --config.prompt="a red mug"
@@ -37,8 +37,8 @@ def if64() -> Config:
 
 
 VARIANTS = {
-    "toybox": toybox,
     "mv": mv_of(toybox),
+    "toybox": toybox,
     "sd21": sd21_of(toybox, guidance_scale=100.0),
     "if64": if64,
     "exact": exact_of(toybox),

@@ -3,8 +3,8 @@
 Paper: Stable Score Distillation for High-Quality 3D Generation (arXiv 2312.09305), alg.
 1. M (`estimator.threshold`) is not stated there and is the decisive setting.
 `:nerf` is the paper's own kind of run (sec. 5) at the size of the toybox, `:nerf_sd21`
-at its full size; `:toybox` and `:sd21` optimise Gaussians.
-Cost: `:toybox` about 2 minutes on 2 CPU cores, `:image` half a minute; `:sd21` and
+at its full size; `:mv`, the default, `:toybox` and `:sd21` optimise Gaussians.
+Cost: `:mv`, `:toybox` about 2 minutes on 2 CPU cores, `:image` half of one; `:sd21` and
 `:nerf_sd21`, at the paper's settings, want an accelerator and have only been run on
 small random weights.
 Command: python -m sdsjax.main --config=configs/ssd.py --config.prompt="a red mug"
@@ -57,8 +57,8 @@ def nerf_sd21() -> Config:
 
 
 VARIANTS = {
-    "toybox": toybox,
     "mv": mv_of(toybox),
+    "toybox": toybox,
     "sd21": sd21_of(toybox),
     "nerf": nerf,
     "nerf_sd21": nerf_sd21,

@@ -18,7 +18,7 @@ from sdsjax.training.config import ConfigError, load_json
 
 def run(arguments: Arguments) -> int:
     """Resolve the config, then train, or describe the run with --dry_run."""
-    from sdsjax.cli import checks, devices, listings
+    from sdsjax.cli import checks, devices, listings, prior_choice
 
     devices.backend()  # before anything computes: a wrong JAX_PLATFORMS is one line
     stored = Path(arguments.workdir or ".") / "config.json"
@@ -34,7 +34,8 @@ def run(arguments: Arguments) -> int:
     if arguments.dry_run:
         print(listings.dry_run(config, workdir))
         return ExitStatus.DONE
-    for warning in devices.warnings():
+    single = prior_choice.single_views(config, arguments.overrides)
+    for warning in (*devices.warnings(), *([single] if single else [])):
         print(f"sdsjax: warning: {warning}", file=sys.stderr)
     from sdsjax.training import train
 

@@ -1,6 +1,6 @@
 """What a prior believes, without any 3D: `python -m sdsjax.sample "a red mug"`.
 
-    python -m sdsjax.sample "a red mug" --prior=toybox-sd --out=samples.png
+    python -m sdsjax.sample "a red mug" --prior=toybox-mv --out=samples.png
 
 draws pictures by DDIM (arXiv 2010.02502, eta 0) from any folder that the loader reads
 and writes them as one sheet: a row a set, a column a view (front, left, back, right). A
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("prompt")
     made.add_argument(
-        "--prior", default="toybox-sd", help="folder, repository's id or built-in name"
+        "--prior", default="toybox-mv", help="folder, repository's id or built-in name"
     )
     made.add_argument("--negative", default="", help="the negative prompt")
     made.add_argument("--guidance", type=float, default=5.0, help="guidance scale")
@@ -39,20 +39,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--out", type=Path, default=Path("samples.png"))
     return made
-
-
-def kind_of(folder: str) -> str:
-    """Which prior reads a folder, by the class of its UNet; LoaderError where none."""
-    from sdsjax.models.loading import hub
-    from sdsjax.models.loading.configs_multiview import is_multiview
-    from sdsjax.models.loading.weights import read_json
-
-    root = hub.resolve(folder)
-    config = read_json(root / "unet" / "config.json")
-    if is_multiview(config):
-        return "multiview"
-    own = hub.read_config(root, "unet")
-    return hub.OWNERS[type(own)][1]
 
 
 def views_at(azimuths: Sequence[float], elevation: float):
@@ -142,6 +128,7 @@ def run(said: argparse.Namespace) -> None:
 
     from sdsjax.cli import checks, devices
     from sdsjax.exports.pictures import write_image
+    from sdsjax.models.loading import hub
     from sdsjax.training.build import PRIORS
     from sdsjax.training.config import ConfigError
 
@@ -151,7 +138,7 @@ def run(said: argparse.Namespace) -> None:
                 f"--{name} must be at least {least}, not {getattr(said, name)}"
             )
     devices.backend()
-    kind = kind_of(said.prior)
+    kind = hub.kind_of(hub.resolve(said.prior))
     overrides = {
         "prompt": said.prompt,
         "negative_prompt": said.negative,

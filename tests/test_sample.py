@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from sdsjax.diffusion import NoiseSchedule
+from sdsjax.models.loading.hub import kind_of
 from sdsjax.priors import empirical, gaussian_mixture
-from sdsjax.sample import draw, kind_of, main, sheet, views_at
+from sdsjax.sample import draw, main, sheet, views_at
 from sdsjax.types import PriorSource
 
 sys.path.insert(0, str(Path(__file__).parent / "priors"))
@@ -71,8 +72,8 @@ def test_a_multiview_folder_is_recognised_and_drawn(tmp_path, monkeypatch, capsy
 
     monkeypatch.chdir(tmp_path)
     folder = write(tmp_path / "mv", TOLD)
-    assert kind_of(str(folder)) == "multiview"
-    assert kind_of(str(write(tmp_path / "sd", UNET))) == "stable_diffusion"
+    assert kind_of(folder) == "multiview"
+    assert kind_of(write(tmp_path / "sd", UNET)) == "stable_diffusion"
     few = ["--prior=mv", "--steps=2", "--sets=1"]
     assert main(["a red mug", *few, "--out=a.png"]) == 0
     assert Image.open("a.png").size == (4 * 128, 128)

@@ -85,7 +85,7 @@ class VariantRuns:
         from sdsjax.training.train_step import init_state, make_train_step
 
         def build_run(prompt):
-            return build(resolve("hifa", settings(plan, variant, prompt)))
+            return build(resolve("hifa:toybox", settings(plan, variant, prompt)))
 
         self.plan, self.build = plan, build_run
         made = build_run(plan.prompts[0])

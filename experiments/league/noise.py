@@ -129,7 +129,7 @@ def jobs(run: Run):
 
 def worker(run: Run):
     enable_compile_cache()
-    plan, built = run.plan, build(resolve("sds", {"prompt": PROMPT}))
+    plan, built = run.plan, build(resolve("sds:toybox", {"prompt": PROMPT}))
     z, view = point_of(built)
 
     def perform(job: tuple[str, float]) -> dict:

@@ -39,7 +39,7 @@ class LeagueRuns:
     def __init__(self, plan: Plan):
         def build_run(prompt: str, steps: int):
             given = {"prompt": prompt, "steps": steps, "batch_size": plan.batch}
-            return build(resolve("sds", given))
+            return build(resolve("sds:toybox", given))
 
         self.plan, self.runs = plan, ToyboxRuns(build_run)
 

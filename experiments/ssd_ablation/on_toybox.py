@@ -68,7 +68,7 @@ def against(thresholds: tuple[int, ...]) -> dict[str, dict[str, str]]:
 
 def build_run(prompt: str, steps: int, views: int):
     given = {"prompt": prompt, "steps": steps, "batch_size": views}
-    return build(resolve("ssd", given))
+    return build(resolve("ssd:toybox", given))
 
 
 def compared(plan: Plan) -> Comparison:

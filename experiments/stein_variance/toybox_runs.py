@@ -24,7 +24,7 @@ def build_vsd(plan, prompt: str) -> RunComponents:
     """configs/vsd.py with both monocular networks."""
     given = {"prompt": prompt, "steps": plan.steps, "batch_size": plan.batch}
     given["prior"] = {"depth_folder": "toybox-dpt", "normals_folder": "toybox-normals"}
-    return build(resolve("vsd", given))
+    return build(resolve("vsd:toybox", given))
 
 
 def stepper(built: RunComponents, plan, estimator, optimizer) -> Callable:

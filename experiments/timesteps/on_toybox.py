@@ -76,7 +76,7 @@ def against() -> dict[str, dict[str, str]]:
 
 def build_run(prompt: str, steps: int, views: int):
     given = {"prompt": prompt, "steps": steps, "batch_size": views}
-    return build(resolve("sds", given))
+    return build(resolve("sds:toybox", given))
 
 
 def compared(plan: Plan) -> Comparison:

@@ -88,7 +88,7 @@ def distil(job: Job, plan: Plan, root: Path) -> dict:
     if plan.steps is not None:
         overrides["steps"] = plan.steps
     asset = sdsjax.generate(
-        job.prompt, job.estimator, workdir=job.folder(root), **overrides
+        job.prompt, f"{job.estimator}:toybox", workdir=job.folder(root), **overrides
     )
     metrics = asset.metrics
     return {"truth": metrics["truth"], "seconds": metrics.get("seconds")}

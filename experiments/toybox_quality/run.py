@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import multiview
 from jobs import (
     ESTIMATORS,
     FULL,
@@ -143,7 +144,12 @@ def main(argv=None) -> None:
         HERE, __doc__, SMALL, FULL, jobs=jobs, worker=worker, table=report,
         figure=figure,
     )  # fmt: skip
-    run(argv, experiment)
+    cameras = Experiment(
+        HERE, multiview.__doc__, multiview.SMALL, multiview.FULL,
+        jobs=multiview.all_jobs, worker=multiview.worker, table=multiview.table,
+        figure=multiview.sheet, flag="--multiview", stem="{size}-multiview",
+    )  # fmt: skip
+    run(argv, experiment, cameras)
 
 
 if __name__ == "__main__":

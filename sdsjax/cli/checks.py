@@ -16,6 +16,13 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from sdsjax.cli.config_files import Source, base_config, load
 from sdsjax.cli.overrides import apply, hyperparameters
+from sdsjax.cli.prior_choice import (
+    BUILT_IN,
+    EMBEDDED,
+    KINDS,
+    settle_group,
+    settle_prior,
+)
 from sdsjax.cli.ranges import RANGES, check_ranges
 from sdsjax.diffusion import WEIGHTINGS, NoiseSchedule
 from sdsjax.diffusion.prompts import VIEW_WORDS
@@ -48,9 +55,7 @@ CHOICES: dict[str, Callable[[], Any]] = {
     "optimizer.name": lambda: OPTIMIZERS,
 }
 PAIRS = ("azimuth", "elevation", "distance", "fov")
-BUILT_IN = Path(__file__).resolve().parents[1] / "weights"
-TOYBOX = "toybox-sd"
-TOYBOX_MULTIVIEW = "toybox-mv"
+TOYBOX = EMBEDDED["stable_diffusion"]
 TOYBOX_DEPTH = "toybox-dpt"
 TOYBOX_NORMALS = "toybox-normals"
 DEEPFLOYD = "DeepFloyd/IF-I-XL-v1.0"
@@ -227,13 +232,13 @@ def plain_prompts(config: Config) -> None:
 def _toybox_reads(prior: Config) -> bool:
     """Whether prompts are captions of the toybox."""
     return prior.name == "empirical" or (
-        prior.name in ("stable_diffusion", "multiview") and _speaks_toybox(prior.folder)
+        prior.name in EMBEDDED and _speaks_toybox(prior.folder)
     )
 
 
 def _speaks_toybox(folder: str) -> bool:
     """The built-in prior, or a folder with its tokenizer: one that was trained anew."""
-    if folder == TOYBOX:
+    if folder in EMBEDDED.values():
         return True
     words = Path("tokenizer") / "vocab.json"
     own = BUILT_IN / TOYBOX / words
@@ -254,14 +259,14 @@ def _with_vocabulary(message: str, words: tuple[str, ...]) -> str:
 def check_folder(config: Config) -> None:
     """A local folder of weights exists; a repository's id looks like one."""
     prior = config.prior
-    if prior.name not in ("stable_diffusion", "multiview", "deepfloyd"):
+    if prior.name not in KINDS:
         return
-    if prior.name == "deepfloyd" and prior.folder == TOYBOX:
+    if prior.name == "deepfloyd" and prior.folder in EMBEDDED.values():
         raise ConfigError(
             "prior 'deepfloyd' needs weights of its own: pass --config.prior.folder="
             f"{DEEPFLOYD} (licence to be accepted there) or a folder that holds them"
         )
-    first = TOYBOX_MULTIVIEW if prior.name == "multiview" else TOYBOX
+    first = EMBEDDED.get(prior.name, TOYBOX)
     for key, index, network, own in (
         ("folder", "model_index.json", "Stable Diffusion", first),
         ("adapter_folder", "model_index.json", "Stable Diffusion", TOYBOX),
@@ -327,6 +332,8 @@ def resolve(
         losses=LOSSES,
     )
     check_text(flatten(config))
+    settle_prior(config, flatten(overrides or {}))
     plain_prompts(config)
     validate(config)
+    settle_group(config)
     return FrozenConfigDict(config)

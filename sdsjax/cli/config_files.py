@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 
 from sdsjax.training.config import Config, ConfigError, in_short, nearest, one_of, slug
 
-DEFAULT_VARIANT = "toybox"
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -33,8 +32,7 @@ class Source(NamedTuple):
     @property
     def label(self) -> str:
         """How a run directory is called after it: `ssd` or `ssd-image`."""
-        plain = self.variant in (None, DEFAULT_VARIANT)
-        return self.name if plain else f"{self.name}-{self.variant}"
+        return self.name if self.variant is None else f"{self.name}-{self.variant}"
 
 
 def config_folder() -> Path:

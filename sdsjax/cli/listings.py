@@ -30,7 +30,7 @@ def _wrapped(text: str, depth: int) -> str:
 
 def listing() -> str:
     """Configs with their variants, every named factory, the toybox's words."""
-    lines = ["configs: --config=NAME or --config=NAME:VARIANT (:toybox by default)"]
+    lines = ["configs: --config=NAME or --config=NAME:VARIANT (by default the first)"]
     for name in config_names():
         module = read_module(config_folder() / f"{name}.py")
         lines.append(_wrapped(f"{name}: {_first_line(module)}", 1))
@@ -42,7 +42,7 @@ def listing() -> str:
             lines.append(_wrapped(f"{name}: {', '.join(hyperparameters(factory))}", 1))
     rest = [w for w in vocabulary() if w not in {*COLORS, *KINDS}]
     lines += [
-        "prompts for toybox-sd: 'a red mug', or 'a red mug on a blue table'",
+        "prompts for the toybox's priors: 'a red mug', or 'a red mug on a blue table'",
         _wrapped(f"colours: {' '.join(COLORS)}", 1),
         _wrapped(f"kinds: {' '.join(KINDS)}", 1),
         _wrapped(f"to stand on: {' '.join(BASES)}", 1),

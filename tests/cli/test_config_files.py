@@ -41,9 +41,12 @@ def test_every_variant_has_every_key(name, variant):
     assert (config.representation.name == "image") == (variant == "image")
 
 
-def test_the_default_variant_is_the_toybox():
-    assert load("ssd").to_dict() == load("ssd:toybox").to_dict()
-    assert load("ssd").prior.folder == "toybox-sd"
+def test_the_default_variant_is_the_first_of_the_file():
+    assert load("ssd").to_dict() == load("ssd:mv").to_dict()
+    assert load("ssd").prior.folder == "toybox-mv"
+    assert load("csd").to_dict() == load("csd:toybox").to_dict()
+    assert load("csd").prior.folder == "toybox-sd"
+    assert (locate("ssd").label, locate("ssd:toybox").label) == ("ssd", "ssd-toybox")
 
 
 def test_the_paper_settings_of_sd21():

@@ -116,7 +116,7 @@ def mv_variants():
 def test_multiview_variants_are_their_toybox_in_whole_groups(name):
     config = load(name)
     assert (config.prior.name, config.prior.folder) == ("multiview", "toybox-mv")
-    assert config.prior.group == 4
+    assert resolve(name).prior.group == 4
     assert config.batch_size % 4 == config.camera.first_batch_size % 4 == 0
     if name.endswith(":mv"):
         toybox = load(name.replace(":mv", ":toybox"))
@@ -150,7 +150,7 @@ def test_a_multiview_name_that_is_not_there_is_one_line(multiview_folder):
     assert "toybox-sd" not in str(caught.value)  # no multi-view prior
     folder = {"prior.folder": str(multiview_folder), **TINY}
     with pytest.raises(ConfigError, match="batch_size = 1 is no multiple of the 4"):
-        build(resolve("ssd:mv", {**folder, "representation.count": 9}))
+        build(resolve("ssd:mv", {**folder, "prior.group": 4}))
     for key, value in (("adapter_folder", str(multiview_folder)), ("perp_neg", True)):
         with pytest.raises(ConfigError, match=f"prior.{key} = .* leave it out"):
             build(resolve("ssd:mv", {**folder, "batch_size": 4, f"prior.{key}": value}))

@@ -78,3 +78,42 @@ def test_table_holds_every_prompt_and_the_medians(quality, invented, tmp_path):
     assert rows[0].rstrip(" |").endswith("-")
     assert "guidance_scale 50 **chosen**" in text
     assert "| **median** | 0.800 | 0.800 | 1.000 |" in text
+
+
+@pytest.fixture
+def cameras(quality, monkeypatch):
+    """Runs cost nothing: SSD is best at 300, SDS at 3, single views lose .1 of IoU."""
+    calls = []
+
+    def worker(run):
+        def perform(job):
+            calls.append(job.key())
+            best = {"ssd": 300.0, "sds": 3.0}[job.case[:3]]
+            loss = 0.1 * ("single" in job.case) + abs(job.setting - best) / 1000
+            scores = {"iou": 0.9 - loss, "psnr": 19.0, "ssim": 0.9, "chamfer": 0.1}
+            return {**job._asdict(), "truth": {**scores, "janus_rate": None}}
+
+        return perform
+
+    monkeypatch.setattr(quality.multiview, "worker", worker)
+    return calls
+
+
+def test_cases_on_the_multiview_prior_are_tuned_apart(
+    quality, cameras, tmp_path, monkeypatch
+):
+    out = ["--multiview", "--full", "--out", str(tmp_path), "--runs", str(tmp_path)]
+    quality.main(out)
+    # four prompts for each of 10 settings, then twelve for each of four cases
+    assert len(cameras) == 4 * 10 + 4 * 12
+    assert len(set(cameras)) == len(cameras)
+    table = (tmp_path / "full-multiview.md").read_text()
+    assert "ssd, groups, threshold 300 | 0.900 |" in table
+    assert "sds, single views, guidance_scale 3 | 0.800 |" in table
+    assert "ssd, groups - ssd, single views | iou | +0." in table
+    # other weights than those that are shipped: measured from the first prompt on
+    monkeypatch.setattr(quality.multiview, "embedded", lambda: "another")
+    quality.main([*out, "--minutes", "0"])
+    assert len(cameras) == 4 * 10 + 4 * 12
+    quality.main(out)
+    assert len(cameras) == 2 * (4 * 10 + 4 * 12)

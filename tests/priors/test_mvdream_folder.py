@@ -18,9 +18,10 @@ from sdsjax.cameras import camera_numbers
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.models.loading import hub
 from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.loading.hub import kind_of
 from sdsjax.models.unets import lora
 from sdsjax.priors import multiview, stable_diffusion
-from sdsjax.sample import kind_of, main
+from sdsjax.sample import main
 from sdsjax.types import Linear, View
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "models"))
@@ -150,7 +151,7 @@ def test_imagedreams_folder_is_refused_by_its_name(folder, tmp_path):
 
 def test_samples_are_drawn_from_it(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert kind_of(str(folder)) == "multiview"
+    assert kind_of(folder) == "multiview"
     said = ["a red mug", f"--prior={folder}", "--steps=2", "--sets=1", "--out=a.png"]
     assert main(said) == 0
     assert Image.open("a.png").size == (4 * 128, 128)

@@ -261,6 +261,14 @@ OWNERS = {
 }
 
 
+def kind_of(root: Path) -> str:
+    """Names the kind of prior that reads a folder, by its UNet's class.
+
+    Raises LoaderError where there is none.
+    """
+    return OWNERS[type(read_config(root, "unet"))][1]
+
+
 def _load_diffusion(root, kind, variant, dtype, remat, sharding) -> StableDiffusion:
     for name, expected in (("unet", kind), ("text_encoder", CLIPTextConfig)):
         found = type(read_config(root, name))

@@ -1,0 +1,82 @@
+"""What a config leaves open about its prior, settled from what the user said.
+
+A kind of prior (`prior.name`) and its files (`prior.folder`) go together, and most
+users set only one of them: a folder says by its UNet's class which kind reads it, and a
+kind that has embedded weights reads those. `prior.group`, where nobody set it, is what
+the batches allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sdsjax.training.config import Config
+
+BUILT_IN = Path(__file__).resolve().parents[1] / "weights"
+# the embedded prior of a kind
+EMBEDDED = {"stable_diffusion": "toybox-sd", "multiview": "toybox-mv"}
+KINDS = (*EMBEDDED, "deepfloyd")
+WHOLE_GROUP = 4  # views that MVDream and toybox-mv were trained to see together
+
+
+def settle_prior(config: Config, said: Mapping[str, Any]) -> None:
+    """Fills in place the kind or the folder that the overrides `said` (flat) lack.
+
+    A folder that cannot be read here, a repository's for one, is left to its loader,
+    which names the right kind.
+    """
+    prior = config.prior
+    if "prior.folder" not in said and prior.folder in EMBEDDED.values():
+        prior.folder = EMBEDDED.get(prior.name, prior.folder)
+    if "prior.folder" in said and "prior.name" not in said and prior.name in KINDS:
+        prior.name = kind_of_folder(str(prior.folder)) or prior.name
+
+
+def settle_group(config: Config) -> None:
+    """Fills in place how many views of a checked config the prior sees together."""
+    prior = config.prior
+    if prior.group is None:
+        with prior.ignore_type():
+            prior.group = _group(config) if prior.name == "multiview" else 1
+
+
+def kind_of_folder(folder: str) -> str | None:
+    """Names the kind of prior that reads a built-in or local folder.
+
+    None where there is no such folder, or none that the loaders know.
+    """
+    for root in (BUILT_IN / folder, Path(folder).expanduser()):
+        if (root / "unet" / "config.json").is_file():
+            # Imported here: the loaders take a second to import.
+            from sdsjax.models.loading import hub
+
+            try:
+                return hub.kind_of(root)
+            except (ValueError, OSError):
+                return None
+    return None
+
+
+def _group(config: Config) -> int:
+    camera = config.camera
+    batches = [config.batch_size, *(entry[2] for entry in camera.milestones)]
+    if camera.first_steps:
+        batches.append(camera.first_batch_size)
+    return 1 if any(batch % WHOLE_GROUP for batch in batches) else WHOLE_GROUP
+
+
+def single_views(config: Config, said: Mapping[str, Any]) -> str | None:
+    """Words the warning that batches are too small for a multi-view prior's groups.
+
+    None where they are not, or where the user set `prior.group`.
+    """
+    alone = config.prior.name == "multiview" and config.prior.group == 1
+    if not alone or "prior.group" in said:
+        return None
+    return (
+        f"batch_size = {config.batch_size} holds no whole group of {WHOLE_GROUP} views,"
+        " so that the prior sees views one by one (prior.group=1), which gives blurrier"
+        f" assets: a multiple of {WHOLE_GROUP} is better"
+    )
