@@ -54,7 +54,10 @@ def test_splats_give_their_means_and_colours(tmp_path):
     ("change", "message"),
     [
         (lambda data: data[:-1], "need"),
-        (lambda data: data.replace(b"double z", b"double w"), "no columns x, y, z"),
+        (
+            lambda data: data.replace(b"double z", b"double w"),
+            "no scalar columns x, y",
+        ),
         (lambda data: b"obj" + data, "not a PLY file"),
         (lambda data: data[:-8] + b"\xff" * 8, "not finite"),
     ],
