@@ -110,7 +110,8 @@ def read_splats(path: str | os.PathLike) -> Gaussians:
 
 def _gaussians(table: dict[str, np.ndarray], coefficients: int) -> Gaussians:
     def stack(names) -> np.ndarray:
-        columns = np.stack([table[name].astype(np.float32) for name in names], axis=1)
+        with np.errstate(over="ignore"):  # a double that is too large is not finite
+            columns = np.stack([table[name].astype("f4") for name in names], axis=1)
         if not np.isfinite(columns).all():
             raise PlyError(f"values that are not finite in {names[0]}...")
         return columns

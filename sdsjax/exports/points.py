@@ -44,7 +44,8 @@ def _rgb(values: np.ndarray, kind: np.dtype) -> np.ndarray:
 
 def _points(table: dict[str, np.ndarray]) -> np.ndarray:
     def stack(wanted: tuple[str, ...]) -> np.ndarray:
-        return np.stack([table[name].astype(np.float32) for name in wanted], axis=1)
+        with np.errstate(over="ignore"):  # a double that is too large is not finite
+            return np.stack([table[name].astype("f4") for name in wanted], axis=1)
 
     parts = [stack(("x", "y", "z"))]
     dc = ("f_dc_0", "f_dc_1", "f_dc_2")
