@@ -11,6 +11,7 @@ import os
 
 import numpy as np
 
+from sdsjax.exports.ply import is_turned
 from sdsjax.files.ply_tables import PlyError, read_vertices
 from sdsjax.render.spherical_harmonics import C0
 
@@ -28,9 +29,12 @@ def read_points(path: str | os.PathLike) -> np.ndarray:
     """
     table = read_vertices(path)
     try:
-        return _points(table.columns)
+        points = _points(table.columns)
     except PlyError as error:
         raise PlyError(f"{path}: {error}") from None
+    if is_turned(table):
+        points[:, 1:3] *= -1  # our own splats are written with y down
+    return points
 
 
 def _rgb(values: np.ndarray, kind: np.dtype) -> np.ndarray:
