@@ -30,13 +30,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdsjax.files.atomic import replacing
-from sdsjax.files.ply_tables import PlyError, Table, read_vertices
+from sdsjax.files.ply_tables import TURNED, PlyError, Table, read_vertices
 from sdsjax.representations.gaussians import Gaussians
 
 # Coefficients a channel -> the SH degrees 0 to 4.
 SH_SIZES = (1, 4, 9, 16, 25)
-# The header's comment; read to the letter.
-TURNED = "sdsjax: y down, turned half a turn about x from y up, front +z"
 _MEANS = ("x", "y", "z")
 _DC = ("f_dc_0", "f_dc_1", "f_dc_2")
 _SCALES = ("scale_0", "scale_1", "scale_2")
@@ -156,11 +154,6 @@ def read_splats(path: str | os.PathLike) -> Gaussians:
         raise PlyError(f"{path}: {error}") from None
 
 
-def is_turned(table: Table) -> bool:
-    """Whether a file says that its splats are to be turned back to y up."""
-    return TURNED in table.comments
-
-
 def _gaussians(table: Table, coefficients: int) -> Gaussians:
     def stack(names) -> np.ndarray:
         with np.errstate(over="ignore"):  # a double that is too large is not finite
@@ -177,7 +170,7 @@ def _gaussians(table: Table, coefficients: int) -> Gaussians:
         rest = rest.reshape(len(rest), 3, coefficients - 1).transpose(0, 2, 1)
         dc = np.concatenate([dc, rest], axis=1)
     means, quats = stack(_MEANS), stack(_QUATS)
-    if is_turned(table):
+    if TURNED in table.comments:
         means, quats, dc = turned(means, quats, dc, back=True)
     return Gaussians(
         means=jnp.asarray(means),

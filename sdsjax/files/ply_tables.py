@@ -39,6 +39,11 @@ FORMATS = {
 }
 
 
+# The comment of a file whose y is down, ours turned half a turn about x, as
+# exports/ply.py writes splats; read to the letter.
+TURNED = "sdsjax: y down, turned half a turn about x from y up, front +z"
+
+
 class PlyError(ValueError):
     """A PLY file, or what should become one, cannot be used; one line."""
 

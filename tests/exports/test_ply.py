@@ -16,9 +16,9 @@ from sdsjax.exports.ply import (
     read_splats,
     write_splats,
 )
-from sdsjax.exports.points import read_points
 from sdsjax.render.spherical_harmonics import colour
 from sdsjax.representations.gaussians import Gaussians
+from sdsjax.representations.gaussians.given_points import read_points
 
 
 def cloud(count=7, coefficients=4, seed=0):

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plyfile import PlyData, PlyElement
 
-from sdsjax.exports.points import read_points
 from sdsjax.files.ply_tables import PlyError, parse_header, read_vertices
+from sdsjax.representations.gaussians.given_points import read_points
 
 POINTS = np.array([[0.125, 0.25, 0.5], [-0.5, 0.75, -0.625], [1, 0, -1], [0, 1, 0]])
 RGB = np.array([[255, 0, 51], [0, 255, 0], [102, 153, 204], [0, 0, 0]])

@@ -7,9 +7,9 @@ import pytest
 
 from sdsjax.cli.checks import resolve
 from sdsjax.exports.ply import PlyError, write_splats
-from sdsjax.exports.points import read_points
 from sdsjax.render.spherical_harmonics import C0
 from sdsjax.representations.gaussians import as_gaussians, gaussians
+from sdsjax.representations.gaussians.given_points import read_points
 from sdsjax.training.build import build_representation
 from sdsjax.training.config import ConfigError
 

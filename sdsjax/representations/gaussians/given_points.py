@@ -11,8 +11,7 @@ import os
 
 import numpy as np
 
-from sdsjax.exports.ply import is_turned
-from sdsjax.files.ply_tables import PlyError, read_vertices
+from sdsjax.files.ply_tables import TURNED, PlyError, read_vertices
 from sdsjax.render.spherical_harmonics import C0
 
 COLOURS = (
@@ -32,7 +31,7 @@ def read_points(path: str | os.PathLike) -> np.ndarray:
         points = _points(table.columns)
     except PlyError as error:
         raise PlyError(f"{path}: {error}") from None
-    if is_turned(table):
+    if TURNED in table.comments:
         points[:, 1:3] *= -1  # our own splats are written with y down
     return points
 
