@@ -94,9 +94,14 @@ def _optimizer() -> Config:
 def _reference() -> Config:
     """The given pictures of image-to-3D (sdsjax/files/reference_images.py)."""
     reference = ConfigDict()
-    # an RGBA picture, a folder of them with cameras.json, "toybox": the prompt's true
-    # picture, "": none
+    # a picture, a folder of them with cameras.json or transforms.json, "toybox": the
+    # prompt's true picture, "": none
     reference.path = ""
+    # "white", "black" or "r,g,b" in [0, 1]: a flat background to key out of pictures
+    # without alpha; "": the extra `photo` finds the object
+    reference.background = ""
+    # move and scale a picture's object (or a folder's cameras) to where views show it
+    reference.fit = False
     reference.azimuth = 0.0  # the camera of a single picture: degrees, world units
     reference.elevation = 15.0
     reference.distance = 3.1

@@ -3,10 +3,12 @@
 Paper: HiFA (arXiv 2305.18766), sec. 5.4 and app. A.5: picture, mask and depth of the
 given view(s), one a step, beside score distillation of random views. `:hallucinate`
 reconstructs early and only distils from there on.
-`reference.path`: an RGBA picture (its camera: `reference.azimuth`, `elevation`,
-`distance`, `fov`), a folder of them with cameras.json (`python -m sdsjax.toybox
-references` writes one, sdsjax/files/reference_images.py says how), or "toybox", the
-prompt's own true picture, which needs no file.
+`reference.path`: a picture (its camera: `reference.azimuth`, `elevation`, `distance`,
+`fov`), a folder of them with cameras.json (`python -m sdsjax.toybox references` writes
+one) or transforms.json (nerfstudio, instant-ngp; sdsjax/files/given_cameras.py), or
+"toybox", the prompt's own true picture, which needs no file. A photograph:
+`reference.background=white` keys out a flat background, the extra `photo` any other,
+and `reference.fit=true` brings the object to where views show it.
 Cost: a view more a step than ssd. `:sd21` wants an accelerator and has not been run.
 Command: python -m sdsjax.main --config=image_to_3d --config.reference.path=mug.png
 """

@@ -34,6 +34,7 @@ BELOW = {
     "main": BELOW_TRAINING | {"training", "cli"},
     "sample": BELOW_TRAINING | {"training", "cli"},
     "__main__": {"main"},
+    "export": {"cli"},
     "__init__": {"cli"},
 }
 # Where a config object may be seen.

@@ -32,7 +32,8 @@ usage: sdsjax --config=NAME[:VARIANT] [--config.KEY=VALUE ...] [--workdir=DIR]
 
 The same program: python -m sdsjax.main. On the embedded toybox prior, offline:
   sdsjax --config=ssd --config.prompt="a red mug"
-In the run directory: report.html, turntable, splats.ply, mesh.glb, metrics.json.
+In the run directory: report.html, turntable, splats.ply, splats.glb, mesh.glb,
+metrics.json; in other formats and sizes: python -m sdsjax.export RUN --help.
 
 exit status:
 {table()}"""

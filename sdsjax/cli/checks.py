@@ -29,6 +29,7 @@ from sdsjax.diffusion.prompts import VIEW_WORDS
 from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.estimators.denoised_l2 import AWAY_FROM
+from sdsjax.files.pictures import BadReference, background_colour
 from sdsjax.representations.gaussians.density_control import CONTROLS
 from sdsjax.training.build import (
     FACTORIES,
@@ -301,6 +302,14 @@ def check_folder(config: Config) -> None:
             )
 
 
+def check_reference(config: Config) -> None:
+    """The background to key out of given pictures is a colour, or none."""
+    try:
+        background_colour(config.reference.background)
+    except BadReference as error:
+        raise ConfigError(f"reference.{error}") from None
+
+
 def validate(config: Config) -> None:
     """Raises ConfigError with one line for the first thing that cannot work."""
     flat = flatten(config)
@@ -309,6 +318,7 @@ def validate(config: Config) -> None:
     check_pairs(config)
     check_factories(config)
     check_camera(config)
+    check_reference(config)
     if config.prior.name == "gaussian_mixture":
         check_mixture(config.prior)
     check_folder(config)

@@ -21,6 +21,7 @@ from sdsjax.exports import glb, pictures, ply
 from sdsjax.exports import mesh as meshes
 from sdsjax.exports.pictures import Render
 from sdsjax.exports.report import Run, report_html
+from sdsjax.exports.splat_files import write_splats_glb
 from sdsjax.exports.viewer import viewer_html
 from sdsjax.exports.written_files import (
     ExportError,
@@ -73,7 +74,7 @@ def export_all(
 
     Raises ExportError where something could not be written that could be another time
     (a full disk): all the rest is there. An asset with no surface is only a warning.
-    Names: turntable, splats, mesh, views, metrics, report; for the `image`
+    Names: turntable, splats, splats_gltf, mesh, views, metrics, report; for the `image`
     representation image instead of the first four; particles, splats_1, ... for others.
     """
     workdir = Path(workdir)
@@ -151,7 +152,7 @@ def _settle_outdated(files: WrittenFiles, status: str) -> None:
 def _write_asset(
     files: WrittenFiles, params: Any, render: Render, config: Mapping, size: int
 ) -> meshes.Mesh | None:
-    """Writes turntable, splats.ply and mesh.glb; returns the mesh for the viewer."""
+    """Writes turntable, splats and mesh.glb; returns the mesh for the viewer."""
     wanted = config.get("exports") or {}
     frames = int(wanted.get("turntable_frames", 48))
     if frames > 0:
@@ -163,6 +164,8 @@ def _write_asset(
     if isinstance(params, Gaussians):
         path_of_splats = files.workdir / "splats.ply"
         files.keep("splats", lambda: ply.write_splats(path_of_splats, params))
+        path_of_gltf = files.workdir / "splats.glb"
+        files.keep("splats_gltf", lambda: write_splats_glb(path_of_gltf, params))
         extract = partial(meshes.extract_mesh, params)
     elif callable(params):
         # a contracted scene is cut off at the box in which it is not

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sdsjax.exports.mesh import Mesh
-from sdsjax.exports.texture import textured
+from sdsjax.exports.texture import SIZE, textured
 from sdsjax.files.atomic import write_bytes
 
 
@@ -25,8 +25,12 @@ def _write_glb(path: str | os.PathLike, solid) -> Path:
     return write_bytes(path, content)
 
 
-def write_mesh(path: str | os.PathLike, mesh: Mesh, *, uv: bool = False) -> Path:
+def write_mesh(
+    path: str | os.PathLike, mesh: Mesh, *, uv: bool = False, texture_size: int = SIZE
+) -> Path:
     """Writes a binary glTF: vertex colours, or with `uv` a baked texture.
+
+    texture_size: px of the texture's side.
 
     With vertex colours the file names no material: common readers (trimesh among them)
     drop a primitive's colours as soon as it has one.
@@ -34,7 +38,7 @@ def write_mesh(path: str | os.PathLike, mesh: Mesh, *, uv: bool = False) -> Path
     import trimesh
 
     if uv:
-        return _write_glb(path, textured(mesh))
+        return _write_glb(path, textured(mesh, size=texture_size))
     linear = np.round(255 * linear_from_display(mesh.colours)).astype(np.uint8)
     opaque = np.full((len(linear), 1), 255, np.uint8)
     solid = trimesh.Trimesh(

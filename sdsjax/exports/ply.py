@@ -10,55 +10,35 @@ One `vertex` element, binary little-endian float32 (Kerbl et al., arXiv 2308.040
     scale_0..2       natural logarithm of the standard deviations, world units
     rot_0..3         quaternion w x y z, not necessarily normalised
 
-Only alive rows are written. A file is untrusted input: its header is capped, its sizes
-are checked against the bytes that are there before anything is allocated.
+Scenes of that code have y down, because COLMAP's cameras have, and what shows such a
+file (SuperSplat, antimatter15's, Blender's and Unity's importers) turns it upright or
+looks at it so. The file is therefore our object turned half a turn about x: means,
+quaternions, the signs of the harmonics. A comment in the header says so, and turns it
+back when we read it; a file without the comment is read as it is.
+
+Only alive rows are written. What is read may be any dialect of PLY
+(files/ply_tables.py), with the columns in any order.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import re
 from pathlib import Path
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from sdsjax.files.atomic import replacing
+from sdsjax.files.ply_tables import TURNED, PlyError, Table, read_vertices
 from sdsjax.representations.gaussians import Gaussians
 
-MAX_HEADER_BYTES = 1 << 16
 # Coefficients a channel -> the SH degrees 0 to 4.
 SH_SIZES = (1, 4, 9, 16, 25)
-_TYPES = {
-    **dict.fromkeys(("char", "int8"), "<i1"),
-    **dict.fromkeys(("uchar", "uint8"), "<u1"),
-    **dict.fromkeys(("short", "int16"), "<i2"),
-    **dict.fromkeys(("ushort", "uint16"), "<u2"),
-    **dict.fromkeys(("int", "int32"), "<i4"),
-    **dict.fromkeys(("uint", "uint32"), "<u4"),
-    **dict.fromkeys(("float", "float32"), "<f4"),
-    **dict.fromkeys(("double", "float64"), "<f8"),
-}
 _MEANS = ("x", "y", "z")
 _DC = ("f_dc_0", "f_dc_1", "f_dc_2")
 _SCALES = ("scale_0", "scale_1", "scale_2")
 _QUATS = ("rot_0", "rot_1", "rot_2", "rot_3")
-
-
-class PlyError(ValueError):
-    """A splat file (or a set of splats) that cannot be read or written; one line."""
-
-
-class Header(NamedTuple):
-    """How the rows of a PLY file are stored.
-
-    dtype: of one row; count: rows; offset: bytes before the first row.
-    """
-
-    dtype: np.dtype
-    count: int
-    offset: int
 
 
 def _columns(coefficients: int) -> list[str]:
@@ -67,19 +47,60 @@ def _columns(coefficients: int) -> list[str]:
     return [*_MEANS, *normals, *_DC, *rest, "opacity", *_SCALES, *_QUATS]
 
 
+def harmonic_signs(coefficients: int) -> np.ndarray:
+    """Returns the signs [k] by which half a turn about x changes SH coefficients.
+
+    In the order (l, m) = (0, 0), (1, -1), ...: the turn takes y and z to -y and -z; a
+    real harmonic is odd in y where m < 0, and odd in z where l + m is odd.
+    """
+    degrees = range(math.isqrt(coefficients))
+    odd = [(m < 0) + (n + m) % 2 for n in degrees for m in range(-n, n + 1)]
+    return np.where(np.array(odd) % 2, -1.0, 1.0).astype("<f4")
+
+
+def turned(
+    means: np.ndarray, quats: np.ndarray, sh: np.ndarray, *, back: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Turns splats half a turn about x, exactly; `back` undoes it to the bit.
+
+    means [n 3], quats [n 4] wxyz, sh [n k 3]: see `harmonic_signs`.
+    """
+    w, x, y, z = quats.T
+    # the quaternion (0, 1, 0, 0), or back (0, -1, 0, 0), times each
+    quats = np.stack([x, -w, z, -y] if back else [-x, w, -z, y], axis=1)
+    signs = harmonic_signs(sh.shape[1])
+    return means * np.array([1, -1, -1], "<f4"), quats, sh * signs[:, None]
+
+
+def living_rows(gaussians: Gaussians, path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Returns the fields of the alive rows as float32, checked before they are written.
+
+    Raises PlyError when nothing is alive or a value is not finite.
+    """
+    fields = {name: np.asarray(leaf) for name, leaf in gaussians._asdict().items()}
+    alive = fields.pop("alive").astype(bool)
+    if not alive.any():
+        raise PlyError(f"{path}: no splat is alive, there is nothing to write")
+    rows = {name: field[alive].astype("<f4") for name, field in fields.items()}
+    if rows["sh"].shape[1] not in SH_SIZES:
+        raise PlyError(
+            f"{path}: {rows['sh'].shape[1]} SH coefficients; allowed: {SH_SIZES}"
+        )
+    count = int(alive.sum())
+    finite = [np.isfinite(row).reshape(count, -1).all(axis=1) for row in rows.values()]
+    bad = int((~np.all(finite, axis=0)).sum())
+    if bad:
+        raise PlyError(f"{path}: {bad} splats hold values that are not finite")
+    return rows
+
+
 def write_splats(path: str | os.PathLike, gaussians: Gaussians) -> Path:
     """Writes the alive rows of `gaussians`, in one step. Returns the path.
 
     Raises PlyError when nothing is alive or a value is not finite.
     """
-    fields = {name: np.asarray(leaf) for name, leaf in gaussians._asdict().items()}
-    alive = fields["alive"].astype(bool)
-    if not alive.any():
-        raise PlyError(f"{path}: no splat is alive, there is nothing to write")
-    rows = {k: v[alive].astype("<f4") for k, v in fields.items() if k != "alive"}
-    means, sh = rows["means"], rows["sh"]
-    if sh.shape[1] not in SH_SIZES:
-        raise PlyError(f"{path}: {sh.shape[1]} SH coefficients; allowed: {SH_SIZES}")
+    rows = living_rows(gaussians, path)
+    means, quats, sh = turned(rows["means"], rows["quats"], rows["sh"])
     table = np.concatenate(
         [
             means,
@@ -88,14 +109,12 @@ def write_splats(path: str | os.PathLike, gaussians: Gaussians) -> Path:
             sh[:, 1:].transpose(0, 2, 1).reshape(len(means), -1),
             rows["opacity_logits"].reshape(-1, 1),
             rows["log_scales"],
-            rows["quats"],
+            quats,
         ],
         axis=1,
     )
-    if not np.isfinite(table).all():
-        bad = int((~np.isfinite(table)).any(axis=1).sum())
-        raise PlyError(f"{path}: {bad} splats hold values that are not finite")
-    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(means)}"]
+    lines = ["ply", "format binary_little_endian 1.0", f"comment {TURNED}"]
+    lines.append(f"element vertex {len(means)}")
     lines += [f"property float {name}" for name in _columns(sh.shape[1])]
     header = "\n".join([*lines, "end_header"]) + "\n"
     with replacing(path) as partial, open(partial, "wb") as stream:
@@ -104,45 +123,9 @@ def write_splats(path: str | os.PathLike, gaussians: Gaussians) -> Path:
     return Path(path)
 
 
-def parse_header(head: bytes) -> Header:
-    """Reads a PLY header from the first bytes of a file (at most MAX_HEADER_BYTES).
-
-    Raises PlyError for anything but one `vertex` element of scalar properties in
-    binary little-endian.
-    """
-    head = head[:MAX_HEADER_BYTES]
-    if not head.startswith(b"ply\n"):
-        raise PlyError("not a PLY file: it does not begin with 'ply' and a newline")
-    end = head.find(b"\nend_header\n")
-    if end < 0:
-        raise PlyError(f"no 'end_header' in the first {MAX_HEADER_BYTES} bytes")
-    try:
-        lines = head[:end].decode("ascii").split("\n")[1:]
-    except UnicodeDecodeError:
-        raise PlyError("the header is not ASCII text") from None
-    lines = [n for n in lines if n.split(" ")[0] not in ("comment", "obj_info")]
-    if not lines or lines[0] != "format binary_little_endian 1.0":
-        raise PlyError("the format must be 'binary_little_endian 1.0'")
-    element = re.fullmatch(r"element vertex ([0-9]{1,12})", (lines + [""] * 2)[1])
-    if element is None:
-        raise PlyError("the first element must be 'vertex' with a count")
-    columns: dict[str, str] = {}
-    for line in lines[2:]:
-        found = re.fullmatch(r"property (\w+) (\w+)", line)
-        if found is None or found[1] not in _TYPES:
-            raise PlyError(f"not a scalar property of one element: {line[:60]!r}")
-        if found[2] in columns:
-            raise PlyError(f"the property {found[2][:60]!r} appears twice")
-        columns[found[2]] = _TYPES[found[1]]
-    if not columns:
-        raise PlyError("the element has no properties")
-    offset = end + len(b"\nend_header\n")
-    return Header(np.dtype(list(columns.items())), int(element[1]), offset)
-
-
-def _coefficients(dtype: np.dtype) -> int:
+def _coefficients(table: Table) -> int:
     """Counts the SH coefficients a channel; checks that the splat columns are there."""
-    names = dtype.names or ()
+    names = table.columns
     rest = sum(name.startswith("f_rest_") for name in names)
     coefficients = rest // 3 + 1
     if rest % 3 or coefficients not in SH_SIZES:
@@ -151,46 +134,34 @@ def _coefficients(dtype: np.dtype) -> int:
     missing = [c for c in needed if c not in names]
     if missing:
         raise PlyError(f"columns missing: {', '.join(missing[:6])}; are these splats?")
-    wrong = [c for c in needed if dtype[c] != np.dtype("<f4")]
+    wrong = [c for c in needed if names[c].dtype.kind != "f"]
     if wrong:
-        raise PlyError(f"columns must be float32: {', '.join(wrong[:6])}")
+        raise PlyError(f"columns must be float32 or double: {', '.join(wrong[:6])}")
     return coefficients
 
 
 def read_splats(path: str | os.PathLike) -> Gaussians:
     """Reads splats written by `write_splats` or by another 3DGS program.
 
-    Returns Gaussians of n rows, all alive, float32. Raises PlyError, in one line, for
-    anything that is not such a file; nothing is allocated before the sizes agree.
+    Any dialect that `files.ply_tables` reads. Returns Gaussians of n rows, all alive,
+    float32. Raises PlyError, in one line, for anything that is not such a file; nothing
+    is allocated before the sizes agree.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise PlyError(f"{path}: no such file")
+    table = read_vertices(path)
     try:
-        with open(path, "rb") as stream:
-            header = parse_header(stream.read(MAX_HEADER_BYTES))
-            coefficients = _coefficients(header.dtype)
-            left = path.stat().st_size - header.offset
-            expected = header.count * header.dtype.itemsize
-            if left != expected:
-                raise PlyError(
-                    f"{header.count} rows of {header.dtype.itemsize} bytes need "
-                    f"{expected} bytes, the file holds {left}"
-                )
-            if header.count == 0:
-                raise PlyError("the file holds no splats")
-            stream.seek(header.offset)
-            table = np.frombuffer(stream.read(expected), header.dtype)
+        return _gaussians(table, _coefficients(table))
     except PlyError as error:
         raise PlyError(f"{path}: {error}") from None
-    return _gaussians(path, table, coefficients)
 
 
-def _gaussians(path: Path, table: np.ndarray, coefficients: int) -> Gaussians:
+def _gaussians(table: Table, coefficients: int) -> Gaussians:
     def stack(names) -> np.ndarray:
-        columns = np.stack([table[name] for name in names], axis=1)
+        with np.errstate(over="ignore"):  # a double that is too large is not finite
+            columns = np.stack(
+                [table.columns[name].astype("f4") for name in names], axis=1
+            )
         if not np.isfinite(columns).all():
-            raise PlyError(f"{path}: values that are not finite in {names[0]}...")
+            raise PlyError(f"values that are not finite in {names[0]}...")
         return columns
 
     dc = stack(_DC)[:, None]
@@ -198,11 +169,14 @@ def _gaussians(path: Path, table: np.ndarray, coefficients: int) -> Gaussians:
         rest = stack([f"f_rest_{i}" for i in range(3 * (coefficients - 1))])
         rest = rest.reshape(len(rest), 3, coefficients - 1).transpose(0, 2, 1)
         dc = np.concatenate([dc, rest], axis=1)
+    means, quats = stack(_MEANS), stack(_QUATS)
+    if TURNED in table.comments:
+        means, quats, dc = turned(means, quats, dc, back=True)
     return Gaussians(
-        means=jnp.asarray(stack(_MEANS)),
+        means=jnp.asarray(means),
         log_scales=jnp.asarray(stack(_SCALES)),
-        quats=jnp.asarray(stack(_QUATS)),
+        quats=jnp.asarray(quats),
         opacity_logits=jnp.asarray(stack(["opacity"])[:, 0]),
         sh=jnp.asarray(dc),
-        alive=jnp.ones(len(table), bool),
+        alive=jnp.ones(len(dc), bool),
     )

@@ -23,7 +23,7 @@ from sdsjax.runs.exit_status import ExitStatus
 
 # What a run may leave behind, under the names that it has always had.
 KNOWN = ("turntable.mp4", "turntable.webp", "splats.ply", "mesh.glb", "views.png")
-KNOWN += ("image.png", "particles.png", "metrics.json", "report.html")
+KNOWN += ("splats.glb", "image.png", "particles.png", "metrics.json", "report.html")
 
 
 class ExportError(RuntimeError):

@@ -17,6 +17,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -53,8 +54,12 @@ def named_leaves(state: PyTree) -> dict[str, np.ndarray]:
 
 def digest(state: PyTree) -> str:
     """Hashes a state by sha256: names, dtypes, shapes and bytes of its leaves."""
+    return _digest_of(named_leaves(state))
+
+
+def _digest_of(named: dict[str, np.ndarray]) -> str:
     total = hashlib.sha256()
-    for name, leaf in named_leaves(state).items():
+    for name, leaf in named.items():
         total.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
         total.update(np.ascontiguousarray(leaf).tobytes())
     return total.hexdigest()
@@ -232,6 +237,35 @@ class Checkpoints:
         """Loads one step's state, verified; changes nothing. Raises CheckpointError."""
         return self._load(step, self.verify(step), template)
 
+    def load_leaves(self, step: int) -> dict[str, np.ndarray]:
+        """Loads one step's arrays by name (`named_leaves`), verified.
+
+        For who wants a part of a state and cannot make the whole; changes nothing.
+        Raises CheckpointError.
+        """
+        manifest = self.verify(step)
+        blank = {
+            name: np.zeros(shape, np.dtype(dtype))
+            for name, (shape, dtype) in manifest["leaves"].items()
+        }
+        target = {name: leaf for name, leaf in blank.items() if leaf.size}
+        stored = self._read(step, target)
+        named = {name: np.asarray(stored.get(name, blank[name])) for name in blank}
+        if _digest_of(named) != manifest["state_sha256"]:
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder}: its arrays are not those saved"
+            )
+        return named
+
+    def _read(self, step: int, target: dict[str, np.ndarray]) -> Any:
+        try:
+            return self._store().restore(step, args=ocp.args.StandardRestore(target))
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder} cannot be read: {reason}"
+            ) from error
+
     def _load(self, step: int, manifest: dict, template: PyTree) -> PyTree:
         leaves, tree = jax.tree.flatten(template)
         blank = jax.tree.map(_blank, template)
@@ -247,13 +281,7 @@ class Checkpoints:
                 f"config makes: {', '.join(changed[:3])} differ in shape or type"
             )
         target = {n: a for n, a in named_leaves(blank).items() if a.size}
-        try:
-            stored = self._store().restore(step, args=ocp.args.StandardRestore(target))
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"checkpoint {step} in {self.folder} cannot be read: {reason}"
-            ) from error
+        stored = self._read(step, target)
         state = jax.tree.unflatten(
             tree,
             [_restored(leaf, stored.get(name)) for name, leaf in zip(expected, leaves)],

@@ -106,7 +106,7 @@ def ceiling_of_run(config: Config, representation, params) -> dict | None:
     except CaptionError:
         return None
     setting = setting_of(config)
-    named = not str(setting["representation"].get("init", "")).endswith(".ply")
+    named = not str(setting["representation"].get("init", "")).lower().endswith(".ply")
     found = known_ceiling(setting) if named else None
     if found is None and config.scoring.ceiling:
         found = ceiling(config.prompt, representation, **settings)

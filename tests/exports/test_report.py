@@ -88,8 +88,8 @@ def run(tmp_path_factory):
 
 def test_everything_is_written(run):
     workdir, paths, _ = run
-    names = {"turntable", "splats", "mesh", "views", "metrics", "report"}
-    assert set(paths) == names
+    names = {"turntable", "splats", "splats_gltf", "mesh", "views", "metrics"}
+    assert set(paths) == names | {"report"}
     assert all(path.is_file() and path.parent == workdir for path in paths.values())
     assert not [p for p in workdir.iterdir() if p.name.startswith(".")]
     np.testing.assert_array_equal(read_splats(paths["splats"]).means, cloud().means)
@@ -120,6 +120,7 @@ def test_report_needs_no_network(run):
     addresses = re.findall(r"""(?:src|href)="([^"]*)""", html)
     assert addresses
     files = {"turntable.mp4", "splats.ply", "mesh.glb", "views.png", "metrics.json"}
+    files |= {"splats.glb"}
     for address in addresses:
         assert address.startswith("data:") or address in files
     assert not re.search(r"https?://|@import|url\(", html)

@@ -31,7 +31,7 @@ SHORT = {
 }
 REFUSALS = [errno.ENOSPC, errno.EROFS]
 EXPORTS = ("image.png", "metrics.json", "report.html", "finished.json")
-OF_GAUSSIANS = ("turntable.mp4", "splats.ply", "mesh.glb", "views.png")
+OF_GAUSSIANS = ("turntable.mp4", "splats.ply", "splats.glb", "mesh.glb", "views.png")
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,13 @@ import trimesh
 
 from sdsjax.cli import checks
 from sdsjax.exports.mesh import Mesh
-from sdsjax.exports.points import read_points
 from sdsjax.exports.texture import bake, unwrap
 from sdsjax.representations.gaussians import gaussians
 from sdsjax.representations.gaussians.density_control.clone_split_prune import (
     AdaptiveSettings,
     _reset_is_due,
 )
+from sdsjax.representations.gaussians.given_points import read_points
 from sdsjax.training.build import build_representation
 from sdsjax.training.config import ConfigError
 

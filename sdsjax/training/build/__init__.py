@@ -2,7 +2,8 @@
 
 Names are resolved in literal dicts (`priors`, `factories`, `optimizer`); from here on
 everything is functions and arrays, and nothing is written to disk. `build` composes
-what `priors`, `representation`, `optimizer`, `phases` and `supervision` make.
+what `priors`, `representation`, `optimizer`, `phases` and `supervision` make;
+`finished_run` reads an asset back without the rest.
 """
 
 from __future__ import annotations

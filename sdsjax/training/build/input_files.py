@@ -45,7 +45,7 @@ def input_files(config: Config) -> dict[str, dict[str, str]]:
         folder = files[0].parent if files else Path()
         found["reference.path"] = fingerprints(folder, files)
     points = str(config.representation.get("init", ""))
-    if points.endswith(".ply"):
+    if points.lower().endswith(".ply"):
         found["representation.init"] = fingerprints(Path(points).parent, [Path(points)])
     for key in WEIGHTS.get(config.prior.name, ()):
         if config.prior[key]:

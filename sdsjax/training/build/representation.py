@@ -88,9 +88,9 @@ def _begun_from_file(given: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ConfigError for more points than `representation.count`.
     """
-    if not str(given["init"]).endswith(".ply"):
+    if not str(given["init"]).lower().endswith(".ply"):
         return {}
-    from sdsjax.exports.points import read_points
+    from sdsjax.representations.gaussians.given_points import read_points
 
     points, count = read_points(given["init"]), given["count"]
     if len(points) > count:

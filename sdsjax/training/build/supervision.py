@@ -42,7 +42,9 @@ def read_given_views(config: Config) -> Reference:
     orbit = Orbit(*(said[name] for name in Orbit._fields))
     try:
         if said.path != TOYBOX:
-            return read_reference(said.path, size, orbit)
+            return read_reference(
+                said.path, size, orbit, background=said.background, fit=said.fit
+            )
         # Imported here: the renderer of the toybox takes a second to import.
         from sdsjax.toybox.world.references import true_rgba
 

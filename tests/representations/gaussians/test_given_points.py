@@ -7,9 +7,9 @@ import pytest
 
 from sdsjax.cli.checks import resolve
 from sdsjax.exports.ply import PlyError, write_splats
-from sdsjax.exports.points import read_points
 from sdsjax.render.spherical_harmonics import C0
 from sdsjax.representations.gaussians import as_gaussians, gaussians
+from sdsjax.representations.gaussians.given_points import read_points
 from sdsjax.training.build import build_representation
 from sdsjax.training.config import ConfigError
 
@@ -54,7 +54,10 @@ def test_splats_give_their_means_and_colours(tmp_path):
     ("change", "message"),
     [
         (lambda data: data[:-1], "need"),
-        (lambda data: data.replace(b"double z", b"double w"), "no columns x, y, z"),
+        (
+            lambda data: data.replace(b"double z", b"double w"),
+            "no scalar columns x, y",
+        ),
         (lambda data: b"obj" + data, "not a PLY file"),
         (lambda data: data[:-8] + b"\xff" * 8, "not finite"),
     ],

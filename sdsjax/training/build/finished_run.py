@@ -1,0 +1,96 @@
+"""The asset of a finished run, read from its directory without training.
+
+Only the representation is built, from the config that the directory keeps: no weights,
+no estimator, no file that the run began from. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.tree_util import Partial
+
+from sdsjax.representations.gaussians import GaussianParams, as_gaussians
+from sdsjax.runs.checkpoints import Checkpoints, named_leaves
+from sdsjax.runs.run_directory import RunError, read_json
+from sdsjax.training.build import build_representation
+from sdsjax.training.config import Config, load_json
+
+
+class FinishedRun(NamedTuple):
+    """A finished run: its config, the step it ended at, and its first particle.
+
+    asset: Gaussians with their flags, or a field as a function of points (compiled).
+    """
+
+    config: Config
+    step: int
+    asset: Any
+
+
+class _Parts(NamedTuple):
+    # the parts of a TrainState that an asset is made of, under its names
+    params: Any
+    rep_state: Any
+
+
+def read_finished_run(folder: str | Path) -> FinishedRun:
+    """Reads the asset that a finished run left. Raises RunError, CheckpointError."""
+    folder = Path(folder)
+    config, step = _finished(folder)
+    said = config.representation
+    if said.name == "image":
+        raise RunError(
+            f"{folder} distilled a flat picture (representation 'image'): it has no "
+            "splats and no mesh; the picture is image.png"
+        )
+    with config.unlocked():
+        if str(said.get("init", "")).lower().endswith(".ply"):
+            said.init = "ball"  # the file may be gone, and its points are trained now
+    representation = build_representation(config, (8, 8, 3))
+    shapes = _Parts(*jax.eval_shape(representation.init, jax.random.key(0)))
+    leaves = Checkpoints(folder / "checkpoints").load_leaves(step)
+    stored = {name.partition("_")[2]: leaf for name, leaf in leaves.items()}
+    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    found = []
+    for name, wanted in named_leaves(blank).items():
+        leaf = stored.get(name.partition("_")[2])
+        if leaf is not None and config.get("particles", 1) > 1:
+            leaf = leaf[0]
+        if leaf is None or leaf.shape != wanted.shape:
+            raise RunError(
+                f"{folder}: its checkpoint holds another state than its config makes "
+                f"({name.partition('_')[2]}): was config.json changed?"
+            )
+        found.append(jax.numpy.asarray(leaf))
+    parts = jax.tree.unflatten(jax.tree.structure(shapes), found)
+    if isinstance(parts.params, GaussianParams):
+        return FinishedRun(config, step, as_gaussians(*parts))
+    assert representation.field is not None
+    return FinishedRun(config, step, Partial(jax.jit(representation.field), *parts))
+
+
+def _finished(folder: Path) -> tuple[Config, int]:
+    """Returns the config and the last step. Raises RunError."""
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise RunError(f"{folder} {what}: pass the directory of a finished run")
+    if read_json(folder / "run.json") is None:
+        raise RunError(
+            f"{folder} was not made by sdsjax (it holds no run.json): pass the "
+            "directory of a finished run"
+        )
+    finished = read_json(folder / "finished.json")
+    step = (finished or {}).get("step")
+    if not isinstance(step, int):
+        raise RunError(
+            f"{folder} is not finished: python -m sdsjax.main --workdir={folder} goes "
+            "on with it"
+        )
+    stored = folder / "config.json"
+    if not stored.is_file():
+        raise RunError(f"{folder} has lost its config.json")
+    return load_json(stored), step
