@@ -50,7 +50,8 @@ def join(launch: Launch) -> str:
     What goes wrong ends this process (see supervisor). Raises LaunchError where
     processes have unequal numbers of devices.
     """
-    jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours
+    if hasattr(jax.config, "jax_enable_preemption_service"):
+        jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours
     times: dict[str, Any] = {
         "initialization_timeout": JOIN_SECONDS,
         "heartbeat_timeout_seconds": LOST_SECONDS,
