@@ -28,7 +28,8 @@ LOST_STATUS, MISTAKE_STATUS = 6, 2  # runs/exit_status
 # lines of abseil's log and of its stack traces
 CHATTER = re.compile(
     r"[EWIF]\d{4} \d\d:\d\d:|\*\*\* Check failure|    @ +0x|RPC: /|PC: @|"
-    r"\[Gloo\] |I0000|W0000|E0000|F0000|\*\*\* SIG|\[type\.googleapis"
+    r"(\[Gloo\] Rank )?\d* ?is connected to \d+ peer|\[Gloo\]|I0000|"
+    r"W0000|E0000|F0000|\*\*\* SIG|\[type\.googleapis"
 )
 # jaxlib's report of a lost peer goes on for lines that look like nothing: what comes
 # after its first one is passed on only where it is ours
