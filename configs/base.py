@@ -125,6 +125,14 @@ def _diagnostics() -> Config:
     return diagnostics
 
 
+def _mesh() -> Config:
+    """How devices are laid out, data x model of them (docs/many-devices.md)."""
+    mesh = ConfigDict()
+    mesh.data = -1  # samples of a step are spread over so many; -1: over the rest
+    mesh.model = 1  # the prior's parameters are split over so many; 1: whole on each
+    return mesh
+
+
 def base_config() -> Config:
     """Gaussians on the embedded prior toybox-sd: minutes on two CPU cores, offline."""
     config: Config = ConfigDict()
@@ -159,6 +167,7 @@ def base_config() -> Config:
 
     config.reference = _reference()
     config.diagnostics = _diagnostics()
+    config.mesh = _mesh()
     config.exports = ConfigDict({"turntable_frames": 48, "mesh_resolution": 64})
     config.exports.uv = False  # bake the mesh's colours into a texture
     # the toybox's: against ground truth, and, where it is not known yet, what a direct

@@ -6,21 +6,43 @@ answered with one line and exit status 2. JAX is imported only once it is needed
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from sdsjax import __version__
 from sdsjax.cli.arguments import HELP, Arguments, parse
 from sdsjax.cli.config_files import default_workdir, locate
+from sdsjax.distributed.launch import Launch, find_launch
+from sdsjax.distributed.supervisor import end_with_parent, is_supervised, supervise
 from sdsjax.runs.exit_status import ExitStatus
-from sdsjax.training.config import ConfigError, load_json
+from sdsjax.training.config import ConfigError, load_json, to_json
 
 
-def run(arguments: Arguments) -> int:
-    """Resolve the config, then train, or describe the run with --dry_run."""
-    from sdsjax.cli import checks, devices, listings, prior_choice
+def run_with_others(arguments: Arguments, launch: Launch) -> int:
+    """Joins the other processes of a run, then does what `run` does."""
+    from sdsjax.cli import devices
+    from sdsjax.distributed import hosts
 
-    devices.backend()  # before anything computes: a wrong JAX_PLATFORMS is one line
+    end_with_parent()
+    status = ExitStatus.OUT_OF_SPACE
+    try:
+        print(hosts.join(launch), file=sys.stderr, flush=True)
+        status = run(arguments)
+    except SystemExit as stopped:  # by a signal, which the log has told
+        status = int(stopped.code or 0)
+    except Exception as error:
+        status = devices.report(error, show_traceback=arguments.traceback)
+    finally:
+        sys.stdout.flush()
+        hosts.leave(status)
+    return status
+
+
+def resolved(arguments: Arguments):
+    """Returns the config that was asked for, and the run's directory."""
+    from sdsjax.cli import checks
+
     stored = Path(arguments.workdir or ".") / "config.json"
     if arguments.config is not None:
         source = locate(arguments.config)
@@ -31,8 +53,26 @@ def run(arguments: Arguments) -> int:
         workdir = arguments.workdir
     else:
         raise ConfigError("no config: pass --config=ssd, or the --workdir of a run")
+    return config, workdir
+
+
+def run(arguments: Arguments) -> int:
+    """Resolve the config, then train, or describe the run with --dry_run."""
+    from sdsjax.cli import devices, listings, prior_choice
+    from sdsjax.distributed import hosts
+
+    devices.backend()  # before anything computes: a wrong JAX_PLATFORMS is one line
+    try:
+        config, workdir = resolved(arguments)
+    except (ValueError, OSError):
+        hosts.agree(None)
+        raise
+    # what every process must have been asked for, whatever its number
+    hosts.agree([__version__, workdir, arguments.allow_config_change, to_json(config)])
     if arguments.dry_run:
-        print(listings.dry_run(config, workdir))
+        described = listings.dry_run(config, workdir)
+        if hosts.is_first():
+            print(described)
         return ExitStatus.DONE
     single = prior_choice.single_views(config, arguments.overrides)
     for warning in (*devices.warnings(), *([single] if single else [])):
@@ -63,7 +103,17 @@ def cli(argv: list[str] | None = None) -> int:
 
             print(listings.listing())
         else:
-            return run(arguments)
+            launch = find_launch(
+                arguments.coordinator_address,
+                arguments.num_processes,
+                arguments.process_id,
+                os.environ,
+            )
+            if launch is None:
+                return run(arguments)
+            if is_supervised():
+                return run_with_others(arguments, launch)
+            return supervise([sys.executable, "-m", "sdsjax.main", *argv], launch)
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("sdsjax: interrupted", file=sys.stderr)

@@ -27,14 +27,12 @@ usage: sdsjax --config=NAME[:VARIANT] [--config.KEY=VALUE ...] [--workdir=DIR]
   --allow_config_change  continue a run although its config or its input files differ
   --dry_run              print every key, with estimates of time and memory; run nothing
   --list                 configs and variants, estimators, timesteps, toybox words
-  --version  --help      print and leave
-  --traceback            show where an error came from
+  --coordinator_address  --num_processes  --process_id: one run on several hosts
+  --traceback            show where an error came from; --version --help: print, leave
 
 The same program: python -m sdsjax.main. On the embedded toybox prior, offline:
   sdsjax --config=ssd --config.prompt="a red mug"
-In the run directory: report.html, turntable, splats.ply, splats.glb, mesh.glb,
-metrics.json; in other formats and sizes: python -m sdsjax.export RUN --help.
-
+A run's files: report.html, turntable, splats, mesh; others: python -m sdsjax.export RUN
 exit status:
 {table()}"""
 
@@ -50,6 +48,10 @@ class Arguments(NamedTuple):
     list: bool
     version: bool
     help: bool
+    coordinator_address: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    traceback: bool = False
 
     def command(self) -> list[str]:
         """The command that asks for the same, in one spelling of its flags."""
@@ -63,6 +65,10 @@ class Arguments(NamedTuple):
 def _define() -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "run directory", flag_values=values)
+    name = "coordinator_address"
+    flags.DEFINE_string(name, None, "host:port of process 0", flag_values=values)
+    for name in ("num_processes", "process_id"):
+        flags.DEFINE_integer(name, None, "of several processes", flag_values=values)
     switches = ("allow_config_change", "dry_run", "list", "version", "traceback")
     for name in switches:
         flags.DEFINE_boolean(name, False, name, flag_values=values)

@@ -1,4 +1,4 @@
-"""Time and memory of a run before it starts, with how each figure was derived.
+"""Devices, time and memory of a run before it starts, and how figures were derived.
 
 Networks: floating-point operations by XLA's own count of the lowered program where the
 weights are at hand, else Stable Diffusion 2.1's published sizes; residuals of the
@@ -7,6 +7,7 @@ encoder from the shapes of its vector-Jacobian product. Rendering is not counted
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +17,16 @@ import jax.numpy as jnp
 
 from sdsjax.cameras import OrbitRange
 from sdsjax.cli.checks import BUILT_IN
+from sdsjax.distributed.parameters import bytes_a_device, is_split
+from sdsjax.distributed.sharding import axis_size, describe
 from sdsjax.exports.mesh import extraction_bytes
-from sdsjax.training.build import build, build_phases, build_representation
+from sdsjax.training.build import (
+    build,
+    build_meshes,
+    build_phases,
+    build_representation,
+)
+from sdsjax.training.build.phases import phase_sizes
 from sdsjax.training.supervision import Attached
 from sdsjax.types import PriorSource
 
@@ -147,28 +156,78 @@ def _sized(number: float) -> str:
     return f"{number:.0f}"
 
 
-def budget(config) -> list[str]:
-    """Lines on parameters, operations, time and memory of a run.
+def bytes_available(device) -> int | None:
+    """The bytes of memory that a device has, None where that is not known.
 
-    Loads weights where they are local, writes nothing.
+    What JAX may take of an accelerator; on the CPU this process's devices share the
+    host's.
     """
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    if limit is None and device.platform == "cpu" and hasattr(os, "sysconf"):
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        limit //= jax.local_device_count()
+    return limit
+
+
+def memory_plan(config, prior: int, kept: float, states: int, meshes) -> list[str]:
+    """Lines on how devices are laid out, and on the bytes that each must hold.
+
+    prior: bytes of its parameters on one device; kept: encoder residuals of one view;
+    states: parameters, gradients and moments, whole on each device; meshes: of the
+    phases.
+    """
+    mesh, batches = meshes[-1], [size[-1] for size in phase_sizes(config)]
+    views = max(n // axis_size(m, "data") for n, m in zip(batches, meshes))
+    memory, device = prior + views * kept + states, jax.devices()[0]
+    whole = f"memory: about {memory / GIB:.2f} GiB"
+    lines = [
+        f"devices: {describe(mesh)}",
+        f"{whole if mesh is None else whole + ' a device'} (prior, optimizer, encoder "
+        f"residuals of {views} view(s)); rendering and scratch space are not counted",
+    ]
+    split = axis_size(mesh, "model")
+    if split > 1:
+        lines.append(
+            f"a device holds {prior / GIB:.3f} GiB of the prior: kernels are split "
+            f'{split} ways over "model", biases, norms and small ones are '
+            "whole; the text encoder is split alike, and freed once it has read the "
+            "prompt"
+        )
+    limit = bytes_available(device)
+    if limit is not None and memory > limit:
+        lines.append(
+            f"this will not fit: {memory / GIB:.2f} GiB a device, and "
+            f"{device.device_kind} has {limit / GIB:.2f}: lower batch_size or "
+            "resolution, set prior.dtype=bfloat16, or split the prior over more "
+            f"devices (mesh.model, now {split})"
+        )
+    return lines
+
+
+def budget(config) -> list[str]:
+    """Lines on parameters, operations, devices, time and memory of a run.
+
+    Loads weights where they are local, writes nothing. Raises MeshError for devices
+    that cannot be laid out as the config asks.
+    """
+    meshes = build_meshes(config)
+    width = 2 if config.prior.dtype == "bfloat16" else 4
     if _is_local(config):
         pieces = build(config)
         cost = network_cost(pieces.source, config.resolution)
         representation, phases = pieces.representation, pieces.phases
+        held = _on_one_device(pieces.source.params, cost.parameters * width)
     else:
         cost = published_cost(config.prior.name, config.prior.dtype)
         side = config.resolution
         representation = build_representation(config, (side, side, 3))
         phases = build_phases(config, OrbitRange())
+        held = cost.parameters * width // config.mesh.model
     params, _ = jax.eval_shape(representation.init, jax.random.key(0))
     views = sum((p.last - p.first) * p.batch_size for p in phases)
-    batch = max(p.batch_size for p in phases)
     speed = measured_speed()
-    device = jax.devices()[0]
-    width = 2 if config.prior.dtype == "bfloat16" else 4
     # parameters, gradients and two moments of Adam
-    memory = cost.parameters * width + batch * cost.residuals + 4 * 4 * count(params)
+    states = 4 * 4 * count(params)
     total = views * cost.operations
     lines = [
         f"parameters: {config.representation.name} {_sized(count(params))}, "
@@ -177,10 +236,9 @@ def budget(config) -> list[str]:
         f"views, {_sized(total)}FLOP in all ({cost.derived})",
         f"network time: {_duration(total / speed)} to {_duration(4 * total / speed)}, "
         f"at 100% to 25% of the {_sized(speed)}FLOP/s that a float32 matrix product "
-        f"just reached here ({device.device_kind}); compilation, rendering and exports "
-        "are not counted",
-        f"memory: about {memory / GIB:.2f} GiB (prior, optimizer, encoder residuals of "
-        f"{batch} view(s)); rendering and scratch space are not counted",
+        f"just reached here ({jax.devices()[0].device_kind}), of one device; "
+        "compilation, rendering and exports are not counted",
+        *memory_plan(config, held, cost.residuals, states, meshes),
     ]
     if config.representation.name != "image":
         side = config.exports.mesh_resolution
@@ -190,3 +248,11 @@ def budget(config) -> list[str]:
             "space of a field's network is not counted)"
         )
     return lines
+
+
+def _on_one_device(params, whole: int) -> int:
+    # bytes of a prior's parameters; `whole` where the loader did not split them
+    given = params.prior if isinstance(params, Attached) else params
+    if any(is_split(leaf) for leaf in jax.tree.leaves(given)):
+        return bytes_a_device(given)
+    return whole

@@ -80,6 +80,8 @@ RANGES = {
     "diagnostics.nan_check_every": (1, ANY),
     "diagnostics.variance_every": (0, ANY),
     "diagnostics.variance_samples": (2, 1_000_000),
+    "mesh.data": (-1, 65_536),
+    "mesh.model": (1, 65_536),
     "exports.turntable_frames": (1, 3600),
     "exports.mesh_resolution": (8, 1024),
 }

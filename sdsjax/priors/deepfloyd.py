@@ -142,11 +142,13 @@ def load(
     view_prompts: bool = True,
     view_words: prompts.ViewWords = prompts.TWO_SIDED,
     image_size: int | None = None,
+    sharding=None,
 ) -> PriorSource:
     """Reads a folder (or repository) of IF's first stage and encodes the prompt.
 
-    `image_size`: z's side in pixels (default: the network's own). Raises the loader's
-    one-line errors and ValueError for an image size that the UNet cannot halve.
+    `image_size`: z's side in pixels (default: the network's own). `sharding`: where
+    parameters go (models/loading/hub). Raises the loader's one-line errors and
+    ValueError for an image size that the UNet cannot halve.
     """
     root = hub.resolve(folder, revision=revision, variant=variant, folders=FOLDERS)
     config, text, schedule = read_configs(root)
@@ -165,14 +167,17 @@ def load(
         )
     if view_prompts:
         prompt = tokenizer.shorten(prompt, prompts.view_endings(view_words))
+    read = partial(
+        hub.load_component, root, variant=variant, dtype=dtype, sharding=sharding
+    )
     states = encode_prompts(
-        hub.load_component(root, "text_encoder", variant=variant, dtype=dtype),
+        read("text_encoder"),
         tokenizer,
         prompts.view_prompts(prompt, view_words),
         negative_prompt,
     )
     states = jax.block_until_ready(states)
-    network = hub.load_component(root, "unet", variant=variant, dtype=dtype)
+    network = read("unet")
     bound = partial(
         bind,
         unet=network.module,

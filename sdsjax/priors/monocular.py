@@ -31,16 +31,19 @@ def check_folders(depth_folder: str, normals_folder: str) -> None:
 
 
 def with_networks(
-    networks: Any, weights: Any, folders: dict[str, str], dtype
+    networks: Any, weights: Any, folders: dict[str, str], dtype, sharding=None
 ) -> tuple[Any, Any]:
     """Adds a prior's networks of the monocular estimate, where folders name them.
 
     networks, weights: NamedTuples with the fields `depth` and `normals`, for modules
-    and for parameters; folders: those names -> folder, or "". Raises LoaderError.
+    and for parameters; folders: those names -> folder, or ""; sharding: where
+    parameters go. Raises LoaderError.
     """
     for name, folder in folders.items():
         if folder:
-            module, params, _ = companions.load_companion(folder, name, dtype=dtype)
+            module, params, _ = companions.load_companion(
+                folder, name, dtype=dtype, sharding=sharding
+            )
             networks = networks._replace(**{name: module})
             weights = weights._replace(**{name: params})
     return networks, weights

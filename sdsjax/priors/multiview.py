@@ -192,12 +192,14 @@ def load(
     lora_rank: int = 4,
     depth_folder: str = "",
     normals_folder: str = "",
+    sharding=None,
 ) -> PriorSource:
     """Reads a folder (or repository) with a multi-view UNet and encodes the prompt.
 
     group: how many views it sees together; 1 takes views one by one. image_size: side
     in pixels of the images that are encoded (default: the network's own). depth_folder,
     normals_folder: a DPT each for the monocular estimate of a view (default: none).
+    sharding: where parameters go (models/loading/hub).
     Raises the loader's one-line errors and ValueError for an image size that does not
     fit or for normals without a depth.
     """
@@ -205,7 +207,7 @@ def load(
     if group < 1:
         raise ValueError(f"prior.group = {group} must be at least 1")
     networks = hub.load_multiview(
-        folder, revision=revision, variant=variant, dtype=dtype
+        folder, revision=revision, variant=variant, dtype=dtype, sharding=sharding
     )
     vae_config = networks.vae.module.config
     factor = vae_config.factor
@@ -227,7 +229,7 @@ def load(
         lora_rank,
     )
     folders = {"depth": depth_folder, "normals": normals_folder}
-    network, weights = with_networks(network, weights, folders, dtype)
+    network, weights = with_networks(network, weights, folders, dtype, sharding)
     # a partial, not a closure: it would keep the text encoder alive with `networks`
     bound = partial(
         bind,

@@ -74,7 +74,13 @@ def lora_adapter(
 
 
 def load_adapter(
-    folder: str, table: list[str], networks: hub.StableDiffusion, *, rank: int, dtype
+    folder: str,
+    table: list[str],
+    networks: hub.StableDiffusion,
+    *,
+    rank: int,
+    dtype,
+    sharding=None,
 ) -> tuple[AdapterNetwork, AdapterWeights]:
     """Reads the second network of `folder` and its text states for some prompts.
 
@@ -83,8 +89,10 @@ def load_adapter(
     """
     parts = ("unet", "text_encoder", "tokenizer", "scheduler")
     root = hub.resolve(folder, folders=parts)
-    unet = hub.load_component(root, "unet", dtype=dtype)
-    text = hub.load_component(root, "text_encoder", dtype=dtype)
+    unet, text = (
+        hub.load_component(root, name, dtype=dtype, sharding=sharding)
+        for name in ("unet", "text_encoder")
+    )
     schedule, prediction_type = hub.read_schedule(root / "scheduler")
     own = networks.unet.config
     for what, found, expected in (

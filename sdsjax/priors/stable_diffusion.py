@@ -179,6 +179,7 @@ def load(
     depth_folder: str = "",
     normals_folder: str = "",
     perp_neg: bool = False,
+    sharding=None,
 ) -> PriorSource:
     """Reads a Stable Diffusion folder (or repository) and encodes the prompt.
 
@@ -188,12 +189,13 @@ def load(
     prior's own is shared). `depth_folder`: a DPT, for the prior's monocular estimate
     (default: none). `normals_folder`: a second DPT, for its normals (default: drawn
     from disparity). `perp_neg`: fold Perp-Neg (arXiv 2304.04968) into `cond`, for twice
-    the UNet's work. Raises the loader's one-line errors and ValueError for an image
-    size or an adapter that does not fit, or for normals without a depth.
+    the UNet's work. `sharding`: where parameters go (models/loading/hub). Raises the
+    loader's one-line errors and ValueError for an image size or an adapter that does
+    not fit, or for normals without a depth.
     """
     check_folders(depth_folder, normals_folder)
     found = hub.load_stable_diffusion(
-        folder, revision=revision, variant=variant, dtype=dtype
+        folder, revision=revision, variant=variant, dtype=dtype, sharding=sharding
     )
     size = _image_size(found, image_size, folder)
     if view_prompts:
@@ -212,14 +214,12 @@ def load(
     )
     weights = FrozenWeights(found.unet.params, found.vae.params, states)
     if adapter_folder not in ("", folder):
-        adapter, second = load_adapter(
-            adapter_folder, table, found, rank=lora_rank, dtype=dtype
-        )
+        form = {"rank": lora_rank, "dtype": dtype, "sharding": sharding}
+        adapter, second = load_adapter(adapter_folder, table, found, **form)
         networks = networks._replace(adapter=adapter)
         weights = weights._replace(adapter=second)
-    networks, weights = with_networks(
-        networks, weights, {"depth": depth_folder, "normals": normals_folder}, dtype
-    )
+    folders = {"depth": depth_folder, "normals": normals_folder}
+    networks, weights = with_networks(networks, weights, folders, dtype, sharding)
     # a partial, not a closure: it would keep the text encoder alive with `found`
     return PriorSource(weights, partial(bind, networks=networks), (size, size, 3))
 

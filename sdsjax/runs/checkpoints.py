@@ -142,7 +142,17 @@ class Checkpoints:
     def _store(self) -> ocp.CheckpointManager:
         if self._orbax is None:
             self.folder.mkdir(exist_ok=True)
-            options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+            # Of several processes only the one that holds the directory comes here.
+            alone = ocp.options.MultiprocessingOptions(
+                primary_host=0,
+                active_processes={0},
+                barrier_sync_key_prefix="sdsjax",
+            )
+            several = {"multiprocessing_options": alone, "create": False}
+            options = ocp.CheckpointManagerOptions(
+                enable_async_checkpointing=False,
+                **(several if jax.process_count() > 1 else {}),
+            )
             self._orbax = ocp.CheckpointManager(self.folder.absolute(), options=options)
         return self._orbax
 

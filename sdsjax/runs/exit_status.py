@@ -28,6 +28,7 @@ class ExitStatus(enum.IntEnum):
     DIVERGED = 3, "diverged: the message says what to type"
     CHECKPOINT = 4, "a checkpoint cannot be written or read"
     EXPORTS = 5, "trained, but not all files written: the same command writes them"
+    LOST = 6, "another process of the run was lost; the same command goes on"
     INTERRUPTED = SIGNALLED + 2, "stopped by Ctrl-C; the same command goes on"
     TERMINATED = SIGNALLED + 15, "stopped by SIGTERM; the same command goes on"
 

@@ -104,10 +104,11 @@ class _EventFile:
 class Log:
     """Progress for a person, scalars and images for TensorBoard; a context manager.
 
-    total: steps of the whole run; start: steps already done.
+    folder: TensorBoard's; None for a process that follows another: no lines, no files,
+    warnings alone. total: steps of the whole run; start: steps already done.
     """
 
-    def __init__(self, folder: Path, total: int, start: int) -> None:
+    def __init__(self, folder: Path | None, total: int, start: int) -> None:
         self.total, self.start = total, start
         self.timer = StepTimer()
         self.folder = folder
@@ -117,10 +118,11 @@ class Log:
         self._bar = None
         self._last_line = 0.0
         with self._or_go_without():
-            self._events = _EventFile(folder, start)
+            if folder is not None:
+                self._events = _EventFile(folder, start)
 
     def __enter__(self) -> Log:
-        if self._console.is_terminal:
+        if self._console.is_terminal and self.folder is not None:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -160,6 +162,8 @@ class Log:
 
     def say(self, line: str) -> None:
         """Prints one line for a person."""
+        if self.folder is None:
+            return
         if self._bar is not None:
             self._console.print(line, highlight=False, markup=False)
         else:

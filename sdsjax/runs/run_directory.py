@@ -39,7 +39,7 @@ LISTED = 4  # changed files that a message names
 # Sections and keys that may differ when a run is resumed: they do not touch a step,
 # or (`steps`) are there to be raised.
 FREE = ("steps", "checkpoint_every", "preview_every", "diagnostics", "exports")
-FREE += ("scoring",)
+FREE += ("scoring", "mesh")
 
 
 class DiskFull(RunError):
@@ -313,6 +313,22 @@ class RunDirectory:
     def finish(self, summary: dict) -> None:
         """Marks the run as done."""
         write_text(self.folder / "finished.json", _pretty(summary))
+
+
+class FollowedDirectory:
+    """A run directory that another process holds and writes: nothing happens here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        self.changed_inputs: list[str] = []
+        self.commands: list[list[str]] = []
+        self.history: list[dict] = []
+
+    def load_history(self, step: int) -> list[dict]:
+        """Knows no rows: they are the other's."""
+        del step
+        return []
 
 
 def _lines(rows: Iterable[dict]) -> str:

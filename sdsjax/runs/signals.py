@@ -11,9 +11,13 @@ import contextlib
 import os
 import signal
 import threading
+import time
 
+from sdsjax.distributed.supervisor import is_supervised
 from sdsjax.runs.exit_status import SIGNALLED
 
+# A scheduler signals a run's every process, and its parent passes the same one on.
+ECHO_SECONDS = 2.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -59,6 +63,7 @@ class Stop:
         return self
 
     def _watch(self) -> None:
+        first = 0.0
         while received := os.read(self._read, 1):
             number = received[0]
             if number == 0:
@@ -66,8 +71,10 @@ class Stop:
             if number not in SIGNALS:
                 continue
             if self.requested is not None:
+                if is_supervised() and time.monotonic() - first < ECHO_SECONDS:
+                    continue
                 os._exit(SIGNALLED + number)
-            self.requested = number
+            self.requested, first = number, time.monotonic()
 
     def __exit__(self, *_) -> None:
         if not self._previous:

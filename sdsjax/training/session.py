@@ -18,7 +18,8 @@ import jax
 from jax.tree_util import Partial
 
 from sdsjax import exports
-from sdsjax.distributed.sharding import replicate
+from sdsjax.distributed import hosts
+from sdsjax.distributed.sharding import place_prior, replicate
 from sdsjax.representations.gaussians import GaussianParams, as_gaussians
 from sdsjax.runs.checkpoints import digest
 from sdsjax.runs.compile_cache import light_compilation
@@ -26,7 +27,7 @@ from sdsjax.runs.disk_errors import in_words
 from sdsjax.runs.exit_status import ExitStatus
 from sdsjax.runs.logs import Log
 from sdsjax.runs.provenance import PROGRAM, commands
-from sdsjax.runs.run_directory import RunDirectory, in_short
+from sdsjax.runs.run_directory import FollowedDirectory, RunDirectory, in_short
 from sdsjax.training.build import Phase, RunComponents
 from sdsjax.training.config import to_json
 from sdsjax.training.gradient_variance import make_step_variance
@@ -103,14 +104,15 @@ class Session:
 
     def __init__(self, config, components: RunComponents, directory, on_event):
         self.config, self.components = config, components
-        self.directory: RunDirectory = directory
+        self.directory: RunDirectory | FollowedDirectory = directory
+        self.mesh = components.phases[-1].mesh
         self.notify: Event = on_event or (lambda name, content: None)
         self.notes: list[str] = []
         self.prior_params = components.source.params
         start, arguments = first_state(components, config)
         self.key = arguments[1]
         template = jax.eval_shape(start, *arguments)
-        found = directory.checkpoints.restore(template, self.notes.append)
+        found = self._restored(template)
         if directory.changed_inputs:
             changed = in_short(directory.changed_inputs)
             self.notes.append(f"goes on with other files than before: {changed}")
@@ -137,18 +139,32 @@ class Session:
             self.draw,
         )
 
+    def _restored(self, template):
+        # (step, state) of process 0's newest checkpoint, or None
+        found: list = []
+
+        def restore() -> int | None:
+            newest = self.directory.checkpoints.restore(template, self.notes.append)
+            found.extend(newest or ())
+            return newest and newest[0]
+
+        step = hosts.share(restore)
+        if step is None:
+            return None
+        return step, hosts.share_arrays(found[1] if found else None, template)
+
     def seconds(self) -> float:
         """Counts the wall clock of the run so far, all its sessions together."""
         return time.perf_counter() - self.began
 
-    def begin_phase(self, phase: Phase, mesh) -> Callable:
+    def begin_phase(self, phase: Phase) -> Callable:
         """Moves state and prior onto a phase's devices; returns its training step.
 
         The step is compiled when it is first called.
         """
-        self.cameras, self.step_variance = phase.cameras, None
-        self.state = replicate(self.state, mesh)
-        self.prior_params = replicate(self.prior_params, mesh)
+        self.cameras, self.step_variance, self.mesh = phase.cameras, None, phase.mesh
+        self.state = replicate(self.state, phase.mesh)
+        self.prior_params = place_prior(self.prior_params, phase.mesh)
         components = self.components
         return make_train_step(
             components.source,
@@ -158,7 +174,7 @@ class Session:
             components.sampler,
             phase.cameras,
             total=self.config.steps,
-            mesh=mesh,
+            mesh=phase.mesh,
             particles=self.config.particles,
             supervise=components.supervise,
             compiler_options=light_compilation(1),
@@ -175,6 +191,8 @@ class Session:
 
     def measure_variance(self, samples: int) -> dict:
         """Measures the variance of the gradient that is due next; changes nothing."""
+        if not hosts.is_first():
+            return {}
         if self.step_variance is None:  # compiled where it is asked for, and only there
             components = self.components
             self.step_variance = make_step_variance(
@@ -187,7 +205,8 @@ class Session:
                 samples=samples,
                 particles=self.config.particles,
             )
-        return self.step_variance(self.state, self.prior_params, self.key)
+        own = hosts.local((self.state, self.prior_params), self.mesh)
+        return self.step_variance(*own, self.key)
 
     def check_finite(self) -> None:
         """Fetches the flags of the steps since the last check. Raises Diverged."""
@@ -228,16 +247,19 @@ class Session:
         self.check_finite()
         if self.saved == self.step:
             return
-        self.directory.checkpoints.save(self.step, self.state)
+        hosts.share(lambda: self.directory.checkpoints.save(self.step, self.state))
         self.saved = self.step
         log.flush()
         self.notify("checkpoint", {"step": self.step})
 
     def write_preview(self, log: Log) -> None:
         """Draws a preview: a file, a picture in TensorBoard, and an event."""
+        if not hosts.is_first():
+            return
         key = jax.random.fold_in(self.key, PREVIEW)
         params, rep_state = self.particle(0)
-        image = picture(*self.preview(params, rep_state, self.prior_params, key))
+        prior_params = hosts.local(self.prior_params, self.mesh)
+        image = picture(*self.preview(params, rep_state, prior_params, key))
         log.image("preview", image, self.step)
         try:
             path = write_preview(self.directory.folder / "previews", self.step, image)
@@ -248,6 +270,8 @@ class Session:
 
     def record_metrics(self, log: Log, metrics: dict) -> None:
         """Writes one line of the history: this step's metrics, fetched now."""
+        if not hosts.is_first():
+            return
         row = {k: float(v) for k, v in jax.device_get(metrics).items()}
         row = {"step": self.step, **{k: row[k] for k in sorted(row) if k != "finite"}}
         row["seconds"] = round(self.seconds(), 3)
@@ -270,7 +294,8 @@ class Session:
 
         The first is the one that is shown.
         """
-        state = state_of_particle(self.state, index, self.config.particles)
+        state = hosts.local(self.state, self.mesh)
+        state = state_of_particle(state, index, self.config.particles)
         return state.params, state.rep_state
 
     def asset(self, index: int):
@@ -283,7 +308,8 @@ class Session:
         representation = self.components.representation
         render = Partial(self.draw, params, rep_state)
         if representation.space == "latent":
-            args = params, rep_state, self.prior_params, self.key
+            prior_params = hosts.local(self.prior_params, self.mesh)
+            args = params, rep_state, prior_params, self.key
             render = Partial(_recoloured, render, self.preview(*args)[0][0])
         if isinstance(params, GaussianParams):
             return as_gaussians(params, rep_state), render
@@ -308,7 +334,9 @@ class Session:
             others=[self.asset(index) for index in others],
             status=status,
             ceiling=ceiling_of_run(
-                self.config, self.components.representation, self.state.params
+                self.config,
+                self.components.representation,
+                hosts.local(self.state.params, self.mesh),
             )
             if usable
             else None,

@@ -18,13 +18,19 @@ from typing import Any, NamedTuple
 
 import jax
 
-from sdsjax.distributed.sharding import data_mesh, describe
+from sdsjax.distributed import hosts
+from sdsjax.distributed.sharding import describe
 from sdsjax.exports import ExportError
 from sdsjax.runs.checkpoints import CheckpointError, Checkpoints
 from sdsjax.runs.compile_cache import enable_compile_cache
 from sdsjax.runs.logs import Log
 from sdsjax.runs.provenance import flatten
-from sdsjax.runs.run_directory import RunDirectory, inspect, read_json
+from sdsjax.runs.run_directory import (
+    FollowedDirectory,
+    RunDirectory,
+    inspect,
+    read_json,
+)
 from sdsjax.runs.signals import Interrupted, Stop
 from sdsjax.training.build import RunComponents, build
 from sdsjax.training.build.input_files import input_files
@@ -69,21 +75,23 @@ def run(
     enable_compile_cache()
     workdir, frozen = Path(workdir), to_json(config)
     options = {"allow_config_change": allow_config_change}
-    found = inspect(workdir, frozen, inputs=input_files(config), **options)
+    found = hosts.share(
+        lambda: inspect(workdir, frozen, inputs=input_files(config), **options)
+    )
     components, notes = build_aloud(config)
     finished = found.get("finished") or {}
     if finished.get("step", -1) >= config.steps:
-        outdated = outdated_exports(workdir, frozen, finished)
+        outdated = hosts.share(lambda: outdated_exports(workdir, frozen, finished))
         if outdated is None or finished["step"] > config.steps:
             return finished_asset(workdir, config, components, finished)
         notes.append(f"{workdir} is finished: {outdated}; the exports are made again")
         print(f"sdsjax: {notes[-1]}", file=sys.stderr)
     inputs = input_files(config)  # again: building may have fetched weights
-    with RunDirectory(
+    with run_directory(
         workdir, frozen, inputs=inputs, command=command, **options
     ) as directory:
         session = Session(config, components, directory, on_event)
-        tensorboard = directory.folder / "tensorboard"
+        tensorboard = directory.folder / "tensorboard" if hosts.is_first() else None
         with Log(tensorboard, config.steps, session.step) as log:
             for note in session.notes:
                 log.say(note)
@@ -96,15 +104,34 @@ def run(
                 # What the disk does not take is a warning: the error is the news.
                 with contextlib.suppress(ExportError):
                     status = "stopped" if stopped else "aborted"
-                    session.export(status, log, [str(error)])
+                    if hosts.is_first():
+                        session.export(status, log, [str(error)])
                 raise
             log.flush()
             log.say("writing turntable, mesh, scores and report")
-            paths = session.export("finished", log)
-            session.finish(paths)
+            paths = hosts.share(lambda: export_and_finish(session, log))
             log.say(f"done: {paths.get('report', workdir)}")
         session.notify("finished", {"step": session.step, "paths": paths})
         return Asset(workdir, session.state.params, read_metrics(workdir), paths)
+
+
+@contextlib.contextmanager
+def run_directory(workdir: Path, frozen: dict, **options):
+    """Opens a run's directory; processes other than the first follow what it holds.
+
+    A context manager of RunDirectory or FollowedDirectory. Raises RunError in all.
+    """
+    with contextlib.ExitStack() as stack:
+        held = RunDirectory(workdir, frozen, **options)
+        hosts.share(lambda: stack.enter_context(held) and None)
+        yield held if hosts.is_first() else FollowedDirectory(workdir)
+
+
+def export_and_finish(session: Session, log: Log) -> dict[str, Path]:
+    """Writes all files of a run that is done, then marks it. Raises ExportError."""
+    paths = session.export("finished", log)
+    session.finish(paths)
+    return paths
 
 
 def build_aloud(config) -> tuple[RunComponents, list[str]]:
@@ -156,19 +183,18 @@ def optimise(session: Session, log: Log, stop: Stop) -> None:
     for phase in session.components.phases:
         if session.step >= phase.last:
             continue
-        # samples are spread, not views: those of a group stay together
-        mesh = data_mesh(phase.batch_size // session.components.group)
-        log.say(describe(mesh))
-        train_step = session.begin_phase(phase, mesh)
+        log.say(describe(phase.mesh))
+        train_step = session.begin_phase(phase)
         log.timer.pause()
         while session.step < phase.last:
             metrics = session.advance(train_step)
             log.timer.lap(session.step)
             write_what_is_due(session, log, metrics)
-            if stop.requested:
+            requested = hosts.agreed_signal(stop.requested, session.step)
+            if requested:
                 session.save(log)
                 log.say(f"stopped: checkpoint {session.step} is written")
-                raise Interrupted(stop.requested, session.step)
+                raise Interrupted(requested, session.step)
 
 
 def write_what_is_due(session: Session, log: Log, metrics: dict) -> None:
@@ -211,7 +237,10 @@ def finished_asset(
             f"has {step} steps already, more than the {config.steps} asked for: its "
             f"files show step {step}, and stay as they are"
         )
-    print(f"sdsjax: {workdir} {news}", file=sys.stderr)
+    if hosts.is_first():
+        print(f"sdsjax: {workdir} {news}", file=sys.stderr)
+    if not hosts.is_first():
+        return Asset(workdir, None, {}, {})
     start, arguments = first_state(components, config)
     template = jax.eval_shape(start, *arguments)
     state = Checkpoints(workdir / "checkpoints").load(step, template)

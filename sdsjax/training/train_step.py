@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sdsjax.distributed.sharding import map_views
+from sdsjax.distributed.sharding import map_views, whole_results
 from sdsjax.math import norm, tree_norm
 from sdsjax.training.encoding import bind, to_latent
 from sdsjax.training.forward_pass import make_forward
@@ -241,4 +241,5 @@ def make_train_step(
         new = TrainState(state.step + 1, params, rep_state, opt_state, estimator_state)
         return with_particle(states, turn, new, particles), metrics
 
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options)
+    how = {"donate_argnums": 0, "compiler_options": compiler_options}
+    return jax.jit(step, **how, **whole_results(mesh))

@@ -197,7 +197,7 @@ def load_component(
 
     dtype: of parameters and computation (norm statistics, softmax and the VAE's moments
     stay float32); variant: "fp16" for files so named; remat: recompute the VAE's blocks
-    in the backward pass; sharding: where the parameters go.
+    in the backward pass; sharding: where the parameters go, or shape -> that.
     Raises LoaderError, one line, for anything that does not fit exactly.
     """
     if name not in COMPONENTS:

@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from sdsjax.models.loading.errors import LoaderError, absence
-from sdsjax.models.loading.mapping import Entry, to_flax, torch_shape
+from sdsjax.models.loading.mapping import TO_FLAX, Entry, to_flax, torch_shape
 
 DTYPES = ("F32", "F16", "BF16")
 # a file is reopened after so many bytes: pages of the closed mapping leave memory
@@ -149,7 +149,9 @@ def load_params(
 ):
     """Read every tensor of `table` -> the parameter tree, in `dtype`, on the device.
 
-    Peak memory is one copy of the parameters, one tensor and REOPEN_BYTES of file.
+    sharding: where the parameters go, or shape -> that; of a tensor that it cuts only
+    the pieces of this process's devices are read. Peak memory is one copy of the
+    parameters, one tensor and REOPEN_BYTES of file.
     Raises LoaderError for missing, unexpected, misshapen, non-finite tensors and for
     types other than F32, F16, BF16.
     """
@@ -163,8 +165,16 @@ def load_params(
         for chunk in _chunks(entries, shapes):
             with _open(path) as file:
                 for entry in chunk:
-                    array = _read(file, path, entry, shapes[entry.path].shape, dtype)
-                    params[entry.path] = jax.device_put(array, sharding)
+                    shape = shapes[entry.path].shape
+                    if callable(sharding):
+                        array = _read_pieces(
+                            file, path, entry, shape, dtype, sharding(shape)
+                        )
+                    else:
+                        array = jax.device_put(
+                            _read(file, path, entry, shape, dtype), sharding
+                        )
+                    params[entry.path] = array
                     del array
     return unflatten_dict(params)
 
@@ -180,7 +190,8 @@ def _chunks(entries, shapes):
     yield chunk
 
 
-def _read(file, path, entry: Entry, shape, dtype) -> np.ndarray:
+def _view(file, path, entry: Entry, shape):
+    # the tensor unread, its shape and type as expected
     view = file.get_slice(entry.key)
     found, expected = tuple(view.get_shape()), torch_shape(entry.kind, shape)
     if found != expected:
@@ -192,7 +203,33 @@ def _read(file, path, entry: Entry, shape, dtype) -> np.ndarray:
             f"{path}: {entry.key} has type {view.get_dtype()}; "
             f"expected {', '.join(DTYPES)}"
         )
-    tensor = file.get_tensor(entry.key)
+    return view
+
+
+def _read(file, path, entry: Entry, shape, dtype) -> np.ndarray:
+    _view(file, path, entry, shape)
+    return _converted(path, entry, file.get_tensor(entry.key), dtype)
+
+
+def _read_pieces(file, path, entry: Entry, shape, dtype, sharding) -> jax.Array:
+    view, read = _view(file, path, entry, shape), {}
+
+    def piece(index):
+        # devices that hold the same piece share one reading of it
+        ends = tuple(s.indices(n)[:2] for s, n in zip(index, shape))
+        if ends not in read:
+            if all(end == (0, n) for end, n in zip(ends, shape)):
+                tensor = file.get_tensor(entry.key)
+            else:
+                order = np.argsort(TO_FLAX.get(entry.kind, range(len(shape))))
+                tensor = view[tuple(slice(*ends[axis]) for axis in order)]
+            read[ends] = _converted(path, entry, tensor, dtype)
+        return read[ends]
+
+    return jax.make_array_from_callback(shape, sharding, piece)
+
+
+def _converted(path, entry: Entry, tensor: np.ndarray, dtype) -> np.ndarray:
     array = np.asarray(to_flax(entry.kind, tensor), dtype=dtype, order="C")
     if not np.isfinite(array).all():
         raise LoaderError(

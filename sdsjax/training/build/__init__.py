@@ -17,10 +17,11 @@ import optax
 from sdsjax.cameras import OrbitRange
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.diffusion.timesteps import TIMESTEPS, Sampler
+from sdsjax.distributed.parameters import parameter_sharding
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.training.build.factories import FACTORIES, arguments
 from sdsjax.training.build.optimizer import OPTIMIZERS, build_optimizer
-from sdsjax.training.build.phases import Phase, build_phases
+from sdsjax.training.build.phases import Phase, build_meshes, build_phases
 from sdsjax.training.build.priors import PRIORS
 from sdsjax.training.build.representation import (
     BACKGROUNDS,
@@ -47,6 +48,7 @@ __all__ = [
     "background_of",
     "build",
     "build_estimator",
+    "build_meshes",
     "build_optimizer",
     "build_phases",
     "build_representation",
@@ -123,9 +125,11 @@ def build(config: Config) -> RunComponents:
     """Builds the components of a validated config (`checks.resolve`).
 
     Raises ConfigError or the rooms' own one-line errors for weights that cannot be
-    read.
+    read, MeshError for devices that cannot be laid out as the config asks.
     """
-    source = PRIORS[config.prior.name](config)
+    meshes = build_meshes(config)
+    # where parameters are split, all phases share one mesh
+    source = PRIORS[config.prior.name](config, parameter_sharding(meshes[-1]))
     bound = source.bind(source.params)
     schedule, group = bound.schedule, bound.group
     if group > 1 and config.representation.name == "image":
@@ -149,7 +153,7 @@ def build(config: Config) -> RunComponents:
         optimizer=optimizer,
         sampler=TIMESTEPS[config.timesteps.name](**arguments(config.timesteps)),
         orbit=orbit,
-        phases=build_phases(config, orbit, group),
+        phases=build_phases(config, orbit, group, meshes),
         image_shape=(config.resolution, config.resolution, 3),
         fields=fields,
         supervise=supervise,

@@ -18,7 +18,7 @@ from sdsjax.training.config import Config, ConfigError
 from sdsjax.types import PriorSource
 
 
-def _folder_and_prompt(config: Config) -> dict[str, Any]:
+def _folder_and_prompt(config: Config, sharding) -> dict[str, Any]:
     """Returns what the loaders of all networks that read a prompt are given."""
     prior = config.prior
     return {
@@ -31,17 +31,18 @@ def _folder_and_prompt(config: Config) -> dict[str, Any]:
         "view_prompts": prior.view_prompts,
         "view_words": VIEW_WORDS[prior.view_words],
         "image_size": prior.image_size,
+        "sharding": sharding,
     }
 
 
-def _stable_diffusion(config: Config) -> PriorSource:
+def _stable_diffusion(config: Config, sharding=None) -> PriorSource:
     """Loads a folder of Stable Diffusion, the embedded toybox-sd among them."""
     # Imported here: networks and tokenizers take a second to import.
     from sdsjax.priors import stable_diffusion
 
     prior = config.prior
     return stable_diffusion.load(
-        **_folder_and_prompt(config),
+        **_folder_and_prompt(config, sharding),
         adapter_folder=prior.adapter_folder,
         lora_rank=prior.lora_rank,
         depth_folder=prior.depth_folder,
@@ -50,14 +51,14 @@ def _stable_diffusion(config: Config) -> PriorSource:
     )
 
 
-def _multiview(config: Config) -> PriorSource:
+def _multiview(config: Config, sharding=None) -> PriorSource:
     """Loads a folder whose UNet sees several views and is told their cameras.
 
     Raises ConfigError for what only the prior stable_diffusion has.
     """
     from sdsjax.priors import multiview
 
-    prior, given = config.prior, _folder_and_prompt(config)
+    prior, given = config.prior, _folder_and_prompt(config, sharding)
     for key in ("adapter_folder", "perp_neg"):
         if prior[key]:
             raise ConfigError(
@@ -74,15 +75,16 @@ def _multiview(config: Config) -> PriorSource:
     )
 
 
-def _deepfloyd(config: Config) -> PriorSource:
+def _deepfloyd(config: Config, sharding=None) -> PriorSource:
     """Loads the first stage of DeepFloyd IF, which denoises pixels."""
     from sdsjax.priors import deepfloyd
 
-    return deepfloyd.load(**_folder_and_prompt(config))
+    return deepfloyd.load(**_folder_and_prompt(config, sharding))
 
 
-def _gaussian_mixture(config: Config) -> PriorSource:
+def _gaussian_mixture(config: Config, sharding=None) -> PriorSource:
     """Makes a mixture of k flat colours with isotropic variances, on images x."""
+    del sharding  # no parameters of a network
     prior, shape = config.prior, (config.resolution, config.resolution, 3)
     colors = 2.0 * np.asarray(prior.means, np.float32) - 1.0
     means = np.broadcast_to(colors[:, None, None, :], (len(colors), *shape))
@@ -102,14 +104,16 @@ def _gaussian_mixture(config: Config) -> PriorSource:
     return PriorSource(params, bind, shape)
 
 
-def _empirical(config: Config) -> PriorSource:
+def _empirical(config: Config, sharding=None) -> PriorSource:
     """Makes the exact prior of the toybox's true renders."""
     from sdsjax.training.build.true_renders import true_renders
 
+    del sharding  # the toybox's VAE, where there is one: 3 MB
     return true_renders(config)
 
 
-PRIORS: dict[str, Callable[[Config], PriorSource]] = {
+# each: (config, sharding=None) -> PriorSource; sharding: see models/loading/hub
+PRIORS: dict[str, Callable[..., PriorSource]] = {
     "stable_diffusion": _stable_diffusion,
     "deepfloyd": _deepfloyd,
     "multiview": _multiview,
