@@ -18,9 +18,12 @@ from sdsjax.training.config import ConfigError, load_json
 
 def run(arguments: Arguments) -> int:
     """Resolve the config, then train, or describe the run with --dry_run."""
-    from sdsjax.cli import checks, devices, listings
+    from sdsjax.cli import checks, devices, listings, prompts
 
     devices.backend()  # before anything computes: a wrong JAX_PLATFORMS is one line
+    prompts.check_arguments(arguments)
+    if arguments.prompts is not None:
+        return prompts.run_file(arguments)
     stored = Path(arguments.workdir or ".") / "config.json"
     if arguments.config is not None:
         source = locate(arguments.config)

@@ -104,10 +104,11 @@ class _EventFile:
 class Log:
     """Progress for a person, scalars and images for TensorBoard; a context manager.
 
-    total: steps of the whole run; start: steps already done.
+    folder: TensorBoard's, None for no file; total: steps of the whole run; start: steps
+    already done.
     """
 
-    def __init__(self, folder: Path, total: int, start: int) -> None:
+    def __init__(self, folder: Path | None, total: int, start: int) -> None:
         self.total, self.start = total, start
         self.timer = StepTimer()
         self.folder = folder
@@ -116,8 +117,9 @@ class Log:
         self._console = Console(stderr=True)
         self._bar = None
         self._last_line = 0.0
-        with self._or_go_without():
-            self._events = _EventFile(folder, start)
+        if folder is not None:
+            with self._or_go_without():
+                self._events = _EventFile(folder, start)
 
     def __enter__(self) -> Log:
         if self._console.is_terminal:
@@ -210,3 +212,31 @@ class Log:
         with self._or_go_without():
             if self._events is not None:
                 self._events.flush()
+
+
+class QuietLog(Log):
+    """The log of one run among several: its lines carry its name, and it has no bar.
+
+    name: what its lines begin with. What happens at every step stays in its files.
+    """
+
+    def __init__(self, name: str, folder: Path, total: int, start: int) -> None:
+        self.name = name
+        super().__init__(folder, total, start)
+
+    def __enter__(self) -> QuietLog:
+        return self
+
+    def say(self, line: str) -> None:
+        """Prints one line for a person, with the name of the run."""
+        super().say(f"{self.name}: {line}")
+
+    def warn(self, line: str) -> None:
+        """Prints one warning, once, and keeps it in `warnings` as it is."""
+        if line not in self.warnings:
+            self.warnings.append(line)
+            super().say(f"{self.name}: warning: {line}")
+
+    def progress(self, step: int) -> None:
+        """Shows nothing: those who run together have one progress."""
+        del step

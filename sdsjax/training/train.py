@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from sdsjax.distributed.sharding import data_mesh, describe
+from sdsjax.distributed.sharding import describe
 from sdsjax.exports import ExportError
 from sdsjax.runs.checkpoints import CheckpointError, Checkpoints
 from sdsjax.runs.compile_cache import enable_compile_cache
@@ -92,32 +92,51 @@ def run(
                 with Stop() as stop:
                     optimise(session, log, stop)
             except (Diverged, CheckpointError, Interrupted) as error:
-                stopped = isinstance(error, Interrupted)
-                # What the disk does not take is a warning: the error is the news.
-                with contextlib.suppress(ExportError):
-                    status = "stopped" if stopped else "aborted"
-                    session.export(status, log, [str(error)])
+                write_abort(session, log, error)
                 raise
-            log.flush()
-            log.say("writing turntable, mesh, scores and report")
-            paths = session.export("finished", log)
-            session.finish(paths)
-            log.say(f"done: {paths.get('report', workdir)}")
-        session.notify("finished", {"step": session.step, "paths": paths})
+            paths = write_exports(session, log)
         return Asset(workdir, session.state.params, read_metrics(workdir), paths)
 
 
+def write_exports(session: Session, log: Log) -> dict[str, Path]:
+    """Exports what has been trained, and marks it as done. Raises ExportError."""
+    log.flush()
+    log.say("writing turntable, mesh, scores and report")
+    paths = session.export("finished", log)
+    session.finish(paths)
+    log.say(f"done: {paths.get('report', session.directory.folder)}")
+    session.notify("finished", {"step": session.step, "paths": paths})
+    return paths
+
+
+def write_abort(session: Session, log: Log, error: BaseException) -> None:
+    """Writes the report of a run that stops here, with what made it stop."""
+    status = "stopped" if isinstance(error, Interrupted) else "aborted"
+    # What the disk does not take is a warning: the error is the news.
+    with contextlib.suppress(ExportError):
+        session.export(status, log, [str(error)])
+
+
 def build_aloud(config) -> tuple[RunComponents, list[str]]:
-    """Builds a run; returns with it the warnings that came up, which were printed.
+    """Builds a run; returns with it the warnings that came up, which were printed."""
+    with warnings_aloud() as lines:
+        components = build(config)
+    return components, lines
+
+
+@contextlib.contextmanager
+def warnings_aloud(about: str = "") -> Iterator[list[str]]:
+    """Prints what is warned of inside, and keeps it in the list that it gives.
 
     A UserWarning is for the user, and said once, in the program's own words; those for
-    programmers stay with Python. All come out before an error does.
+    programmers stay with Python. All come out before an error does. about: what the
+    lines begin with, where several are built.
     """
     caught, lines = [], []
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.filterwarnings("always", category=UserWarning)
-            components = build(config)
+            yield lines
     finally:
         for one in caught:
             line = " ".join(str(one.message).split())
@@ -126,8 +145,8 @@ def build_aloud(config) -> tuple[RunComponents, list[str]]:
                 warnings.warn_explicit(one.message, one.category, *place)
             elif line not in lines:
                 lines.append(line)
-                print(f"sdsjax: warning: {line}", file=sys.stderr)
-    return components, lines
+                said = f"{about}: {line}" if about else line
+                print(f"sdsjax: warning: {said}", file=sys.stderr)
 
 
 def is_written(path: Path) -> bool:
@@ -151,13 +170,29 @@ def outdated_exports(workdir: Path, frozen: dict, finished: dict) -> str | None:
     return f"{', '.join(changed)} has changed" if changed else None
 
 
-def optimise(session: Session, log: Log, stop: Stop) -> None:
+class Trained(Protocol):
+    """What the loop drives: a Session, or several at once (prompts/batch)."""
+
+    config: Any
+    components: RunComponents
+    step: int
+
+    mesh_of: Callable
+    begin_phase: Callable
+    advance: Callable[..., dict]
+    check_finite: Callable
+    save: Callable
+    measure_variance: Callable[..., dict]
+    record_metrics: Callable
+    write_preview: Callable
+
+
+def optimise(session: Trained, log: Log, stop: Stop) -> None:
     """Takes every step of all phases. Raises Diverged, CheckpointError, Interrupted."""
     for phase in session.components.phases:
         if session.step >= phase.last:
             continue
-        # samples are spread, not views: those of a group stay together
-        mesh = data_mesh(phase.batch_size // session.components.group)
+        mesh = session.mesh_of(phase)
         log.say(describe(mesh))
         train_step = session.begin_phase(phase, mesh)
         log.timer.pause()
@@ -171,7 +206,7 @@ def optimise(session: Session, log: Log, stop: Stop) -> None:
                 raise Interrupted(stop.requested, session.step)
 
 
-def write_what_is_due(session: Session, log: Log, metrics: dict) -> None:
+def write_what_is_due(session: Trained, log: Log, metrics: dict) -> None:
     """Records, checks, saves and draws what is due after this step."""
     config, step = session.config, session.step
 
