@@ -136,6 +136,10 @@ def run_file(arguments: Arguments) -> int:
     path, label = Path(arguments.prompts), locate(arguments.config).label
     lines = read_prompts(path)
     configs = resolve_each(path, lines, arguments.config, arguments.overrides)
+    from sdsjax.cli import asset_memory, devices
+    from sdsjax.training.prompts.job import Request, check_together, run_prompts
+
+    check_together(configs[0])
     root = Path(arguments.workdir or ROOT)
     folders = workdirs(root, label, configs)
     if arguments.dry_run:
@@ -143,9 +147,6 @@ def run_file(arguments: Arguments) -> int:
 
         print(dry_run_of_prompts(configs, folders, arguments.assets_per_device))
         return ExitStatus.DONE
-    from sdsjax.cli import asset_memory, devices
-    from sdsjax.training.prompts.job import Request, run_prompts
-
     for warning in devices.warnings():
         print(f"sdsjax: warning: {warning}", file=sys.stderr)
     requests = [

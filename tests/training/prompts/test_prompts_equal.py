@@ -1,0 +1,103 @@
+"""An asset that is trained among others is the asset that is trained alone."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny_variants
+
+from sdsjax.cli.checks import resolve
+from sdsjax.cli.prompts import workdirs
+from sdsjax.training import session, train
+from sdsjax.training.prompts.job import Request, run_prompts
+
+PROMPTS = ("a red mug", "a green ball", "a blue cube")
+# The exact prior of true renders: random networks hardly listen to a prompt.
+EXACT = {
+    "prior__name": "empirical",
+    "prior__captions": ("a white ball",),
+    "prior__views": 2,
+    "resolution": 8,
+}
+# One step's gradients differ by what a sum in another order rounds; Adam divides by
+# their size, so that rows with next to no gradient may move apart by a rate's share.
+TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of random networks in Stable Diffusion's layout, of 16x16 pixels."""
+    return tiny_variants.write_random_folder(tmp_path_factory.mktemp("weights"))
+
+
+def requests(name, folder, root, prompts=PROMPTS, **overrides):
+    """The requests of a variant at sizes of seconds."""
+    settings = tiny_variants.tiny(name, folder) | {"preview_every": 0, "steps": 3}
+    dotted = {key.replace("__", "."): value for key, value in overrides.items()}
+    configs = [
+        resolve(name, {**settings, **dotted, "prompt": prompt}) for prompt in prompts
+    ]
+    folders = workdirs(root, name.replace(":", "-"), configs)
+    return [
+        Request(config, path, [f"--config={name}"], f"list.txt:{number}")
+        for number, (config, path) in enumerate(zip(configs, folders), 1)
+    ]
+
+
+@pytest.fixture
+def states(monkeypatch):
+    """Final states by directory; nothing is exported."""
+    found = {}
+    finish = session.Session.finish
+
+    def keep(self, paths):
+        found[self.directory.folder] = jax.device_get(self.state)
+        finish(self, paths)
+
+    monkeypatch.setenv("SDSJAX_COMPILE_CACHE", "0")
+    monkeypatch.setattr(session.Session, "finish", keep)
+    monkeypatch.setattr(session.exports, "export_all", lambda *_, **__: {})
+    return found
+
+
+def largest_difference(a, b) -> float:
+    """Over all floating leaves, in units of the leaf's largest entry."""
+    worst = 0.0
+    for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        one, other = (np.asarray(x) for x in (one, other))
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        if np.issubdtype(one.dtype, np.floating) and one.size:
+            scale = max(float(np.abs(one).max()), 1e-30)
+            worst = max(worst, float(np.abs(one - other).max()) / scale)
+        else:
+            np.testing.assert_array_equal(one, other)
+    return worst
+
+
+def assert_equal_to_single_runs(asked, states, tmp_path, **options):
+    outcomes = run_prompts(asked, asked[0].workdir.parent, **options)
+    assert [outcome.status for outcome in outcomes] == ["finished"] * len(asked)
+    together = dict(states)
+    for request in asked[:2]:
+        alone = tmp_path / "alone" / request.workdir.name
+        train.run(request.config, alone)
+        a, b = states[alone], together[request.workdir]
+        print(request.workdir.name, largest_difference(a, b))
+        for one, other in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params)):
+            np.testing.assert_allclose(one, other, **TOLERANCE)
+        assert int(b.step) == request.config.steps
+    first, second = (together[request.workdir].params for request in asked[:2])
+    assert largest_difference(first, second) > 1e-3  # the prompts do say something
+
+
+def test_an_asset_among_others_is_the_asset_alone(tmp_path, states, capsys):
+    asked = requests("ssd:image", "toybox-sd", tmp_path / "many", **EXACT)
+    # two chunks, of which the second is padded
+    assert_equal_to_single_runs(asked, states, tmp_path, assets_per_device=2)
+    assert "3 asset(s) in 2 chunk(s) of at most 2" in capsys.readouterr().err
+    # what is finished among others is finished for the command of one
+    train.run(asked[0].config, asked[0].workdir)
+    assert "is finished (step 3): nothing to do" in capsys.readouterr().err
+    rows = (asked[0].workdir / "history.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2, 3]
