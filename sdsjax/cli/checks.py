@@ -334,17 +334,21 @@ def resolver(source: Source, overrides: Mapping[str, Any]) -> Callable[[str], Co
     check_text({k: v for k, v in flatten(config).items() if k != "prompt"})
     check_settings(config)
 
-    def of_prompt(prompt: str) -> Config:
+    def with_prompt(prompt: str) -> Config:
         own = config.copy_and_resolve_references()
         own.prompt = prompt
-        try:
-            check_text({"prompt": prompt})
-            plain_prompts(own)
-            check_prompt(own)
-        except ConfigError as error:
-            raise PromptError(str(error)) from error
+        plain_prompts(own)
+        check_prompt(own)
         return FrozenConfigDict(own)
 
+    def of_prompt(prompt: str) -> Config:
+        try:
+            check_text({"prompt": prompt})
+            return with_prompt(prompt)
+        except ConfigError as error:
+            raise PromptError(str(error)) from error
+
+    with_prompt("a red mug")  # what else is read with it: captions, negative_prompt
     return of_prompt
 
 

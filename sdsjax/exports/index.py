@@ -49,7 +49,7 @@ def is_index(path: Path) -> bool:
     """Tells whether a file is such a page, or nothing at all: it may be replaced."""
     try:
         return MARK in path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return True
     except (OSError, ValueError):
         return False

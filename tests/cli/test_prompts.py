@@ -92,8 +92,15 @@ def test_other_mistakes_are_one_line(capsys):
     said = refused(capsys, "--config=ssd", "--assets_per_device=2")
     assert "goes with --prompts" in said
     # the config's own mistakes are not those of a line
-    said = refused(capsys, *words("--config.steps=0"))
-    assert "list.txt" not in said
+    for mistake in ("steps=0", "negative_prompt=hamburger", "nonsense=1"):
+        said = refused(capsys, *words(f"--config.{mistake}"))
+        assert "list.txt" not in said
+    Path("one").mkdir()
+    Path("one/run.json").write_text("{}")
+    said = refused(capsys, *words("--workdir=one"))
+    assert "directory of one run" in said
+    said = refused(capsys, *words("--workdir=list.txt"))
+    assert "is a file" in said
     assert "run them one by one" in refused(capsys, *words(config="ssd:exact"))
 
 

@@ -99,6 +99,22 @@ def check_together(config) -> None:
         )
 
 
+def check_root(root: Path) -> None:
+    """Raises RunError for a folder that cannot hold run directories and their index."""
+    if root.exists() and not root.is_dir():
+        raise RunError(f"--workdir {root} is a file: choose a directory")
+    if (root / "run.json").exists():
+        raise RunError(
+            f"--workdir {root} is the directory of one run, and --prompts makes "
+            "several in it: choose another"
+        )
+    if not is_index(root / INDEX):
+        raise RunError(
+            f"{root / INDEX} was not made by sdsjax and would be overwritten: choose "
+            "another --workdir"
+        )
+
+
 def is_done(request: Request, inputs, allow_config_change: bool) -> bool:
     """Tells whether a directory is finished as asked; touches nothing.
 
@@ -257,11 +273,7 @@ def run_prompts(
     say = say or (lambda line: print(f"sdsjax: {line}", file=sys.stderr, flush=True))
     enable_compile_cache()
     check_together(requests[0].config)
-    if not is_index(root / INDEX):
-        raise RunError(
-            f"{root / INDEX} was not made by sdsjax and would be overwritten: choose "
-            "another --workdir"
-        )
+    check_root(root)
     inputs = input_files(requests[0].config)
     done = [is_done(one, inputs, allow_config_change) for one in requests]
     outcomes: list[Outcome | None] = [

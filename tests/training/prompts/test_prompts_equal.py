@@ -75,7 +75,8 @@ def largest_difference(a, b) -> float:
     return worst
 
 
-def assert_equal_to_single_runs(asked, states, tmp_path, **options):
+def assert_equal_to_single_runs(asked, states, tmp_path, differ=1e-3, **options):
+    """differ: how far the first two prompts are apart at least."""
     outcomes = run_prompts(asked, asked[0].workdir.parent, **options)
     assert [outcome.status for outcome in outcomes] == ["finished"] * len(asked)
     together = dict(states)
@@ -88,7 +89,7 @@ def assert_equal_to_single_runs(asked, states, tmp_path, **options):
             np.testing.assert_allclose(one, other, **TOLERANCE)
         assert int(b.step) == request.config.steps
     first, second = (together[request.workdir].params for request in asked[:2])
-    assert largest_difference(first, second) > 1e-3  # the prompts do say something
+    assert largest_difference(first, second) >= differ
 
 
 def test_an_asset_among_others_is_the_asset_alone(tmp_path, states, capsys):
@@ -101,3 +102,37 @@ def test_an_asset_among_others_is_the_asset_alone(tmp_path, states, capsys):
     assert "is finished (step 3): nothing to do" in capsys.readouterr().err
     rows = (asked[0].workdir / "history.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2, 3]
+
+
+# What a step may hold besides: groups of views, a second network, particles, density
+# control, penalties. variant, overrides
+OTHERS = {
+    "gaussians": ("ssd", {"camera__first_steps": 1}),
+    "groups of views": ("ssd:mv", {}),
+    "a field": ("ssd:nerf", {}),
+    "particles, and a network that learns": ("vsd", {"particles": 2}),
+    "density control": (
+        "ssd",
+        {
+            "representation__control": "3dgs",
+            "representation__control_start": 1,
+            "representation__control_every": 1,
+        },
+    ),
+    "a given picture": ("ssd", {"reference__path": "toybox"}),
+    "variance": ("ssd", {"diagnostics__variance_every": 2}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", OTHERS)
+def test_so_it_is_for_whatever_a_step_does(kind, folder, tmp_path, states):
+    name, overrides = OTHERS[kind]
+    if name == "ssd:mv":
+        place = tmp_path / "weights"
+        folder = tiny_variants.write_random_folder(place, multiview=True)
+    else:
+        overrides = {"prior__folder": str(folder), **overrides}
+    prompts = ("a red mug", "a mug", "red view")
+    asked = requests(name, folder, tmp_path / "many", prompts=prompts, **overrides)
+    assert_equal_to_single_runs(asked, states, tmp_path, differ=0, assets_per_device=2)
