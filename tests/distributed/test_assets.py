@@ -30,6 +30,8 @@ settings = {
     "estimator.guidance_scale": 5.0, "resolution": 16, "batch_size": 1,
     "representation.count": 40, "losses.opacity": 0.1, "preview_every": 2,
     "checkpoint_every": 2, "diagnostics.every": 1,
+    # plain steps: Adam makes full ones of gradients that are zero but for rounding
+    "optimizer.eps": 1.0,
 }
 prompts = [f"a red {kind}" for kind in ("mug", "cube", "ball", "cone", "duck", "fish")]
 configs = [resolve("ssd", {**settings, "prompt": p}) for p in prompts]
