@@ -22,6 +22,9 @@ EXACT = {
 }
 # A sum in another order is rounded otherwise; over a few steps that grows.
 TOLERANCE = 1e-4
+# What random networks predict with and without a prompt differs by a thousandth and
+# less; of a float32's seven digits the difference keeps three or four.
+OF_RANDOM_NETWORKS = 3e-3
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +91,9 @@ def largest_difference(a, b) -> float:
     return max(gaps, default=0.0)
 
 
-def assert_equal_to_single_runs(asked, states, tmp_path, differ=1e-3, **options):
+def assert_equal_to_single_runs(
+    asked, states, tmp_path, differ=1e-3, within=TOLERANCE, **options
+):
     """differ: how far the first two prompts are apart at least."""
     outcomes = run_prompts(asked, asked[0].workdir.parent, **options)
     assert [outcome.status for outcome in outcomes] == ["finished"] * len(asked)
@@ -99,7 +104,7 @@ def assert_equal_to_single_runs(asked, states, tmp_path, differ=1e-3, **options)
         a, b = states[alone], together[request.workdir]
         gaps = [largest_difference(*pair) for pair in zip(a, b)]
         print(request.workdir.name, dict(zip(a._fields, gaps)))
-        assert max(gaps) < TOLERANCE
+        assert max(gaps) < within
         assert int(b.step) == request.config.steps
     first, second = (together[request.workdir].params for request in asked[:2])
     assert largest_difference(first, second) >= differ
@@ -149,4 +154,5 @@ def test_so_it_is_for_whatever_a_step_does(kind, folder, tmp_path, states):
     # Plain steps: Adam makes full ones of gradients that are zero but for rounding.
     overrides = {"optimizer__eps": 1.0, **overrides}
     asked = requests(name, folder, tmp_path / "many", **overrides)
-    assert_equal_to_single_runs(asked, states, tmp_path, differ=0, assets_per_device=2)
+    how = {"differ": 0, "within": OF_RANDOM_NETWORKS, "assets_per_device": 2}
+    assert_equal_to_single_runs(asked, states, tmp_path, **how)
