@@ -58,10 +58,13 @@ def resolved(arguments: Arguments):
 
 def run(arguments: Arguments) -> int:
     """Resolve the config, then train, or describe the run with --dry_run."""
-    from sdsjax.cli import devices, listings, prior_choice
+    from sdsjax.cli import devices, listings, prior_choice, prompts
     from sdsjax.distributed import hosts
 
     devices.backend()  # before anything computes: a wrong JAX_PLATFORMS is one line
+    prompts.check_arguments(arguments)
+    if arguments.prompts is not None:
+        return prompts.run_file(arguments)
     try:
         config, workdir = resolved(arguments)
     except (ValueError, OSError):

@@ -24,6 +24,9 @@ usage: sdsjax --config=NAME[:VARIANT] [--config.KEY=VALUE ...] [--workdir=DIR]
                          --config.steps=300 --config.estimator.threshold=400
   --workdir=DIR          the run directory; default runs/<config>-<prompt>-<seed>;
                          a run is continued by the same command, or by --workdir alone
+  --prompts=FILE         an asset for each line of a text file, trained together, with
+                         an index.html in --workdir (or runs/); --assets_per_device=N
+                         of them at a time, default: as many as fit
   --allow_config_change  continue a run although its config or its input files differ
   --dry_run              print every key, with estimates of time and memory; run nothing
   --list                 configs and variants, estimators, timesteps, toybox words
@@ -43,6 +46,8 @@ class Arguments(NamedTuple):
     config: str | None
     overrides: dict[str, str]
     workdir: str | None
+    prompts: str | None
+    assets_per_device: int | None
     allow_config_change: bool
     dry_run: bool
     list: bool
@@ -58,7 +63,9 @@ class Arguments(NamedTuple):
         words = ["sdsjax"]
         words += [f"--config={self.config}"] if self.config is not None else []
         words += [f"--config.{key}={text}" for key, text in self.overrides.items()]
-        words += [f"--workdir={self.workdir}"] if self.workdir is not None else []
+        for name in ("workdir", "prompts", "assets_per_device"):
+            value = getattr(self, name)
+            words += [f"--{name}={value}"] if value is not None else []
         return words + ["--allow_config_change"] * self.allow_config_change
 
 
@@ -69,6 +76,10 @@ def _define() -> flags.FlagValues:
     flags.DEFINE_string(name, None, "host:port of process 0", flag_values=values)
     for name in ("num_processes", "process_id"):
         flags.DEFINE_integer(name, None, "of several processes", flag_values=values)
+    flags.DEFINE_string("prompts", None, "a prompt a line", flag_values=values)
+    flags.DEFINE_integer(
+        "assets_per_device", None, "assets", lower_bound=1, flag_values=values
+    )
     switches = ("allow_config_change", "dry_run", "list", "version", "traceback")
     for name in switches:
         flags.DEFINE_boolean(name, False, name, flag_values=values)
@@ -116,5 +127,7 @@ def parse(argv: list[str]) -> Arguments:
         )
     if values.workdir == "":
         raise ConfigError("--workdir is empty: pass a directory")
+    if values.prompts == "":
+        raise ConfigError("--prompts is empty: pass a text file, a prompt a line")
     chosen = {k: getattr(values, k) for k in Arguments._fields[2:]}
     return Arguments(config, overrides, **chosen)

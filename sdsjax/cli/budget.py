@@ -77,18 +77,33 @@ def measured_speed(size: int = 1024, seconds: float = 0.2) -> float:
     return runs * 2 * size**3 / (time.perf_counter() - start)
 
 
+def _encoder(source: PriorSource, resolution: int):
+    # (encode with its pullback, a sample's x as a shape, its views)
+    shape = source.image_shape or (resolution, resolution, 3)
+    views = source.bind(source.params).group
+    shape = shape if views == 1 else (views, *shape)
+
+    def encode(params, x):
+        return jax.vjp(source.bind(params).encode, x)
+
+    return encode, jax.ShapeDtypeStruct(shape, jnp.float32), views
+
+
+def encoder_residuals(source: PriorSource, resolution: int) -> tuple[int, float]:
+    """Returns (views of a sample, bytes that a view's encoder keeps), from shapes."""
+    encode, x, views = _encoder(source, resolution)
+    residuals = jax.eval_shape(lambda p, x: encode(p, x)[1], source.params, x)
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(source.params))
+    return views, max(kept - held, 0) / views
+
+
 def network_cost(source: PriorSource, resolution: int) -> Cost:
     """One view's cost, counted on the lowered program; nothing is compiled or run.
 
     Of a prior that sees several together, a view's share.
     """
-    shape = source.image_shape or (resolution, resolution, 3)
-    views = source.bind(source.params).group
-    shape = shape if views == 1 else (views, *shape)
-    x = jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    def encode(params, x):
-        return jax.vjp(source.bind(params).encode, x)
+    encode, x, views = _encoder(source, resolution)
 
     def one_sample(params, x, t):
         z, pull = encode(params, x)
@@ -98,13 +113,10 @@ def network_cost(source: PriorSource, resolution: int) -> Cost:
 
     t = jax.ShapeDtypeStruct((), jnp.int32)
     analysis = jax.jit(one_sample).lower(source.params, x, t).cost_analysis()
-    residuals = jax.eval_shape(lambda p, x: encode(p, x)[1], source.params, x)
-    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(source.params))
     given = source.params
     return Cost(
         (analysis or {}).get("flops", 0.0) / views,
-        max(kept - held, 0) / views,
+        encoder_residuals(source, resolution)[1],
         count(given.prior if isinstance(given, Attached) else given),
         "operations counted by XLA on the lowered program",
     )

@@ -310,8 +310,12 @@ def check_reference(config: Config) -> None:
         raise ConfigError(f"reference.{error}") from None
 
 
-def validate(config: Config) -> None:
-    """Raises ConfigError with one line for the first thing that cannot work."""
+class PromptError(ConfigError):
+    """A prompt cannot be used, whatever else the config says."""
+
+
+def check_settings(config: Config) -> None:
+    """Checks everything but the prompt; raises ConfigError."""
     flat = flatten(config)
     check_names(config, flat)
     check_ranges(flat)
@@ -322,7 +326,47 @@ def validate(config: Config) -> None:
     if config.prior.name == "gaussian_mixture":
         check_mixture(config.prior)
     check_folder(config)
+
+
+def validate(config: Config) -> None:
+    """Raises ConfigError with one line for the first thing that cannot work."""
+    check_settings(config)
     check_prompt(config)
+
+
+def resolver(source: Source, overrides: Mapping[str, Any]) -> Callable[[str], Config]:
+    """Makes prompt -> the checked config of it, of which all else is checked once.
+
+    Raises ConfigError as `resolve`; what is made raises PromptError for a prompt.
+    """
+    config = apply(
+        load(source),
+        overrides,
+        base=base_config(),
+        factories=FACTORIES,
+        losses=LOSSES,
+    )
+    check_text({k: v for k, v in flatten(config).items() if k != "prompt"})
+    settle_prior(config, flatten(overrides))
+    check_settings(config)
+    settle_group(config)
+
+    def with_prompt(prompt: str) -> Config:
+        own = config.copy_and_resolve_references()
+        own.prompt = prompt
+        plain_prompts(own)
+        check_prompt(own)
+        return FrozenConfigDict(own)
+
+    def of_prompt(prompt: str) -> Config:
+        try:
+            check_text({"prompt": prompt})
+            return with_prompt(prompt)
+        except ConfigError as error:
+            raise PromptError(str(error)) from error
+
+    with_prompt("a red mug")  # what else is read with it: captions, negative_prompt
+    return of_prompt
 
 
 def resolve(

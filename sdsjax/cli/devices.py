@@ -98,14 +98,20 @@ def memory_advice(config) -> str:
 
 
 @contextlib.contextmanager
-def memory_explained(config) -> Iterator[None]:
-    """Running out of memory inside becomes a MemoryError that says what to lower."""
+def memory_explained(config, *flags: str) -> Iterator[None]:
+    """Running out of memory inside becomes a MemoryError that says what to lower.
+
+    flags: what may be lowered before keys of the config.
+    """
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise MemoryError(memory_advice(config)) from error
+        advice = memory_advice(config)
+        first = "".join(f"lower {flag}, or " for flag in flags)
+        advice = advice.replace(": ", f": {first}", 1)
+        raise MemoryError(advice) from error
 
 
 def report(error: BaseException, *, show_traceback: bool = False) -> int:

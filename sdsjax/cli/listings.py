@@ -51,11 +51,31 @@ def listing() -> str:
     return "\n".join(lines)
 
 
-def dry_run(config, workdir: str) -> str:
-    """Every key as the flag that sets it, then what the run would need."""
-    lines = [
+def dry_run_of_prompts(configs, folders, assets_per_device: int | None) -> str:
+    """Every key but the prompt, every asset's directory, and what one run would need.
+
+    How many assets a device takes is found when the components are there.
+    """
+    lines = [line for line in _flags(configs[0]) if "--config.prompt=" not in line]
+    lines += ["", "run directories (nothing was written):"]
+    lines += [
+        f"  {folder}  {shlex.quote(config.prompt)}"
+        for config, folder in zip(configs, folders)
+    ]
+    many = "as many as fit" if assets_per_device is None else assets_per_device
+    lines.append(f"{len(configs)} asset(s), {many} at a time on a device; one of them:")
+    return "\n".join([*lines, *budget(configs[0])])
+
+
+def _flags(config) -> list[str]:
+    return [
         f"--config.{key}={shlex.quote(str(value))}"
         for key, value in flatten(config).items()
     ]
+
+
+def dry_run(config, workdir: str) -> str:
+    """Every key as the flag that sets it, then what the run would need."""
+    lines = _flags(config)
     lines += ["", f"run directory: {workdir} (nothing was written)", *budget(config)]
     return "\n".join(lines)

@@ -26,7 +26,7 @@ from sdsjax.models.loading.weights import read_json
 from sdsjax.models.text_encoders.t5 import T5Config
 from sdsjax.models.text_encoders.t5_tokenizer import T5Tokenizer
 from sdsjax.models.unets.deepfloyd import IFUNetConfig
-from sdsjax.priors.prompt_states import PromptStates, prompt_row
+from sdsjax.priors.prompt_states import PromptStates, encode_tokens, prompt_row
 from sdsjax.types import NoisePrediction, Prior, PriorSource
 
 FOLDERS = ("unet", "text_encoder", "tokenizer", "scheduler")
@@ -52,9 +52,8 @@ def encode_prompts(
     Texts are stripped and lower-cased, as in IF's training.
     """
     texts = [text.strip().lower() for text in (*prompt_table, "", negative)]
-    apply = text_encoder.module.apply
-    encode = jax.jit(lambda p, ids, mask: apply({"params": p}, ids, mask))
-    states = encode(text_encoder.params, *map(jnp.asarray, tokenizer(texts)))
+    tokens = map(jnp.asarray, tokenizer(texts))
+    states = encode_tokens(text_encoder.module, text_encoder.params, *tokens)
     return PromptStates(states[:-2], states[-2], states[-1])
 
 

@@ -27,6 +27,7 @@ from sdsjax.models.unets import lora
 from sdsjax.models.unets.multiview import CAMERA_NUMBERS, RAY_CHANNELS
 from sdsjax.models.vision.dpt import DPT
 from sdsjax.priors.monocular import bound_estimate, check_folders, with_networks
+from sdsjax.priors.prompt_states import encode_tokens
 from sdsjax.types import Adapter, NoisePrediction, Prior, PriorSource
 
 # as in stable_diffusion.py: from here on the encoder's blocks are computed again
@@ -73,8 +74,8 @@ class Network(NamedTuple):
 def encode_prompts(text_encoder, tokenizer, prompt: str, negative: str) -> PromptStates:
     """The text states of a prompt, of the empty one and of the negative one."""
     ids = jnp.asarray(tokenizer([prompt, "", negative]))
-    encode = jax.jit(lambda p, i: text_encoder.module.apply({"params": p}, i))
-    return PromptStates(*encode(text_encoder.params, ids))
+    states = encode_tokens(text_encoder.module, text_encoder.params, ids)
+    return PromptStates(*states)
 
 
 def conditions(view, group: int, side: tuple[int, int], with_rays: bool):

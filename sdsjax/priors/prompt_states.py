@@ -6,6 +6,7 @@ the table that remains, the camera of a view chooses the row.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -27,13 +28,18 @@ class PromptStates(NamedTuple):
     negative: jax.Array
 
 
+@partial(jax.jit, static_argnums=0)
+def encode_tokens(module, params, *tokens) -> jax.Array:
+    """Runs a text encoder; traced once for all prompts of one module."""
+    return module.apply({"params": params}, *tokens)
+
+
 def encode_prompts(
     text_encoder: hub.Network, tokenizer, prompt_table: list[str], negative: str
 ) -> PromptStates:
     """Encodes every view's prompt, no prompt and the negative one by CLIP."""
     ids = jnp.asarray(tokenizer([*prompt_table, "", negative]))
-    encode = jax.jit(lambda p, i: text_encoder.module.apply({"params": p}, i))
-    states = encode(text_encoder.params, ids)
+    states = encode_tokens(text_encoder.module, text_encoder.params, ids)
     return PromptStates(states[:-2], states[-2], states[-1])
 
 

@@ -211,19 +211,28 @@ class Checkpoints:
             except CheckpointError as error:
                 announce(str(error))
 
+    def intact(self) -> list[int]:
+        """Finds the steps whose files are all as they were written, newest first."""
+        return [step for step, _ in self._valid(lambda line: None)]
+
     def restore(
-        self, template: PyTree, announce: Callable[[str], None]
+        self,
+        template: PyTree,
+        announce: Callable[[str], None],
+        last: int | None = None,
     ) -> tuple[int, PyTree] | None:
         """The newest intact checkpoint as (step, state), or None if none was written.
 
-        template: the state's shapes and dtypes (jax.eval_shape). Damaged or unfinished
+        template: the state's shapes and dtypes (jax.eval_shape); last: the newest step
+        that is asked for, by default any. Damaged or unfinished
         newer steps are announced and removed; they will be computed again. Raises
         CheckpointError if finished ones exist but none is intact, or if the intact one
         holds another state.
         """
         self._clean()
         finished = any((self.folder / str(s) / MANIFEST).exists() for s in self.steps())
-        found = next(self._valid(announce), None)
+        valid = self._valid(announce)
+        found = next((v for v in valid if last is None or v[0] <= last), None)
         if found is None:
             if finished:
                 raise CheckpointError(

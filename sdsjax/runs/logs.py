@@ -104,12 +104,14 @@ class _EventFile:
 class Log:
     """Progress for a person, scalars and images for TensorBoard; a context manager.
 
-    folder: TensorBoard's; None for a process that follows another: no lines, no files,
-    warnings alone. total: steps of the whole run; start: steps already done.
+    folder: TensorBoard's, None for no file; total: steps of the whole run; start: steps
+    already done; quiet: of a process that follows another, no lines but warnings.
     """
 
-    def __init__(self, folder: Path | None, total: int, start: int) -> None:
-        self.total, self.start = total, start
+    def __init__(
+        self, folder: Path | None, total: int, start: int, *, quiet: bool = False
+    ) -> None:
+        self.total, self.start, self.quiet = total, start, quiet
         self.timer = StepTimer()
         self.folder = folder
         self.warnings: list[str] = []
@@ -117,12 +119,12 @@ class Log:
         self._console = Console(stderr=True)
         self._bar = None
         self._last_line = 0.0
-        with self._or_go_without():
-            if folder is not None:
+        if folder is not None:
+            with self._or_go_without():
                 self._events = _EventFile(folder, start)
 
     def __enter__(self) -> Log:
-        if self._console.is_terminal and self.folder is not None:
+        if self._console.is_terminal and not self.quiet:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -162,7 +164,7 @@ class Log:
 
     def say(self, line: str) -> None:
         """Prints one line for a person."""
-        if self.folder is None:
+        if self.quiet:
             return
         if self._bar is not None:
             self._console.print(line, highlight=False, markup=False)
@@ -214,3 +216,31 @@ class Log:
         with self._or_go_without():
             if self._events is not None:
                 self._events.flush()
+
+
+class QuietLog(Log):
+    """The log of one run among several: its lines carry its name, and it has no bar.
+
+    name: what its lines begin with. What happens at every step stays in its files.
+    """
+
+    def __init__(self, name: str, folder: Path, total: int, start: int) -> None:
+        self.name = name
+        super().__init__(folder, total, start)
+
+    def __enter__(self) -> QuietLog:
+        return self
+
+    def say(self, line: str) -> None:
+        """Prints one line for a person, with the name of the run."""
+        super().say(f"{self.name}: {line}")
+
+    def warn(self, line: str) -> None:
+        """Prints one warning, once, and keeps it in `warnings` as it is."""
+        if line not in self.warnings:
+            self.warnings.append(line)
+            super().say(f"{self.name}: warning: {line}")
+
+    def progress(self, step: int) -> None:
+        """Shows nothing: those who run together have one progress."""
+        del step

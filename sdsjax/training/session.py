@@ -99,25 +99,92 @@ def _recoloured(render, rgb, camera):
     return render(camera)._replace(rgb=rgb)
 
 
-class Session:
-    """A session is what the loop carries along: the state, and what happens to it."""
+class Programs:
+    """The compiled functions of a run; assets that are made together share them.
 
-    def __init__(self, config, components: RunComponents, directory, on_event):
+    start: (prior_params, key) -> the state before the first step; draw, preview: see
+    training/previews. Steps and measurements are made for a phase, once.
+    """
+
+    def __init__(self, config, components: RunComponents):
         self.config, self.components = config, components
+        self.start, _ = first_state(components, config)
+        self.draw = make_draw(components.representation)
+        self.preview = make_previews(
+            components.source,
+            components.representation,
+            components.orbit,
+            config.resolution,
+            self.draw,
+        )
+        self._variances: dict[Phase, Callable] = {}
+
+    def train_step(self, phase: Phase, **how) -> Callable:
+        """Makes a phase's step; how: the mesh, ... of `make_train_step`."""
+        components = self.components
+        return make_train_step(
+            components.source,
+            components.representation,
+            components.estimator,
+            components.optimizer,
+            components.sampler,
+            phase.cameras,
+            total=self.config.steps,
+            particles=self.config.particles,
+            supervise=components.supervise,
+            compiler_options=light_compilation(1),
+            **how,
+        )
+
+    def step_variance(self, phase: Phase, samples: int) -> Callable:
+        """Makes a phase's measurement of the gradient's variance, where it is asked."""
+        if phase not in self._variances:
+            components = self.components
+            self._variances[phase] = make_step_variance(
+                components.source,
+                components.representation,
+                components.estimator,
+                components.sampler,
+                phase.cameras,
+                total=self.config.steps,
+                samples=samples,
+                particles=self.config.particles,
+            )
+        return self._variances[phase]
+
+
+class Session:
+    """A session is what the loop carries along: the state, and what happens to it.
+
+    programs: those that this asset shares with others, by default its own; last: the
+    step of the newest checkpoint that may be gone on from, by default any.
+    """
+
+    def __init__(
+        self,
+        config,
+        components: RunComponents,
+        directory,
+        on_event,
+        programs: Programs | None = None,
+        last: int | None = None,
+    ):
+        self.config, self.components = config, components
+        self.programs = programs = programs or Programs(config, components)
         self.directory: RunDirectory | FollowedDirectory = directory
         self.mesh = components.phases[-1].mesh
         self.notify: Event = on_event or (lambda name, content: None)
         self.notes: list[str] = []
         self.prior_params = components.source.params
-        start, arguments = first_state(components, config)
-        self.key = arguments[1]
-        template = jax.eval_shape(start, *arguments)
-        found = self._restored(template)
+        self.key = jax.random.key(config.seed)
+        arguments = self.prior_params, self.key
+        template = jax.eval_shape(programs.start, *arguments)
+        found = self._restored(template, last)
         if directory.changed_inputs:
             changed = in_short(directory.changed_inputs)
             self.notes.append(f"goes on with other files than before: {changed}")
         self.saved = None if found is None else found[0]
-        self.state = start(*arguments) if found is None else found[1]
+        self.state = programs.start(*arguments) if found is None else found[1]
         self.step = self.saved or 0
         if found is not None:
             self.notes.append(f"continuing from step {self.step}")
@@ -130,21 +197,19 @@ class Session:
         earlier = rows[-1].get("seconds", 0.0) if rows else 0.0
         self.began = time.perf_counter() - earlier
         self.unchecked: list[tuple[int, jax.Array]] = []
-        self.draw = make_draw(components.representation)
-        self.preview = make_previews(
-            components.source,
-            components.representation,
-            components.orbit,
-            config.resolution,
-            self.draw,
-        )
+        self.draw, self.preview = programs.draw, programs.preview
 
-    def _restored(self, template):
+    def mesh_of(self, phase: Phase):
+        """Returns the devices that a phase runs on, None for one."""
+        return phase.mesh
+
+    def _restored(self, template, last: int | None):
         # (step, state) of process 0's newest checkpoint, or None
         found: list = []
 
         def restore() -> int | None:
-            newest = self.directory.checkpoints.restore(template, self.notes.append)
+            restore = self.directory.checkpoints.restore
+            newest = restore(template, self.notes.append, last)
             found.extend(newest or ())
             return newest and newest[0]
 
@@ -162,23 +227,10 @@ class Session:
 
         The step is compiled when it is first called.
         """
-        self.cameras, self.step_variance, self.mesh = phase.cameras, None, phase.mesh
+        self.phase, self.mesh = phase, phase.mesh
         self.state = replicate(self.state, phase.mesh)
         self.prior_params = place_prior(self.prior_params, phase.mesh)
-        components = self.components
-        return make_train_step(
-            components.source,
-            components.representation,
-            components.estimator,
-            components.optimizer,
-            components.sampler,
-            phase.cameras,
-            total=self.config.steps,
-            mesh=phase.mesh,
-            particles=self.config.particles,
-            supervise=components.supervise,
-            compiler_options=light_compilation(1),
-        )
+        return self.programs.train_step(phase, mesh=phase.mesh)
 
     def advance(self, train_step) -> dict:
         """Takes one step; waits for the one before, so that one is always queued."""
@@ -193,20 +245,10 @@ class Session:
         """Measures the variance of the gradient that is due next; changes nothing."""
         if not hosts.is_first():
             return {}
-        if self.step_variance is None:  # compiled where it is asked for, and only there
-            components = self.components
-            self.step_variance = make_step_variance(
-                components.source,
-                components.representation,
-                components.estimator,
-                components.sampler,
-                self.cameras,
-                total=self.config.steps,
-                samples=samples,
-                particles=self.config.particles,
-            )
-        own = hosts.local((self.state, self.prior_params), self.mesh)
-        return self.step_variance(*own, self.key)
+        measure = self.programs.step_variance(self.phase, samples)
+        return measure(
+            *hosts.local((self.state, self.prior_params), self.mesh), self.key
+        )
 
     def check_finite(self) -> None:
         """Fetches the flags of the steps since the last check. Raises Diverged."""

@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -92,7 +92,8 @@ def run(
     ) as directory:
         session = Session(config, components, directory, on_event)
         tensorboard = directory.folder / "tensorboard" if hosts.is_first() else None
-        with Log(tensorboard, config.steps, session.step) as log:
+        quiet = not hosts.is_first()
+        with Log(tensorboard, config.steps, session.step, quiet=quiet) as log:
             for note in session.notes:
                 log.say(note)
             session.notes += notes
@@ -100,18 +101,9 @@ def run(
                 with Stop() as stop:
                     optimise(session, log, stop)
             except (Diverged, CheckpointError, Interrupted) as error:
-                stopped = isinstance(error, Interrupted)
-                # What the disk does not take is a warning: the error is the news.
-                with contextlib.suppress(ExportError):
-                    status = "stopped" if stopped else "aborted"
-                    if hosts.is_first():
-                        session.export(status, log, [str(error)])
+                write_abort(session, log, error)
                 raise
-            log.flush()
-            log.say("writing turntable, mesh, scores and report")
-            paths = hosts.share(lambda: export_and_finish(session, log))
-            log.say(f"done: {paths.get('report', workdir)}")
-        session.notify("finished", {"step": session.step, "paths": paths})
+            paths = write_exports(session, log)
         return Asset(workdir, session.state.params, read_metrics(workdir), paths)
 
 
@@ -127,24 +119,51 @@ def run_directory(workdir: Path, frozen: dict, **options):
         yield held if hosts.is_first() else FollowedDirectory(workdir)
 
 
-def export_and_finish(session: Session, log: Log) -> dict[str, Path]:
-    """Writes all files of a run that is done, then marks it. Raises ExportError."""
-    paths = session.export("finished", log)
-    session.finish(paths)
+def write_exports(session: Session, log: Log) -> dict[str, Path]:
+    """Exports what has been trained, and marks it as done. Raises ExportError."""
+
+    def export_and_finish() -> dict[str, Path]:
+        paths = session.export("finished", log)
+        session.finish(paths)
+        return paths
+
+    log.flush()
+    log.say("writing turntable, mesh, scores and report")
+    paths = hosts.share(export_and_finish)
+    log.say(f"done: {paths.get('report', session.directory.folder)}")
+    session.notify("finished", {"step": session.step, "paths": paths})
     return paths
 
 
+def write_abort(session: Session, log: Log, error: BaseException) -> None:
+    """Writes the report of a run that stops here, with what made it stop."""
+    status = "stopped" if isinstance(error, Interrupted) else "aborted"
+    # What the disk does not take is a warning: the error is the news.
+    with contextlib.suppress(ExportError):
+        if hosts.is_first():
+            session.export(status, log, [str(error)])
+
+
 def build_aloud(config) -> tuple[RunComponents, list[str]]:
-    """Builds a run; returns with it the warnings that came up, which were printed.
+    """Builds a run; returns with it the warnings that came up, which were printed."""
+    with warnings_aloud() as lines:
+        components = build(config)
+    return components, lines
+
+
+@contextlib.contextmanager
+def warnings_aloud(about: str = "") -> Iterator[list[str]]:
+    """Prints what is warned of inside, and keeps it in the list that it gives.
 
     A UserWarning is for the user, and said once, in the program's own words; those for
-    programmers stay with Python. All come out before an error does.
+    programmers stay with Python. All come out before an error does. about: what the
+    lines begin with, where several are built.
     """
     caught, lines = [], []
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.filterwarnings("always", category=UserWarning)
-            components = build(config)
+            yield lines
     finally:
         for one in caught:
             line = " ".join(str(one.message).split())
@@ -153,8 +172,8 @@ def build_aloud(config) -> tuple[RunComponents, list[str]]:
                 warnings.warn_explicit(one.message, one.category, *place)
             elif line not in lines:
                 lines.append(line)
-                print(f"sdsjax: warning: {line}", file=sys.stderr)
-    return components, lines
+                said = f"{about}: {line}" if about else line
+                print(f"sdsjax: warning: {said}", file=sys.stderr)
 
 
 def is_written(path: Path) -> bool:
@@ -178,12 +197,29 @@ def outdated_exports(workdir: Path, frozen: dict, finished: dict) -> str | None:
     return f"{', '.join(changed)} has changed" if changed else None
 
 
-def optimise(session: Session, log: Log, stop: Stop) -> None:
+class Trained(Protocol):
+    """What the loop drives: a Session, or several at once (prompts/batch)."""
+
+    config: Any
+    components: RunComponents
+    step: int
+
+    mesh_of: Callable
+    begin_phase: Callable
+    advance: Callable[..., dict]
+    check_finite: Callable
+    save: Callable
+    measure_variance: Callable[..., dict]
+    record_metrics: Callable
+    write_preview: Callable
+
+
+def optimise(session: Trained, log: Log, stop: Stop) -> None:
     """Takes every step of all phases. Raises Diverged, CheckpointError, Interrupted."""
     for phase in session.components.phases:
         if session.step >= phase.last:
             continue
-        log.say(describe(phase.mesh))
+        log.say(describe(session.mesh_of(phase)))
         train_step = session.begin_phase(phase)
         log.timer.pause()
         while session.step < phase.last:
@@ -197,7 +233,7 @@ def optimise(session: Session, log: Log, stop: Stop) -> None:
                 raise Interrupted(requested, session.step)
 
 
-def write_what_is_due(session: Session, log: Log, metrics: dict) -> None:
+def write_what_is_due(session: Trained, log: Log, metrics: dict) -> None:
     """Records, checks, saves and draws what is due after this step."""
     config, step = session.config, session.step
 

@@ -195,6 +195,7 @@ def make_train_step(
     mesh=None,
     particles: int = 1,
     supervise: Penalty | None = None,
+    spread: Callable[[Callable], Callable] | None = None,
     compiler_options: dict | None = None,
 ) -> Callable:
     """Makes step(state, prior_params, base_key) -> (state, metrics), state donated.
@@ -202,13 +203,13 @@ def make_train_step(
     cameras: key -> cameras [n] (n views a step); sampler: (key, step, total, shape) ->
     t; total: the run's number of steps; mesh: see distributed/sharding; particles: see
     particles.py; density control counts the steps of its own particle; supervise: see
-    supervision.py; compiler_options: as `jax.jit`'s, for a step that no other program
-    calls. metrics: scalars by name, left on the device.
+    supervision.py; spread: this step -> that of several assets, before it is jitted;
+    compiler_options: as `jax.jit`'s, for a step that no other program calls. metrics:
+    scalars by name, left on the device.
     """
     draw = make_forward(source, representation, mesh, supervise)
-    gradient = _make_gradient(
-        source, draw, representation, estimator, sampler, total, mesh
-    )
+    parts = draw, representation, estimator, sampler, total, mesh
+    gradient = _make_gradient(source, *parts)
     control = make_control(representation)
 
     def step(states: TrainState, prior_params, base_key):
@@ -225,8 +226,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["finite"] = all_finite(grads, params)
-        for name in params._fields:
-            metrics[f"grad/{name}"] = tree_norm(getattr(grads, name))
+        metrics |= {f"grad/{k}": tree_norm(g) for k, g in grads._asdict().items()}
 
         aux = {"grads": grads, **screen}
         params, rep_state, opt_state, report = control(
@@ -241,5 +241,6 @@ def make_train_step(
         new = TrainState(state.step + 1, params, rep_state, opt_state, estimator_state)
         return with_particle(states, turn, new, particles), metrics
 
+    step = spread(step) if spread else step
     how = {"donate_argnums": 0, "compiler_options": compiler_options}
     return jax.jit(step, **how, **whole_results(mesh))

@@ -166,7 +166,7 @@ def test_help_and_version_do_not_start_jax():
     assert done.returncode == 0, done.stderr
     assert "usage: sdsjax" in done.stdout
     assert __version__ in done.stdout
-    assert len(done.stdout.splitlines()) < 30
+    assert len(done.stdout.splitlines()) < 32
 
 
 def test_a_reader_that_leaves_early_is_no_error():

@@ -8,7 +8,7 @@ id goes through huggingface_hub, which honours HF_HOME, HF_TOKEN and HF_HUB_OFFL
 
 import os
 from collections.abc import Callable, Collection
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,12 @@ from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import configs, configs_deepfloyd, mapping, mapping_deepfloyd
 from sdsjax.models.loading.errors import LoaderError
 from sdsjax.models.loading.scheduler import read_schedule
-from sdsjax.models.loading.weights import find_weights, load_params, read_json
+from sdsjax.models.loading.weights import (
+    find_weights,
+    kept_or_made,
+    load_params,
+    read_json,
+)
 from sdsjax.models.text_encoders.clip import CLIPTextConfig, CLIPTextEncoder
 from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
 from sdsjax.models.text_encoders.t5 import T5Config, T5Encoder
@@ -162,11 +167,17 @@ def load(
     sharding=None,
     **options,
 ) -> Network:
-    """Reads the network of one folder on disk.
+    """Reads the network of one folder on disk, once inside of `networks_kept`.
 
     options: of its module, the rest as in `load_component`. Raises LoaderError, one
     line, for what does not fit exactly.
     """
+    asked = component, folder, variant, jnp.dtype(dtype), *options.items()
+    read = partial(_read, component, folder, variant, dtype, sharding, **options)
+    return kept_or_made(asked, read)
+
+
+def _read(component: Component, folder, variant, dtype, sharding, **options) -> Network:
     config = config_of(component, folder)
     source = find_weights(folder, component.stem, variant)
     ignored = component.ignored

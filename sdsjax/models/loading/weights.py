@@ -5,10 +5,11 @@ network's own init gives. Source keys, table and target must agree exactly; anyt
 else raises LoaderError with the file, the key, what was found and what was expected.
 """
 
+import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,34 @@ DTYPES = ("F32", "F16", "BF16")
 # a file is reopened after so many bytes: pages of the closed mapping leave memory
 REOPEN_BYTES = 128 << 20
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack", ".h5", ".onnx")
+
+
+Kept = TypeVar("Kept")
+_kept: dict[Hashable, object] | None = None  # of `networks_kept`, None outside
+
+
+@contextlib.contextmanager
+def networks_kept() -> Iterator[None]:
+    """Has a network that is asked for several times inside read once.
+
+    Whoever asks gets the same arrays. Where they are placed is the first one's choice.
+    """
+    global _kept
+    before, _kept = _kept, {}
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+def kept_or_made(name: Hashable, make: Callable[[], Kept]) -> Kept:
+    """Returns what was made before under a name, inside of `networks_kept`."""
+    if _kept is None:
+        return make()
+    if name not in _kept:
+        _kept[name] = make()
+    found: Kept = _kept[name]  # pyright: ignore[reportAssignmentType]
+    return found
 
 
 class Source(NamedTuple):

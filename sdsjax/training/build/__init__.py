@@ -52,6 +52,7 @@ __all__ = [
     "build_optimizer",
     "build_phases",
     "build_representation",
+    "build_source",
     "pixel_shape",
 ]
 
@@ -160,3 +161,12 @@ def build(config: Config) -> RunComponents:
         z_spec=z_spec if representation.space == "image" else None,
         group=group,
     )
+
+
+def build_source(config: Config, representation: Representation) -> PriorSource:
+    """Builds the prior alone, with what travels with its parameters, as `build` does.
+
+    For another prompt of a config whose other components are there. Raises as `build`.
+    """
+    source = PRIORS[config.prior.name](config)
+    return build_supervision(config, source, representation)[0]
