@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from table import markdown
+from sections import markdown
 
 from sdsjax.studies.runner import Experiment, Option, Run, run
 

@@ -24,7 +24,7 @@ from sdsjax.models.loading.save import save_stable_diffusion
 from sdsjax.models.text_encoders.clip import CLIPTextConfig
 from sdsjax.models.text_encoders.clip_tokenizer import train_word_tokenizer
 from sdsjax.training.build import build
-from sdsjax.training.session import first_state
+from sdsjax.training.programs import first_state
 from sdsjax.training.train_step import make_train_step
 
 worker = neighbour("bench_networks", "worker")

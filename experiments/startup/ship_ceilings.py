@@ -1,4 +1,4 @@
-"""Writes sdsjax/training/ceilings.json: the ceilings that need no fit.
+"""Writes sdsjax/training/ceilings/known.json: the ceilings that need no fit.
 
 Those of the default representation for the prompts of ../toybox_quality, as measured
 there, and for the default prompt, fitted here (a minute on two CPU cores).
@@ -12,8 +12,8 @@ from pathlib import Path
 from sdsjax.cli.checks import resolve
 from sdsjax.studies.run_rows import ceilings_of
 from sdsjax.training.build import build
-from sdsjax.training.ceiling import ceiling
-from sdsjax.training.known_ceilings import SHIPPED, setting_of
+from sdsjax.training.ceilings.fit import ceiling
+from sdsjax.training.ceilings.known import SHIPPED, setting_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +29,7 @@ def main() -> None:
         for prompt, each in found.items()
     }
     del setting["prompt"]
-    path = ROOT / "sdsjax" / "training" / SHIPPED
+    path = ROOT / "sdsjax" / "training" / "ceilings" / SHIPPED
     path.write_text(json.dumps({**setting, "scores": scores}, indent=1) + "\n")
 
 

@@ -98,7 +98,7 @@ def fit_ceiling(job: Job, plan: Plan) -> dict:
     """Fits the same representation as in the runs to true renders."""
     from sdsjax.cli.checks import resolve
     from sdsjax.training.build import build
-    from sdsjax.training.ceiling import ceiling
+    from sdsjax.training.ceilings.fit import ceiling
 
     representation = build(resolve("ssd", {"prompt": job.prompt})).representation
     scores = ceiling(job.prompt, representation, steps=plan.fit_steps, seed=job.seed)

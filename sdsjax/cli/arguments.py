@@ -24,9 +24,8 @@ usage: sdsjax --config=NAME[:VARIANT] [--config.KEY=VALUE ...] [--workdir=DIR]
                          --config.steps=300 --config.estimator.threshold=400
   --workdir=DIR          the run directory; default runs/<config>-<prompt>-<seed>;
                          a run is continued by the same command, or by --workdir alone
-  --prompts=FILE         an asset for each line of a text file, trained together, with
-                         an index.html in --workdir (or runs/); --assets_per_device=N
-                         of them at a time, default: as many as fit
+  --prompts=FILE         an asset for each line of a text file, trained together (at
+                         most --assets_per_device=N at a time); index.html shows all
   --allow_config_change  continue a run although its config or its input files differ
   --dry_run              print every key, with estimates of time and memory; run nothing
   --list                 configs and variants, estimators, timesteps, toybox words

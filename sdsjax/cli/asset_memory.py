@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import jax
 
+from sdsjax.backend import target
 from sdsjax.cli.budget import count, encoder_residuals
 from sdsjax.training.build import RunComponents
 
@@ -29,7 +30,7 @@ def free_bytes() -> int | None:
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    if device.platform != "cpu":
+    if target().platform != "cpu":
         return None
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sdsjax.backend import target
 from sdsjax.cameras import OrbitRange
 from sdsjax.cli.checks import BUILT_IN
 from sdsjax.distributed.parameters import bytes_a_device, is_split
@@ -175,7 +176,8 @@ def bytes_available(device) -> int | None:
     host's.
     """
     limit = (device.memory_stats() or {}).get("bytes_limit")
-    if limit is None and device.platform == "cpu" and hasattr(os, "sysconf"):
+    host = target().platform == "cpu"
+    if limit is None and host and hasattr(os, "sysconf"):
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         limit //= jax.local_device_count()
     return limit

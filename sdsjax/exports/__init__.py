@@ -2,9 +2,9 @@
 
 Pictures and turntables (`pictures`, `video`), splats (`ply`, `splat_files`), meshes
 (`mesh`, `texture`, `glb`), both by the name of their format (`formats`), the report
-(`report`, `variance_section`, `viewer`), several runs on one page (`compare`) and the
-assets of many prompts (`index`); `written_files` keeps account. Imports the toybox's
-scoring, runs, diagnostics, representations and render; training calls it.
+(`report`, `variance_section`, `viewer`), several runs on one page (`compare`);
+`written_files` keeps account. Imports the toybox's scoring, runs, diagnostics,
+representations and render; training calls it.
 """
 
 from sdsjax.exports.export_run import export_all

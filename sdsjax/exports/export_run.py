@@ -68,7 +68,7 @@ def export_all(
         provenance_of_run: `config` (the preset's name), `overrides` (dotted keys),
             `steps`, `seconds`; all optional, over what `run.json` says (`seconds`,
             `git_revision`).
-        ceiling: `training.ceiling`'s scores, shown beside this run's.
+        ceiling: `training.ceilings.fit`'s scores, shown beside this run's.
         announce: called with each new warning.
         size: px of the turntable's panels.
 

@@ -24,6 +24,7 @@ from sdsjax.exports.ply import PlyError, living_rows
 from sdsjax.files.atomic import replacing, write_bytes
 from sdsjax.render.spherical_harmonics import C0
 from sdsjax.representations.gaussians import Gaussians
+from sdsjax.runs.exit_status import ExitStatus
 
 EXTENSION = "KHR_gaussian_splatting"
 FLOAT = 5126  # glTF's number of the component type
@@ -34,7 +35,7 @@ MOST_COEFFICIENTS = 16  # degree 3, the highest of both formats
 class MissingExtra(RuntimeError):
     """An extra that writes a format is not installed; the message is one line."""
 
-    exit_code = 2
+    exit_code = ExitStatus.MISTAKE
 
 
 def _rows(path: str | os.PathLike, gaussians: Gaussians) -> dict[str, np.ndarray]:

@@ -22,19 +22,18 @@ from sdsjax.distributed import hosts
 from sdsjax.distributed.sharding import place_prior, replicate
 from sdsjax.representations.gaussians import GaussianParams, as_gaussians
 from sdsjax.runs.checkpoints import digest
-from sdsjax.runs.compile_cache import light_compilation
 from sdsjax.runs.disk_errors import in_words
 from sdsjax.runs.exit_status import ExitStatus
 from sdsjax.runs.logs import Log
 from sdsjax.runs.provenance import PROGRAM, commands
 from sdsjax.runs.run_directory import FollowedDirectory, RunDirectory, in_short
 from sdsjax.training.build import Phase, RunComponents
+from sdsjax.training.ceilings.known import ceiling_of_run
 from sdsjax.training.config import to_json
-from sdsjax.training.gradient_variance import make_step_variance
-from sdsjax.training.known_ceilings import ceiling_of_run
 from sdsjax.training.particles import state_of_particle
-from sdsjax.training.previews import make_draw, make_previews, picture, write_preview
-from sdsjax.training.train_step import INIT, PREVIEW, init_state, make_train_step
+from sdsjax.training.previews import picture, write_preview
+from sdsjax.training.programs import Programs
+from sdsjax.training.train_step import PREVIEW
 
 Event = Callable[[str, dict], None]
 
@@ -43,26 +42,6 @@ class Diverged(RuntimeError):
     """A NaN or an infinity appeared; the message names the last good step."""
 
     exit_code = ExitStatus.DIVERGED
-
-
-def first_state(components: RunComponents, config):
-    """Returns (function, arguments) that make the state before the first step."""
-
-    def start(prior_params, key):
-        return init_state(
-            components.source,
-            components.representation,
-            components.estimator,
-            components.optimizer,
-            components.phases[-1].cameras,
-            prior_params,
-            jax.random.fold_in(key, INIT),
-            config.particles,
-            z_spec=components.z_spec,
-        )
-
-    start = jax.jit(start, compiler_options=light_compilation(1))
-    return start, (components.source.params, jax.random.key(config.seed))
 
 
 def preset_and_overrides(command: Iterable[str]) -> dict:
@@ -97,60 +76,6 @@ def export_settings(config: dict) -> dict:
 def _recoloured(render, rgb, camera):
     # a rendering of latents, with the picture that was decoded from them
     return render(camera)._replace(rgb=rgb)
-
-
-class Programs:
-    """The compiled functions of a run; assets that are made together share them.
-
-    start: (prior_params, key) -> the state before the first step; draw, preview: see
-    training/previews. Steps and measurements are made for a phase, once.
-    """
-
-    def __init__(self, config, components: RunComponents):
-        self.config, self.components = config, components
-        self.start, _ = first_state(components, config)
-        self.draw = make_draw(components.representation)
-        self.preview = make_previews(
-            components.source,
-            components.representation,
-            components.orbit,
-            config.resolution,
-            self.draw,
-        )
-        self._variances: dict[Phase, Callable] = {}
-
-    def train_step(self, phase: Phase, **how) -> Callable:
-        """Makes a phase's step; how: the mesh, ... of `make_train_step`."""
-        components = self.components
-        return make_train_step(
-            components.source,
-            components.representation,
-            components.estimator,
-            components.optimizer,
-            components.sampler,
-            phase.cameras,
-            total=self.config.steps,
-            particles=self.config.particles,
-            supervise=components.supervise,
-            compiler_options=light_compilation(1),
-            **how,
-        )
-
-    def step_variance(self, phase: Phase, samples: int) -> Callable:
-        """Makes a phase's measurement of the gradient's variance, where it is asked."""
-        if phase not in self._variances:
-            components = self.components
-            self._variances[phase] = make_step_variance(
-                components.source,
-                components.representation,
-                components.estimator,
-                components.sampler,
-                phase.cameras,
-                total=self.config.steps,
-                samples=samples,
-                particles=self.config.particles,
-            )
-        return self._variances[phase]
 
 
 class Session:

@@ -35,12 +35,12 @@ from sdsjax.runs.signals import Interrupted, Stop
 from sdsjax.training.build import RunComponents, build
 from sdsjax.training.build.input_files import input_files
 from sdsjax.training.config import to_json
+from sdsjax.training.programs import first_state
 from sdsjax.training.session import (
     Diverged,
     Event,
     Session,
     export_settings,
-    first_state,
 )
 
 

@@ -203,9 +203,8 @@ def make_train_step(
     cameras: key -> cameras [n] (n views a step); sampler: (key, step, total, shape) ->
     t; total: the run's number of steps; mesh: see distributed/sharding; particles: see
     particles.py; density control counts the steps of its own particle; supervise: see
-    supervision.py; spread: this step -> that of several assets, before it is jitted;
-    compiler_options: as `jax.jit`'s, for a step that no other program calls. metrics:
-    scalars by name, left on the device.
+    supervision.py; spread: this step -> that of several assets; compiler_options: of
+    `jax.jit`, for a step that nobody else calls. metrics: scalars, left on the device.
     """
     draw = make_forward(source, representation, mesh, supervise)
     parts = draw, representation, estimator, sampler, total, mesh
@@ -241,6 +240,5 @@ def make_train_step(
         new = TrainState(state.step + 1, params, rep_state, opt_state, estimator_state)
         return with_particle(states, turn, new, particles), metrics
 
-    step = spread(step) if spread else step
     how = {"donate_argnums": 0, "compiler_options": compiler_options}
-    return jax.jit(step, **how, **whole_results(mesh))
+    return jax.jit(spread(step) if spread else step, **how, **whole_results(mesh))

@@ -13,7 +13,7 @@ import jax._src.cudnn.fused_attention_stablehlo as cudnn
 import pytest
 
 from sdsjax.backend import Target, compiling_for
-from sdsjax.training.session import first_state
+from sdsjax.training.programs import first_state
 from sdsjax.training.train_step import make_train_step
 
 A100, H100, TPU = Target("cuda", (8, 0)), Target("cuda", (9, 0)), Target("tpu")

@@ -13,7 +13,7 @@ from sdsjax.runs.signals import SIGNALS, Interrupted
 
 pytestmark = pytest.mark.field
 # What README and the scripts of users rely on, written out.
-CODES = {0, 1, 2, 3, 4, 5, 130, 143}
+CODES = {0, 1, 2, 3, 4, 5, 6, 130, 143}
 
 
 def classes_with_a_status(package):

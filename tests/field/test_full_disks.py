@@ -19,8 +19,7 @@ from sdsjax.exports import ExportError
 from sdsjax.runs import logs
 from sdsjax.runs.checkpoints import CheckpointError
 from sdsjax.runs.lock import RunError
-from sdsjax.training import session as session_module
-from sdsjax.training import train
+from sdsjax.training import programs, train
 
 pytestmark = pytest.mark.field
 SHORT = {
@@ -66,7 +65,7 @@ def never_trained(patch) -> None:
     def make(*_, **__):
         pytest.fail("it was trained again")
 
-    patch.setattr(session_module, "make_train_step", make)
+    patch.setattr(programs, "make_train_step", make)
 
 
 def metrics_of(workdir: Path) -> dict:

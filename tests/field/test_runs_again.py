@@ -21,8 +21,8 @@ from sdsjax.exports.mesh import MeshError, extract_mesh, mesh_of_field
 from sdsjax.main import cli
 from sdsjax.representations.gaussians import Gaussians
 from sdsjax.runs.signals import Interrupted
+from sdsjax.training import programs, train
 from sdsjax.training import session as session_module
-from sdsjax.training import train
 from sdsjax.training.session import Diverged, asked_for
 
 pytestmark = pytest.mark.field
@@ -71,7 +71,7 @@ def never_trained(patch) -> None:
     def make(*_, **__):
         pytest.fail("it was trained again")
 
-    patch.setattr(session_module, "make_train_step", make)
+    patch.setattr(programs, "make_train_step", make)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def copy(trained, tmp_path):
 
 def poison(patch, at: int) -> None:
     """Makes the parameters NaN from step `at` on."""
-    make = session_module.make_train_step
+    make = programs.make_train_step
 
     def make_poisoned(*args, **kwargs):
         step = make(*args, **kwargs)
@@ -106,7 +106,7 @@ def poison(patch, at: int) -> None:
 
         return wrapped
 
-    patch.setattr(session_module, "make_train_step", make_poisoned)
+    patch.setattr(programs, "make_train_step", make_poisoned)
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"")])

@@ -17,8 +17,8 @@ from sdsjax.exports.report import Run, report_html
 from sdsjax.exports.variance_section import variance_html
 from sdsjax.priors import gaussian_mixture
 from sdsjax.representations.image import image
+from sdsjax.training import programs, train
 from sdsjax.training import session as session_module
-from sdsjax.training import train
 from sdsjax.training.gradient_variance import make_step_variance, whole_groups
 from sdsjax.types import PriorSource
 
@@ -104,7 +104,7 @@ def runs(tmp_path_factory):
             ("without", {}),
         ]:
             if name == "without":
-                patch.setattr(session_module, "make_step_variance", refused)
+                patch.setattr(programs, "make_step_variance", refused)
             options = {"steps": 12, "diagnostics__variance_samples": 4} | options
             workdir = tmp_path_factory.mktemp("runs") / name
             train.run(tiny_run.config(**options), workdir)

@@ -23,8 +23,8 @@ from sdsjax.runs.compile_cache import LEVEL, enable_compile_cache
 from sdsjax.runs.lock import RunError
 from sdsjax.runs.run_directory import differences
 from sdsjax.runs.signals import Interrupted
+from sdsjax.training import programs, train
 from sdsjax.training import session as session_module
-from sdsjax.training import train
 from sdsjax.training.previews import picture
 from sdsjax.training.session import Diverged, preset_and_overrides
 
@@ -188,7 +188,7 @@ def test_directories_that_are_not_ours_stay_untouched(tmp_path, kind):
 
 def poisoned(monkeypatch, at: int):
     """A train step whose parameters become NaN at step `at`."""
-    make = session_module.make_train_step
+    make = programs.make_train_step
 
     def make_poisoned(*args, **kwargs):
         step = make(*args, **kwargs)
@@ -203,7 +203,7 @@ def poisoned(monkeypatch, at: int):
 
         return wrapped
 
-    monkeypatch.setattr(session_module, "make_train_step", make_poisoned)
+    monkeypatch.setattr(programs, "make_train_step", make_poisoned)
 
 
 def test_nan_aborts_and_never_becomes_a_checkpoint(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from sdsjax.distributed.sharding import data_mesh, replicate
 from sdsjax.runs.checkpoints import CheckpointError
 from sdsjax.runs.logs import Log
 from sdsjax.training.build import Phase
+from sdsjax.training.programs import Programs
 from sdsjax.training.prompts.stacking import (
     STATE_AXES,
     PriorSplit,
@@ -24,7 +25,7 @@ from sdsjax.training.prompts.stacking import (
     stack_states,
     state_of_asset,
 )
-from sdsjax.training.session import Diverged, Programs, Session
+from sdsjax.training.session import Diverged, Session
 from sdsjax.training.train import write_abort
 
 Failure = Diverged | CheckpointError

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 
 from sdsjax.exports import ExportError
-from sdsjax.exports.index import Entry, is_index, write_index
 from sdsjax.models.loading.weights import networks_kept
 from sdsjax.runs.checkpoints import CheckpointError, Checkpoints
 from sdsjax.runs.compile_cache import enable_compile_cache
@@ -27,6 +26,7 @@ from sdsjax.runs.signals import Interrupted, Stop
 from sdsjax.training.build import RunComponents, build_source
 from sdsjax.training.build.input_files import input_files
 from sdsjax.training.config import ConfigError, in_short, to_json
+from sdsjax.training.programs import Programs
 from sdsjax.training.prompts.batch import Batch, Member, NoneLeft, Steps
 from sdsjax.training.prompts.chunks import (
     Chunk,
@@ -34,8 +34,9 @@ from sdsjax.training.prompts.chunks import (
     into_chunks,
     width_of,
 )
+from sdsjax.training.prompts.index_page import Entry, is_index, write_index
 from sdsjax.training.prompts.stacking import split_priors
-from sdsjax.training.session import Programs, Session
+from sdsjax.training.session import Session
 from sdsjax.training.train import (
     build_aloud,
     optimise,

@@ -143,18 +143,7 @@ OTHERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(
-            kind,
-            marks=pytest.mark.xfail(reason="failed once, not yet looked into")
-            if kind == "density control"
-            else (),
-        )
-        for kind in OTHERS
-    ],
-)
+@pytest.mark.parametrize("kind", list(OTHERS))
 def test_so_it_is_for_whatever_a_step_does(kind, folder, tmp_path, states):
     name, overrides = OTHERS[kind]
     if name == "ssd:mv":

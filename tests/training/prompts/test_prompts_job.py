@@ -11,7 +11,7 @@ from sdsjax.cli.prompts import workdirs
 from sdsjax.exports import ExportError
 from sdsjax.runs.lock import RunError
 from sdsjax.runs.signals import Interrupted, Stop
-from sdsjax.training import session, train
+from sdsjax.training import programs, session, train
 from sdsjax.training.config import ConfigError
 from sdsjax.training.prompts import batch
 from sdsjax.training.prompts.job import Request, run_prompts
@@ -58,7 +58,7 @@ def digests(asked) -> list[str]:
 
 def poisoned(patch, lane: int, at: int) -> None:
     """Makes one asset's parameters NaN from step `at` on."""
-    make = session.make_train_step
+    make = programs.make_train_step
 
     def make_poisoned(*args, **kwargs):
         step = make(*args, **kwargs)
@@ -74,7 +74,7 @@ def poisoned(patch, lane: int, at: int) -> None:
 
         return wrapped
 
-    patch.setattr(session, "make_train_step", make_poisoned)
+    patch.setattr(programs, "make_train_step", make_poisoned)
 
 
 def test_one_that_diverges_leaves_the_others(tmp_path, monkeypatch, no_exports, capsys):

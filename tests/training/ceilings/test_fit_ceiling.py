@@ -10,7 +10,7 @@ import pytest
 from sdsjax.cameras import orbit_camera, pixel_rays
 from sdsjax.representations.radiance_field.representation import nerf
 from sdsjax.toybox.world.captions import CaptionError
-from sdsjax.training import ceiling as ceilings
+from sdsjax.training.ceilings import fit as ceilings
 from sdsjax.types import Rendering, Representation
 
 

@@ -1,7 +1,7 @@
 """Ceilings that need no fit: those shipped with the package and those kept in a cache.
 
 A ceiling is a property of (prompt, representation), not of a run: `ceiling.fit` costs
-about as much as half a run. `ceilings.json` holds those of the default representation
+about as much as half a run. `known.json` holds those of the default representation
 for the prompts of experiments/toybox_quality and the default one (the command that
 wrote it: experiments/startup/ship_ceilings.py); what `scoring.ceiling` computes is kept
 in the user's cache folder, beside the compile cache.
@@ -21,10 +21,10 @@ from sdsjax import __version__
 from sdsjax.files.atomic import write_text
 from sdsjax.runs.compile_cache import user_cache_directory
 from sdsjax.toybox.world.captions import CaptionError, parse_caption
-from sdsjax.training.ceiling import ceiling, settings_for
+from sdsjax.training.ceilings.fit import ceiling, settings_for
 from sdsjax.training.config import Config, to_json
 
-SHIPPED = "ceilings.json"
+SHIPPED = "known.json"
 
 
 def setting_of(config: Config) -> dict[str, Any]:
@@ -43,7 +43,9 @@ def setting_of(config: Config) -> dict[str, Any]:
 
 @cache
 def _shipped() -> dict:
-    text = resources.files("sdsjax.training").joinpath(SHIPPED).read_text("utf-8")
+    text = (
+        resources.files("sdsjax.training.ceilings").joinpath(SHIPPED).read_text("utf-8")
+    )
     return json.loads(text)
 
 

@@ -6,14 +6,14 @@ import pytest
 
 from sdsjax.cli.checks import resolve
 from sdsjax.representations.gaussians import GaussianParams
-from sdsjax.training import known_ceilings
-from sdsjax.training.config import from_json, to_json
-from sdsjax.training.known_ceilings import (
+from sdsjax.training.ceilings import known as known_ceilings
+from sdsjax.training.ceilings.known import (
     ceiling_of_run,
     keep_ceiling,
     known_ceiling,
     setting_of,
 )
+from sdsjax.training.config import from_json, to_json
 
 PARAMS = GaussianParams(*[None] * len(GaussianParams._fields))
 SCORES = {"iou": 0.9, "psnr": 20.0, "janus_rate": None, "views": {"iou": [0.9]}}
