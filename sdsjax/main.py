@@ -32,7 +32,8 @@ def run_with_others(arguments: Arguments, launch: Launch) -> int:
     except SystemExit as stopped:  # by a signal, which the log has told
         status = int(stopped.code or 0)
     except Exception as error:
-        status = devices.report(error, show_traceback=arguments.traceback)
+        lost = hosts.as_lost(error)
+        status = devices.report(lost, show_traceback=arguments.traceback)
     finally:
         sys.stdout.flush()
         hosts.leave(status)

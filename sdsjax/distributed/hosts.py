@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdsjax.distributed.launch import Launch, LaunchError
-from sdsjax.distributed.supervisor import JOIN_SECONDS, JOINED, LOST_SECONDS
+from sdsjax.distributed.supervisor import (
+    JOIN_SECONDS,
+    JOINED,
+    LOST_SECONDS,
+    LOST_STATUS,
+    PEER_GONE,
+)
 
 LEAVE_SECONDS = 15.0
 STOP_EVERY = 10  # steps between two questions whether any process was told to stop
@@ -32,6 +39,25 @@ class Elsewhere(RuntimeError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+# what JAX's collectives say where another process is gone
+GONE = re.compile(
+    r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|"
+    r"coordination (service|agent)|heartbeat|unavailable|preempt",
+    re.IGNORECASE,
+)
+
+
+def as_lost(error: Exception) -> Exception:
+    """Turns what a collective raises when a peer is gone into one line, status 6.
+
+    Whether it is raised or JAX ends this process first is a race; both end alike. Any
+    other error is returned as it is.
+    """
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+        return error
+    return Elsewhere(PEER_GONE, LOST_STATUS) if GONE.search(str(error)) else error
 
 
 def count() -> int:

@@ -25,6 +25,10 @@ JOINED = "sdsjax: joined"  # what a child says once it has met the others
 JOIN_SECONDS = 60  # that processes wait for one another at the start
 LOST_SECONDS = 30  # without a sign of life, after which a process counts as lost
 LOST_STATUS, MISTAKE_STATUS = 6, 2  # runs/exit_status
+PEER_GONE = (
+    "another process of this run has ended or cannot be reached: its own last line "
+    "says why; the same command, given to all, continues from the last checkpoint"
+)
 # lines of abseil's log and of its stack traces
 CHATTER = re.compile(
     r"[EWIF]\d{4} \d\d:\d\d:|\*\*\* Check failure|    @ +0x|RPC: /|PC: @|"
@@ -110,12 +114,7 @@ def epitaph(number: int, joined: bool, reason: str, launch: Launch) -> tuple[str
             128 + number
         )
     if joined:
-        return (
-            "another process of this run has ended or cannot be reached: its own last "
-            "line says why; the same command, given to all, continues from the last "
-            "checkpoint",
-            LOST_STATUS,
-        )
+        return PEER_GONE, LOST_STATUS
     who = f"process {launch.process} of {launch.processes}"
     where = launch.coordinator or f"the coordinator that {launch.said_by} names"
     return (
