@@ -84,8 +84,9 @@ def text_states(*rows):
     return jax.ShapeDtypeStruct((*rows, 77, UNET.context), HALF)
 
 
-def stable_diffusion_21(config):
+def stable_diffusion_21(config, sharding=None):
     """`stable_diffusion.load` of 2.1-base, without its files."""
+    del sharding
     schedule = NoiseSchedule.scaled_linear()
     unet, vae = UNet2DCondition(UNET, HALF), AutoencoderKL(VAE, HALF, remat=True)
     second = stable_diffusion.AdapterNetwork(unet, "epsilon", config.prior.lora_rank)
@@ -100,8 +101,9 @@ def stable_diffusion_21(config):
     return abstract_source(weights, bind, 512)
 
 
-def mvdream(config):
+def mvdream(config, sharding=None):
     """`multiview.load` of a network of MVDream's sizes, without its files."""
+    del sharding
     network = multiview.Network(
         MultiViewUNet(MVDREAM, HALF),
         "epsilon",

@@ -125,20 +125,21 @@ def test_an_asset_among_others_is_the_asset_alone(tmp_path, states, capsys):
 # What a step may hold besides: groups of views, a second network, particles, density
 # control, penalties. variant, overrides
 OTHERS = {
-    "gaussians": ("ssd", {"camera__first_steps": 1}),
-    "groups of views": ("ssd:mv", {}),
+    "groups of views, two phases, variance": (
+        "ssd:mv",
+        {"camera__first_steps": 1, "diagnostics__variance_every": 2},
+    ),
     "a field": ("ssd:nerf", {}),
     "particles, and a network that learns": ("vsd", {"particles": 2}),
-    "density control": (
-        "ssd",
+    "density control, and a given picture": (
+        "ssd:toybox",
         {
             "representation__control": "3dgs",
             "representation__control_start": 1,
             "representation__control_every": 1,
+            "reference__path": "toybox",
         },
     ),
-    "a given picture": ("ssd", {"reference__path": "toybox"}),
-    "variance": ("ssd", {"diagnostics__variance_every": 2}),
 }
 
 
