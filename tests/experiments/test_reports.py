@@ -30,6 +30,7 @@ REPORTS = [
     ("stein_variance", ["--toybox", "--full"], "full-toybox", True),
     ("timesteps", ["--toybox", "--full"], "full-toybox", False),
     ("toybox_quality", ["--full"], "full", False),
+    ("toybox_quality", ["--multiview", "--full"], "full-multiview", False),
 ]
 
 
