@@ -59,7 +59,7 @@ def resolved(arguments: Arguments):
 
 def run(arguments: Arguments) -> int:
     """Resolve the config, then train, or describe the run with --dry_run."""
-    from sdsjax.cli import devices, listings, prior_choice, prompts
+    from sdsjax.cli import devices, listings, prompts
     from sdsjax.distributed import hosts
 
     devices.backend()  # before anything computes: a wrong JAX_PLATFORMS is one line
@@ -78,9 +78,7 @@ def run(arguments: Arguments) -> int:
         if hosts.is_first():
             print(described)
         return ExitStatus.DONE
-    single = prior_choice.single_views(config, arguments.overrides)
-    for warning in (*devices.warnings(), *([single] if single else [])):
-        print(f"sdsjax: warning: {warning}", file=sys.stderr)
+    devices.warn(config, arguments.overrides)
     from sdsjax.training import train
 
     with devices.memory_explained(config):

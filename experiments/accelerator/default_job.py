@@ -8,30 +8,18 @@ compared after few steps, and the scores against the truth after all.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from timing import run_default
 
 STEPS = {"small": (4, 12), "full": (20, 600)}
-LEAN = (
-    "--config.preview_every=0", "--config.exports.turntable_frames=4",
-    "--config.exports.mesh_resolution=24", "--config.checkpoint_every=0",
-)  # fmt: skip
 
 
 def job(folder: Path, steps: int, environment: dict[str, str]) -> Path:
     """The default config's run directory after so many steps."""
-    command = [sys.executable, "-m", "sdsjax.main", "--config=ssd", *LEAN]
-    command += [f"--config.steps={steps}", f"--workdir={folder}"]
-    done = subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    run_default([f"--config.steps={steps}", f"--workdir={folder}"], environment)
     return folder
 
 

@@ -1,5 +1,6 @@
 """One measurement in this process: `python measure.py NAME small|full`.
 
+NAME is the module beside this one that has it.
 Prints what is known so far as a JSON line whenever something is added, so that nothing
 is lost where time or memory runs out; the last line counts.
 """
@@ -15,17 +16,6 @@ import traceback
 # the room a renderer asks for by itself is measured, not what JAX takes beforehand
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-ROOMS = {
-    "machine": "machine",
-    "default_job": "default_job",
-    "splatting": "splatting",
-    "networks": "networks",
-    "whole_step": "whole_step",
-    "fields": "fields",
-    "training": "training",
-    "assets": "assets",
-}
-
 
 def main() -> int:
     """Measures; returns the exit status (1: the measurement failed)."""
@@ -37,7 +27,7 @@ def main() -> int:
         print(json.dumps(found), flush=True)
 
     try:
-        importlib.import_module(ROOMS[name]).measure(size, say)
+        importlib.import_module(name).measure(size, say)
     except Exception as error:
         traceback.print_exc()
         say(error=" ".join(f"{type(error).__name__}: {error}".split())[:300])

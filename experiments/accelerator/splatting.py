@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from timing import compared, installed, median_seconds, neighbour, peak_mib
 
+from sdsjax.render.spherical_harmonics import C0
 from sdsjax.render.splatting import rasterize
 
 scenes = neighbour("bench_rasterize", "scenes")
@@ -98,7 +99,7 @@ def gsplat(scene, gaussians, camera) -> dict:
             for x in (gaussians.means, jnp.exp(gaussians.log_scales), gaussians.quats)
         )
         opacities = tensor(jax.nn.sigmoid(gaussians.opacity_logits))
-        colors = tensor(jnp.maximum(0.28209479 * gaussians.sh[:, 0] + 0.5, 0.0))
+        colors = tensor(jnp.maximum(C0 * gaussians.sh[:, 0] + 0.5, 0.0))
         focal, middle = np.asarray(camera.focal), np.asarray(camera.principal)
         inner = [[focal[0], 0, middle[0]], [0, focal[1], middle[1]], [0, 0, 1]]
         inner = torch.tensor(inner, dtype=torch.float32, device="cuda")[None]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -14,6 +16,10 @@ import jax
 from sdsjax.studies.benchmark import Candidate, time_in_rounds
 
 MEBI = 2**20
+LEAN = (
+    "--config.preview_every=0", "--config.exports.turntable_frames=4",
+    "--config.exports.mesh_resolution=24", "--config.checkpoint_every=0",
+)  # fmt: skip
 
 
 def compared(calls: Mapping[str, tuple[Callable, tuple]], rounds: int = 7) -> dict:
@@ -63,6 +69,19 @@ def neighbour(folder: str, file: str):
     finally:
         sys.path.remove(str(where))
     return module
+
+
+def run_default(words: Sequence[str], environment: Mapping[str, str] = {}) -> None:
+    """Runs the default job as the command line does, with the least exports.
+
+    Raises RuntimeError with its last line where it fails.
+    """
+    command = [sys.executable, "-m", "sdsjax.main", "--config=ssd", *LEAN, *words]
+    done = subprocess.run(
+        command, env=os.environ | dict(environment), capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
 
 
 def median_seconds(call: Callable[[], object], calls: int = 7) -> float:

@@ -6,7 +6,7 @@ The rows of other weights than those embedded now are left where they are and no
 reported, so that a new milestone is measured from the first prompt on.
 
     python experiments/toybox_quality/run.py --multiview          # small: minutes
-    python experiments/toybox_quality/run.py --multiview --full   # 90 minutes of a core
+    python experiments/toybox_quality/run.py --multiview --full   # 88 runs
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 import jax
 
 from sdsjax.backend import target
-from sdsjax.cli.budget import count, encoder_residuals
+from sdsjax.cli.budget import bytes_available, count, encoder_residuals
 from sdsjax.training.build import RunComponents
 
 SHARE = 0.5  # of what is free
@@ -27,17 +27,17 @@ def free_bytes() -> int | None:
     Of the CPU's devices each has its part of the host's.
     """
     device = jax.local_devices()[0]
-    stats = device.memory_stats() or {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    if target().platform != "cpu":
+    whole = bytes_available(device)
+    if whole is None:
         return None
+    if target().platform != "cpu":
+        return whole - (device.memory_stats() or {}).get("bytes_in_use", 0)
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             rows = dict(line.split(":", 1) for line in file)
         free = int(rows["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return None
+        return whole  # not on Linux: what others hold is not known
     return free // jax.local_device_count()
 
 
@@ -45,7 +45,7 @@ def bytes_of_asset(config, components: RunComponents) -> int:
     """Estimates what one more asset needs on its device while it is trained."""
     representation = components.representation
     params, _ = jax.eval_shape(representation.init, jax.random.key(0))
-    _, residuals = encoder_residuals(components.source, config.resolution)
+    residuals = encoder_residuals(components.source, config.resolution)
     views = max(
         phase.batch_size * (residuals + PIXEL * phase.resolution**2)
         for phase in components.phases

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from sdsjax.backend import target
 from sdsjax.cameras import OrbitRange
-from sdsjax.cli.checks import BUILT_IN
+from sdsjax.cli.prior_choice import BUILT_IN, KINDS
 from sdsjax.distributed.parameters import bytes_a_device, is_split
 from sdsjax.distributed.sharding import axis_size, describe
 from sdsjax.exports.mesh import extraction_bytes
@@ -90,13 +90,13 @@ def _encoder(source: PriorSource, resolution: int):
     return encode, jax.ShapeDtypeStruct(shape, jnp.float32), views
 
 
-def encoder_residuals(source: PriorSource, resolution: int) -> tuple[int, float]:
-    """Returns (views of a sample, bytes that a view's encoder keeps), from shapes."""
+def encoder_residuals(source: PriorSource, resolution: int) -> float:
+    """Counts the bytes that a view's encoder keeps for its gradient, from shapes."""
     encode, x, views = _encoder(source, resolution)
     residuals = jax.eval_shape(lambda p, x: encode(p, x)[1], source.params, x)
     kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(source.params))
-    return views, max(kept - held, 0) / views
+    return max(kept - held, 0) / views
 
 
 def network_cost(source: PriorSource, resolution: int) -> Cost:
@@ -117,7 +117,7 @@ def network_cost(source: PriorSource, resolution: int) -> Cost:
     given = source.params
     return Cost(
         (analysis or {}).get("flops", 0.0) / views,
-        encoder_residuals(source, resolution)[1],
+        encoder_residuals(source, resolution),
         count(given.prior if isinstance(given, Attached) else given),
         "operations counted by XLA on the lowered program",
     )
@@ -147,12 +147,9 @@ def published_cost(name: str, dtype: str) -> Cost:
 
 def _is_local(config) -> bool:
     prior = config.prior
-    networks = ("stable_diffusion", "multiview", "deepfloyd")
     built_in = (BUILT_IN / prior.folder).is_dir()
     return (
-        prior.name not in networks
-        or built_in
-        or Path(prior.folder).expanduser().is_dir()
+        prior.name not in KINDS or built_in or Path(prior.folder).expanduser().is_dir()
     )
 
 

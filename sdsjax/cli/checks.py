@@ -334,20 +334,22 @@ def validate(config: Config) -> None:
     check_prompt(config)
 
 
+def _said(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """Applies overrides to a config, with what follows from them for the prior."""
+    config = apply(
+        config, overrides, base=base_config(), factories=FACTORIES, losses=LOSSES
+    )
+    settle_prior(config, flatten(overrides))
+    return config
+
+
 def resolver(source: Source, overrides: Mapping[str, Any]) -> Callable[[str], Config]:
     """Makes prompt -> the checked config of it, of which all else is checked once.
 
     Raises ConfigError as `resolve`; what is made raises PromptError for a prompt.
     """
-    config = apply(
-        load(source),
-        overrides,
-        base=base_config(),
-        factories=FACTORIES,
-        losses=LOSSES,
-    )
+    config = _said(load(source), overrides)
     check_text({k: v for k, v in flatten(config).items() if k != "prompt"})
-    settle_prior(config, flatten(overrides))
     check_settings(config)
     settle_group(config)
 
@@ -378,15 +380,8 @@ def resolve(
     nested; text is parsed by the key's type. Raises ConfigError.
     """
     config = source if isinstance(source, ConfigDict) else load(source)
-    config = apply(
-        config,
-        overrides or {},
-        base=base_config(),
-        factories=FACTORIES,
-        losses=LOSSES,
-    )
+    config = _said(config, overrides or {})
     check_text(flatten(config))
-    settle_prior(config, flatten(overrides or {}))
     plain_prompts(config)
     validate(config)
     settle_group(config)

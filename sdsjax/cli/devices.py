@@ -7,10 +7,12 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import sdsjax
+from sdsjax.cli.prior_choice import KINDS, single_views
 from sdsjax.runs.disk_errors import FULL, refusal
 from sdsjax.runs.exit_status import ExitStatus
 
@@ -69,6 +71,13 @@ def warnings(signs: dict[str, tuple[str, str]] = SIGNS) -> list[str]:
     return found
 
 
+def warn(config, overrides: Mapping[str, Any]) -> None:
+    """Says on stderr what the user may not have meant, before a run begins."""
+    single = single_views(config, overrides)
+    for warning in (*warnings(), *([single] if single else [])):
+        print(f"sdsjax: warning: {warning}", file=sys.stderr)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the host or a device ran out of memory.
 
@@ -91,8 +100,7 @@ def memory_advice(config) -> str:
     count = config.representation.get("count")
     if count:
         hints.append(f"--config.representation.count (now {count})")
-    networks = ("stable_diffusion", "multiview", "deepfloyd")
-    if config.prior.dtype == "float32" and config.prior.name in networks:
+    if config.prior.dtype == "float32" and config.prior.name in KINDS:
         hints.append("or set --config.prior.dtype=bfloat16")
     return f"out of memory: lower {', '.join(hints)}"
 

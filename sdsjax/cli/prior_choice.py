@@ -77,6 +77,6 @@ def single_views(config: Config, said: Mapping[str, Any]) -> str | None:
         return None
     return (
         f"batch_size = {config.batch_size} holds no whole group of {WHOLE_GROUP} views,"
-        " so that the prior sees views one by one (prior.group=1), which gives blurrier"
-        f" assets: a multiple of {WHOLE_GROUP} is better"
+        " so that the prior sees views one by one (prior.group=1), where its error is"
+        f" larger (experiments/prior_error): choose a multiple of {WHOLE_GROUP}"
     )

@@ -153,8 +153,7 @@ def run_file(arguments: Arguments) -> int:
 
         print(dry_run_of_prompts(configs, folders, arguments.assets_per_device))
         return ExitStatus.DONE
-    for warning in devices.warnings():
-        print(f"sdsjax: warning: {warning}", file=sys.stderr)
+    devices.warn(configs[0], arguments.overrides)
     requests = [
         Request(config, folder, _alone(arguments, config, folder), f"{path}:{number}")
         for config, folder, (number, _) in zip(configs, folders, lines)

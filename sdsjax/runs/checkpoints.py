@@ -224,10 +224,10 @@ class Checkpoints:
         """The newest intact checkpoint as (step, state), or None if none was written.
 
         template: the state's shapes and dtypes (jax.eval_shape); last: the newest step
-        that is asked for, by default any. Damaged or unfinished
-        newer steps are announced and removed; they will be computed again. Raises
-        CheckpointError if finished ones exist but none is intact, or if the intact one
-        holds another state.
+        that is asked for, by default any. Damaged or unfinished newer steps are
+        announced and removed; they will be computed again. Raises CheckpointError if
+        finished ones exist but none is intact, or if the intact one holds another
+        state.
         """
         self._clean()
         finished = any((self.folder / str(s) / MANIFEST).exists() for s in self.steps())

@@ -78,6 +78,21 @@ def _recoloured(render, rgb, camera):
     return render(camera)._replace(rgb=rgb)
 
 
+def take_step(trained, train_step: Callable) -> dict:
+    """Takes a step of a Session or a Batch; returns its metrics, left on the device.
+
+    Waits for the step before, so that one is always queued.
+    """
+    trained.state, metrics = train_step(
+        trained.state, trained.prior_params, trained.key
+    )
+    if trained.unchecked:
+        trained.unchecked[-1][1].block_until_ready()
+    trained.step += 1
+    trained.unchecked.append((trained.step, metrics["finite"]))
+    return metrics
+
+
 class Session:
     """A session is what the loop carries along: the state, and what happens to it.
 
@@ -158,13 +173,8 @@ class Session:
         return self.programs.train_step(phase, mesh=phase.mesh)
 
     def advance(self, train_step) -> dict:
-        """Takes one step; waits for the one before, so that one is always queued."""
-        self.state, metrics = train_step(self.state, self.prior_params, self.key)
-        if self.unchecked:
-            self.unchecked[-1][1].block_until_ready()
-        self.step += 1
-        self.unchecked.append((self.step, metrics["finite"]))
-        return metrics
+        """Takes one step."""
+        return take_step(self, train_step)
 
     def measure_variance(self, samples: int) -> dict:
         """Measures the variance of the gradient that is due next; changes nothing."""

@@ -266,6 +266,8 @@ def finished_asset(
     workdir: Path, config, components: RunComponents, finished: dict
 ) -> Asset:
     """Loads the asset of a directory that is done; says so, and writes nothing."""
+    if not hosts.is_first():
+        return Asset(workdir, None, {}, {})
     step = finished["step"]
     news = f"is finished (step {step}): nothing to do; raise --config.steps to go on"
     if step > config.steps:
@@ -273,10 +275,7 @@ def finished_asset(
             f"has {step} steps already, more than the {config.steps} asked for: its "
             f"files show step {step}, and stay as they are"
         )
-    if hosts.is_first():
-        print(f"sdsjax: {workdir} {news}", file=sys.stderr)
-    if not hosts.is_first():
-        return Asset(workdir, None, {}, {})
+    print(f"sdsjax: {workdir} {news}", file=sys.stderr)
     start, arguments = first_state(components, config)
     template = jax.eval_shape(start, *arguments)
     state = Checkpoints(workdir / "checkpoints").load(step, template)

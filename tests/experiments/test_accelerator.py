@@ -40,5 +40,8 @@ def test_what_fails_is_said_and_the_next_is_measured(
     plan = accelerator.Plan("small", ("nothing", "machine"))
     monkeypatch.setattr(accelerator, "Plan", lambda size: plan)
     rows = measured(accelerator, tmp_path)
-    assert rows["nothing"]["found"]["error"] == "KeyError: 'nothing'"
+    assert (
+        rows["nothing"]["found"]["error"]
+        == "ModuleNotFoundError: No module named 'nothing'"
+    )
     assert "date" in rows["machine"]["found"]

@@ -10,11 +10,11 @@ from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
+from poison import poison
 
 from sdsjax.exports import mesh as meshes
 from sdsjax.exports.mesh import MeshError, extract_mesh, mesh_of_field
@@ -87,26 +87,6 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def copy(trained, tmp_path):
     return Path(shutil.copytree(trained, tmp_path / "a"))
-
-
-def poison(patch, at: int) -> None:
-    """Makes the parameters NaN from step `at` on."""
-    make = programs.make_train_step
-
-    def make_poisoned(*args, **kwargs):
-        step = make(*args, **kwargs)
-
-        def wrapped(state, prior_params, key):
-            state, metrics = step(state, prior_params, key)
-            if int(state.step) >= at:
-                bad = jax.tree.map(lambda p: p * jnp.nan, state.params)
-                state = state._replace(params=bad)
-                metrics = {**metrics, "finite": jnp.array(False)}
-            return state, metrics
-
-        return wrapped
-
-    patch.setattr(programs, "make_train_step", make_poisoned)
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"")])

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
 from PIL import Image
+from poison import poison
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from sdsjax.cli import python_api
@@ -23,8 +23,8 @@ from sdsjax.runs.compile_cache import LEVEL, enable_compile_cache
 from sdsjax.runs.lock import RunError
 from sdsjax.runs.run_directory import differences
 from sdsjax.runs.signals import Interrupted
-from sdsjax.training import programs, train
 from sdsjax.training import session as session_module
+from sdsjax.training import train
 from sdsjax.training.previews import picture
 from sdsjax.training.session import Diverged, preset_and_overrides
 
@@ -186,32 +186,12 @@ def test_directories_that_are_not_ours_stay_untouched(tmp_path, kind):
     assert snapshot(tmp_path) == {"notes.txt": b"mine"}
 
 
-def poisoned(monkeypatch, at: int):
-    """A train step whose parameters become NaN at step `at`."""
-    make = programs.make_train_step
-
-    def make_poisoned(*args, **kwargs):
-        step = make(*args, **kwargs)
-
-        def wrapped(state, prior_params, key):
-            state, metrics = step(state, prior_params, key)
-            if int(state.step) >= at:
-                bad = jax.tree.map(lambda p: p * jnp.nan, state.params)
-                state = state._replace(params=bad)
-                metrics = {**metrics, "finite": jnp.array(False)}
-            return state, metrics
-
-        return wrapped
-
-    monkeypatch.setattr(programs, "make_train_step", make_poisoned)
-
-
 def test_nan_aborts_and_never_becomes_a_checkpoint(tmp_path, monkeypatch):
     workdir = tmp_path / "a"
     # The check is due only at the end: saving must look for itself.
     config = tiny_run.config(diagnostics__nan_check_every=1000)
     with monkeypatch.context() as patch:
-        poisoned(patch, at=20)
+        poison(patch, at=20)
         with pytest.raises(Diverged, match="step 20; step 19 was the last good one"):
             train.run(config, workdir)
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["10"]

@@ -25,7 +25,7 @@ from sdsjax.training.prompts.stacking import (
     stack_states,
     state_of_asset,
 )
-from sdsjax.training.session import Diverged, Session
+from sdsjax.training.session import Diverged, Session, take_step
 from sdsjax.training.train import write_abort
 
 Failure = Diverged | CheckpointError
@@ -109,13 +109,8 @@ class Batch:
         return self.steps.of_phase(phase)
 
     def advance(self, train_step) -> dict:
-        """Takes one step of all; waits for the one before, as a Session does."""
-        self.state, metrics = train_step(self.state, self.prior_params, self.key)
-        if self.unchecked:
-            self.unchecked[-1][1].block_until_ready()
-        self.step += 1
-        self.unchecked.append((self.step, metrics["finite"]))
-        return metrics
+        """Takes one step of all."""
+        return take_step(self, train_step)
 
     def settle(self, index: int) -> Session:
         """Gives a session its slice of the state, and returns it."""

@@ -3,15 +3,15 @@
 import json
 from pathlib import Path
 
-import jax.numpy as jnp
 import pytest
 import tiny_run
+from poison import poison
 
 from sdsjax.cli.prompts import workdirs
 from sdsjax.exports import ExportError
 from sdsjax.runs.lock import RunError
 from sdsjax.runs.signals import Interrupted, Stop
-from sdsjax.training import programs, session, train
+from sdsjax.training import session, train
 from sdsjax.training.config import ConfigError
 from sdsjax.training.prompts import batch
 from sdsjax.training.prompts.job import Request, run_prompts
@@ -56,34 +56,13 @@ def digests(asked) -> list[str]:
     return [tiny_run.final_digest(request.workdir) for request in asked]
 
 
-def poisoned(patch, lane: int, at: int) -> None:
-    """Makes one asset's parameters NaN from step `at` on."""
-    make = programs.make_train_step
-
-    def make_poisoned(*args, **kwargs):
-        step = make(*args, **kwargs)
-
-        def wrapped(state, prior_params, key):
-            state, metrics = step(state, prior_params, key)
-            if int(state.step) >= at:
-                pixels = state.params.pixels.at[lane].multiply(jnp.nan)
-                state = state._replace(params=state.params._replace(pixels=pixels))
-                finite = metrics["finite"].at[lane].set(False)
-                metrics = {**metrics, "finite": finite}
-            return state, metrics
-
-        return wrapped
-
-    patch.setattr(programs, "make_train_step", make_poisoned)
-
-
 def test_one_that_diverges_leaves_the_others(tmp_path, monkeypatch, no_exports, capsys):
     whole = requests(tmp_path / "whole")
     run(whole, assets_per_device=3)
     capsys.readouterr()
     asked = requests(tmp_path / "many")
     with monkeypatch.context() as patch:
-        poisoned(patch, lane=1, at=14)
+        poison(patch, lane=1, at=14)
         outcomes = run(asked, assets_per_device=3)
     assert [o.status for o in outcomes] == ["finished", "diverged", "finished"]
     assert outcomes[1].error.exit_code == 3
@@ -113,7 +92,7 @@ def test_one_that_diverges_leaves_the_others(tmp_path, monkeypatch, no_exports, 
 def test_where_all_diverge_the_chunk_ends(tmp_path, monkeypatch, no_exports):
     asked = requests(tmp_path / "many", prompts=PROMPTS[:1], steps=2000)
     with monkeypatch.context() as patch:
-        poisoned(patch, lane=0, at=7)
+        poison(patch, lane=0, at=7)
         (outcome,) = run(asked)
     assert outcome.status == "diverged"
     assert no_exports == {asked[0].workdir.name: "aborted"}
