@@ -20,9 +20,14 @@ def _prior() -> Config:
     """What predicts the noise: the network's files, its prompts, its companions."""
     prior = ConfigDict()
     prior.name = "stable_diffusion"  # multiview, deepfloyd, empirical, gaussian_mixture
-    prior.folder = "toybox-sd"  # or a Hugging Face folder, or a repository's id
+    # or a Hugging Face folder, a repository's id, one .safetensors file
+    prior.folder = "toybox-sd"
     prior.revision = placeholder(str)  # of a repository; None: the newest one fetched
     prior.variant = placeholder(str)  # "fp16": files so named; None: the plain ones
+    # what a single .safetensors file lacks: a folder with CLIP's vocab.json and
+    # merges.txt; "epsilon" or "v_prediction", which must be said for 2.x
+    prior.tokenizer_folder = ""
+    prior.prediction_type = placeholder(str)
     prior.image_size = placeholder(int)  # pixels encoded; None: the network's own
     prior.dtype = "float32"  # or "bfloat16"
     prior.view_prompts = True  # append "front view", ... to the prompt

@@ -24,6 +24,11 @@ from sdsjax import cameras
 from sdsjax.diffusion import NoiseSchedule, prompts, velocity_to_noise
 from sdsjax.models.loading import hub
 from sdsjax.models.loading.sdxl import folder as sdxl
+from sdsjax.models.loading.single_file.load import (
+    is_single_file,
+    load_single_file,
+    single_files_alone,
+)
 from sdsjax.models.vision.dpt import DPT
 from sdsjax.priors.monocular import bound_estimate, check_folders, with_networks
 from sdsjax.priors.prompt_states import (
@@ -186,6 +191,8 @@ def load(
     view_words: prompts.ViewWords = prompts.TWO_SIDED,
     image_size: int | None = None,
     vae_folder: str = "",
+    tokenizer_folder: str = "",
+    prediction_type: str | None = None,
     adapter_folder: str = "",
     lora_rank: int = 4,
     depth_folder: str = "",
@@ -198,6 +205,8 @@ def load(
     `variant`: "fp16" for files so named. `image_size`: side in pixels of the images
     that are encoded (default: the network's own); a multiple of the VAE's factor. SDXL
     is told it as their size. `vae_folder`: another VAE (default: the folder's own).
+    `folder` may be a single .safetensors file: `tokenizer_folder`, `prediction_type`:
+    what it lacks (models/loading/single_file).
     `adapter_folder`: where the UNet beneath VSD's LoRA is read from (default: the
     prior's own is shared). `depth_folder`: a DPT, for the prior's monocular estimate
     (default: none). `normals_folder`: a second DPT, for its normals (default: drawn
@@ -209,8 +218,9 @@ def load(
     check_folders(depth_folder, normals_folder)
     form = {"dtype": dtype, "sharding": sharding}
     found = load_networks(
-        folder, revision=revision, variant=variant, vae_folder=vae_folder, **form
-    )
+        folder, revision=revision, variant=variant, vae_folder=vae_folder,
+        tokenizer_folder=tokenizer_folder, prediction_type=prediction_type, **form,
+    )  # fmt: skip
     size = _image_size(found, image_size, folder)
     if view_prompts:
         prompt = found.tokenizer.shorten(prompt, prompts.view_endings(view_words))
@@ -240,14 +250,25 @@ def load(
 
 
 def load_networks(
-    folder: str, *, revision=None, variant=None, vae_folder="", **form
+    folder: str,
+    *,
+    revision=None,
+    variant=None,
+    vae_folder="",
+    tokenizer_folder="",
+    prediction_type=None,
+    **form,
 ) -> hub.StableDiffusion | sdxl.SDXL:
-    """Reads a folder of Stable Diffusion or of SDXL, whichever it is.
+    """Reads a folder or single file of Stable Diffusion or of SDXL, whichever it is.
 
     form: dtype and sharding. Raises the loader's one-line errors.
     """
-    root = hub.resolve(folder, revision=revision, variant=variant)
     vae = load_vae(vae_folder, **form) if vae_folder else None
+    lacking = {"tokenizer_folder": tokenizer_folder, "prediction_type": prediction_type}
+    if is_single_file(folder):
+        return load_single_file(folder, "stable_diffusion", vae=vae, **lacking, **form)
+    single_files_alone(folder, lacking)
+    root = hub.resolve(folder, revision=revision, variant=variant)
     if sdxl.is_sdxl(root):
         if vae is not None:
             unet = hub.read_config(root, "unet").unet

@@ -35,6 +35,14 @@ def _folder_and_prompt(config: Config, sharding) -> dict[str, Any]:
     }
 
 
+def _of_single_files(prior: Config) -> dict[str, Any]:
+    """Returns what a single file lacks and a folder has."""
+    return {
+        "tokenizer_folder": prior.tokenizer_folder,
+        "prediction_type": prior.prediction_type,
+    }
+
+
 def _stable_diffusion(config: Config, sharding=None) -> PriorSource:
     """Loads a folder of Stable Diffusion, the embedded toybox-sd among them."""
     # Imported here: networks and tokenizers take a second to import.
@@ -44,6 +52,7 @@ def _stable_diffusion(config: Config, sharding=None) -> PriorSource:
     return stable_diffusion.load(
         **_folder_and_prompt(config, sharding),
         vae_folder=prior.vae_folder,
+        **_of_single_files(prior),
         adapter_folder=prior.adapter_folder,
         lora_rank=prior.lora_rank,
         depth_folder=prior.depth_folder,
@@ -69,6 +78,7 @@ def _multiview(config: Config, sharding=None) -> PriorSource:
     del given["view_prompts"], given["view_words"]  # the camera says the side
     return multiview.load(
         **given,
+        **_of_single_files(prior),
         group=prior.group,
         lora_rank=prior.lora_rank,
         depth_folder=prior.depth_folder,
