@@ -155,6 +155,6 @@ def write_single_file(path, kind, **changes):
 
 
 def write_vocabulary(folder):
-    """Writes a tokenizer's files at the top of a folder, padded as 1.x's; returns it."""
+    """Writes a tokenizer's files, padded as 1.x's, into a folder; returns it."""
     write_tokenizer(folder, *train_word_tokenizer(WORDS), LENGTH)
     return folder

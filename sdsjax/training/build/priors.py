@@ -43,6 +43,16 @@ def _of_single_files(prior: Config) -> dict[str, Any]:
     }
 
 
+def _leave_out(prior: Config, *keys: str) -> None:
+    """Raises ConfigError for what is said and only stable_diffusion has."""
+    for key in keys:
+        if prior[key]:
+            raise ConfigError(
+                f"prior.{key} = {prior[key]!r}: only the prior stable_diffusion has "
+                f"it; leave it out for {prior.name}"
+            )
+
+
 def _stable_diffusion(config: Config, sharding=None) -> PriorSource:
     """Loads a folder of Stable Diffusion, the embedded toybox-sd among them."""
     # Imported here: networks and tokenizers take a second to import.
@@ -69,12 +79,7 @@ def _multiview(config: Config, sharding=None) -> PriorSource:
     from sdsjax.priors import multiview
 
     prior, given = config.prior, _folder_and_prompt(config, sharding)
-    for key in ("adapter_folder", "perp_neg"):
-        if prior[key]:
-            raise ConfigError(
-                f"prior.{key} = {prior[key]!r}: only the prior stable_diffusion has "
-                f"it; leave it out for {prior.name}"
-            )
+    _leave_out(prior, "vae_folder", "adapter_folder", "perp_neg")
     del given["view_prompts"], given["view_words"]  # the camera says the side
     return multiview.load(
         **given,
@@ -90,6 +95,7 @@ def _deepfloyd(config: Config, sharding=None) -> PriorSource:
     """Loads the first stage of DeepFloyd IF, which denoises pixels."""
     from sdsjax.priors import deepfloyd
 
+    _leave_out(config.prior, "vae_folder", *_of_single_files(config.prior))
     return deepfloyd.load(**_folder_and_prompt(config, sharding))
 
 
