@@ -28,6 +28,8 @@ def _prior() -> Config:
     # merges.txt; "epsilon" or "v_prediction", which must be said for 2.x
     prior.tokenizer_folder = ""
     prior.prediction_type = placeholder(str)
+    # LoRA files merged into its networks: (("file.safetensors", 0.8), ...)
+    prior.loras = ()
     prior.image_size = placeholder(int)  # pixels encoded; None: the network's own
     prior.dtype = "float32"  # or "bfloat16"
     prior.view_prompts = True  # append "front view", ... to the prompt

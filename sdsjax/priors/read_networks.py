@@ -6,7 +6,12 @@ is asked, and what the config said of the files is handed on or refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
 from sdsjax.models.loading import hub
+from sdsjax.models.loading.lora_files.merge import with_loras
 from sdsjax.models.loading.sdxl.folder import (
     SDXL,
     check_latents,
@@ -18,6 +23,7 @@ from sdsjax.models.loading.single_file.load import (
     load_single_file,
     single_files_alone,
 )
+from sdsjax.models.loading.weights import kept_or_made
 
 
 def load_networks(
@@ -28,15 +34,38 @@ def load_networks(
     vae_folder: str = "",
     tokenizer_folder: str = "",
     prediction_type: str | None = None,
+    loras: Sequence[tuple[str, float]] = (),
     **form,
 ) -> hub.StableDiffusion | SDXL:
-    """Reads Stable Diffusion or SDXL, whichever it is.
+    """Reads Stable Diffusion or SDXL, whichever it is, and merges LoRA files.
 
     variant: "fp16" for files so named; vae_folder: another VAE (default: its own);
     tokenizer_folder, prediction_type: what a single file lacks
-    (models/loading/single_file); form: dtype and sharding. Raises the loaders' one-line
+    (models/loading/single_file); loras: files, with the weight that each is merged at
+    (models/loading/lora_files); form: dtype and sharding. Raises the loaders' one-line
     errors.
     """
+    files = {
+        "revision": revision, "variant": variant, "vae_folder": vae_folder,
+        "tokenizer_folder": tokenizer_folder, "prediction_type": prediction_type,
+    }  # fmt: skip
+    return _merged(
+        loras, partial(_load_networks, folder, **files, **form), folder, form
+    )
+
+
+def _merged(loras, load: Callable, folder: str, form: dict) -> Any:
+    if not loras:
+        return load()
+    # several prompts share the kernels that were changed, as they do the others
+    asked = "loras", folder, tuple(map(tuple, loras)), str(form.get("dtype"))
+    return kept_or_made(asked, lambda: with_loras(load(), loras))
+
+
+def _load_networks(
+    folder: str, *, revision, variant, vae_folder, tokenizer_folder, prediction_type,
+    **form,
+) -> hub.StableDiffusion | SDXL:  # fmt: skip
     vae = load_vae(vae_folder, **form) if vae_folder else None
     lacking = {"tokenizer_folder": tokenizer_folder, "prediction_type": prediction_type}
     if is_single_file(folder):
@@ -61,9 +90,22 @@ def load_multiview_networks(
     variant: str | None = None,
     tokenizer_folder: str = "",
     prediction_type: str | None = None,
+    loras: Sequence[tuple[str, float]] = (),
     **form,
 ) -> hub.StableDiffusion:
     """Reads a multi-view network; arguments and errors as of `load_networks`."""
+    files = {
+        "revision": revision, "variant": variant, "tokenizer_folder": tokenizer_folder,
+        "prediction_type": prediction_type,
+    }  # fmt: skip
+    return _merged(
+        loras, partial(_load_multiview, folder, **files, **form), folder, form
+    )
+
+
+def _load_multiview(
+    folder: str, *, revision, variant, tokenizer_folder, prediction_type, **form
+) -> hub.StableDiffusion:
     lacking = {"tokenizer_folder": tokenizer_folder, "prediction_type": prediction_type}
     if is_single_file(folder):
         found = load_single_file(folder, "multiview", **lacking, **form)

@@ -7,15 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from sdsjax.cli.checks import resolve
 from sdsjax.main import cli
+from sdsjax.models.loading import hub
 from sdsjax.models.loading.errors import LoaderError
 from sdsjax.priors import multiview, stable_diffusion
 from sdsjax.training.build.input_files import input_files
 from sdsjax.training.config import ConfigError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "models"))
+import sdxl_folders as folders
 import single_files as files
 
 HURRY = {"xla_backend_optimization_level": 0}
@@ -53,6 +56,17 @@ def test_it_is_a_prior(kinds, words, kind):
     assert e.cond.shape == shape
     assert jnp.isfinite(e.cond).all()
     assert jnp.abs(e.cond - e.uncond).max() > 1e-5
+
+
+def test_another_vae_than_the_files(kinds, words, tmp_path):
+    folders.write_component(tmp_path, "vae", scaling_factor=0.5)
+    given = {"image_size": 16, "tokenizer_folder": words, "vae_folder": str(tmp_path)}
+    source = stable_diffusion.load(kinds["XL"], "a red mug", **given)
+    own = hub.load_component(tmp_path, "vae").params
+    jax.tree.map(np.testing.assert_array_equal, source.params.vae, own)
+    folders.write_component(tmp_path, "vae", latent_channels=8)
+    with pytest.raises(LoaderError, match="in_channels = 4 does not fit its VAE"):
+        stable_diffusion.load(kinds["XL"], "a red mug", **given)
 
 
 def test_the_kind_of_prior_follows_from_the_file(kinds, words):
@@ -102,3 +116,35 @@ def test_only_the_prior_itself_may_be_a_file(kinds, words):
     for key, value in (("tokenizer_folder", words), ("prediction_type", "epsilon")):
         with pytest.raises(LoaderError, match="but toybox-sd is no single file"):
             stable_diffusion.load("toybox-sd", "a red mug", **{key: value})
+
+
+def test_loras_are_said_as_pairs(kinds, words, tmp_path, capsys):
+    """From the command line to the kernels; a wrong entry is one line."""
+    name = "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q"
+    lora = tmp_path / "lora.safetensors"
+    down, up = np.ones((1, 64), "f4"), np.ones((64, 1), "f4")
+    save_file({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}, lora)
+    config = resolve(
+        "ssd",
+        {
+            "prior.folder": kinds["1.x"],
+            "prior.tokenizer_folder": words,
+            "prior.loras": f"(({str(lora)!r}, 0.25),)",
+        },
+    )
+    assert config.prior.loras == ((str(lora), 0.25),)
+    assert list(input_files(config)["prior.loras"]) == ["lora.safetensors"]
+    plain, merged = (
+        stable_diffusion.load(
+            kinds["1.x"], "a red mug", tokenizer_folder=words, loras=loras
+        ).params.unet
+        for loras in ((), config.prior.loras)
+    )
+    differ = jax.tree.map(
+        lambda a, b: np.ptp(np.asarray(b - a)) + abs(b - a).max(), plain, merged
+    )
+    assert max(jax.tree.leaves(differ)) == pytest.approx(0.25, abs=1e-6)
+    assert cli(["--config=ssd:toybox", "--config.prior.loras=('x',)"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "expected pairs of a file and the weight" in error

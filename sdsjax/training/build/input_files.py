@@ -54,12 +54,20 @@ def input_files(config: Config) -> dict[str, dict[str, str]]:
     points = str(config.representation.get("init", ""))
     if points.lower().endswith(".ply"):
         found["representation.init"] = fingerprints(Path(points).parent, [Path(points)])
+    for path in _loras(config.prior):
+        found.setdefault("prior.loras", {}).update(fingerprints(path.parent, [path]))
     for key in WEIGHTS.get(config.prior.name, ()):
         if config.prior[key]:
             # the rest of the prior's settings are the same for all its folders
             revision = config.prior.revision if key == "folder" else None
             found[f"prior.{key}"] = _weights(config.prior[key], revision, key)
     return {key: files for key, files in found.items() if files}
+
+
+def _loras(prior: Config) -> list[Path]:
+    # what is no pair of a file and a weight is refused when the run is built
+    pairs = [e for e in prior.loras if isinstance(e, tuple | list) and len(e) == 2]
+    return [Path(str(file)).expanduser() for file, _ in pairs]
 
 
 def _weights(folder: str, revision: str | None, key: str) -> dict[str, str]:

@@ -35,21 +35,22 @@ def _folder_and_prompt(config: Config, sharding) -> dict[str, Any]:
     }
 
 
-def _of_single_files(prior: Config) -> dict[str, Any]:
-    """Returns what a single file lacks and a folder has."""
+def _of_files(prior: Config) -> dict[str, Any]:
+    """Returns what is said of the files of Stable Diffusion's kind of network."""
     return {
         "tokenizer_folder": prior.tokenizer_folder,
         "prediction_type": prior.prediction_type,
+        "loras": prior.loras,
     }
 
 
 def _leave_out(prior: Config, *keys: str) -> None:
-    """Raises ConfigError for what is said and only stable_diffusion has."""
+    """Raises ConfigError for what is said and a prior has not."""
     for key in keys:
         if prior[key]:
             raise ConfigError(
-                f"prior.{key} = {prior[key]!r}: only the prior stable_diffusion has "
-                f"it; leave it out for {prior.name}"
+                f"prior.{key} = {prior[key]!r}: the prior {prior.name} does not take "
+                "it, as stable_diffusion does; leave it out"
             )
 
 
@@ -62,7 +63,7 @@ def _stable_diffusion(config: Config, sharding=None) -> PriorSource:
     return stable_diffusion.load(
         **_folder_and_prompt(config, sharding),
         vae_folder=prior.vae_folder,
-        **_of_single_files(prior),
+        **_of_files(prior),
         adapter_folder=prior.adapter_folder,
         lora_rank=prior.lora_rank,
         depth_folder=prior.depth_folder,
@@ -83,7 +84,7 @@ def _multiview(config: Config, sharding=None) -> PriorSource:
     del given["view_prompts"], given["view_words"]  # the camera says the side
     return multiview.load(
         **given,
-        **_of_single_files(prior),
+        **_of_files(prior),
         group=prior.group,
         lora_rank=prior.lora_rank,
         depth_folder=prior.depth_folder,
@@ -95,7 +96,7 @@ def _deepfloyd(config: Config, sharding=None) -> PriorSource:
     """Loads the first stage of DeepFloyd IF, which denoises pixels."""
     from sdsjax.priors import deepfloyd
 
-    _leave_out(config.prior, "vae_folder", *_of_single_files(config.prior))
+    _leave_out(config.prior, "vae_folder", *_of_files(config.prior))
     return deepfloyd.load(**_folder_and_prompt(config, sharding))
 
 

@@ -20,7 +20,7 @@ from sdsjax.models.loading.errors import LoaderError
 from sdsjax.models.loading.hub import Component, Network, StableDiffusion
 from sdsjax.models.loading.mapping import CLIP_IGNORED, CLIP_PREFIX, Entry
 from sdsjax.models.loading.scheduler import PREDICTION_TYPES
-from sdsjax.models.loading.sdxl.folder import SDXL, SECOND_ENCODER
+from sdsjax.models.loading.sdxl.folder import SDXL, SECOND_ENCODER, check_latents
 from sdsjax.models.loading.single_file import layout, tables
 from sdsjax.models.loading.single_file.layout import HF_TEXT, OPEN_TEXT, Layout
 from sdsjax.models.loading.weights import (
@@ -101,6 +101,8 @@ def load_single_file(
     if found.kind == "2.x" and prediction_type == "v_prediction":
         unet = found.unet._replace(sample_size=96)  # pyright: ignore[reportCallIssue]
         found = found._replace(unet=unet)
+    plain = getattr(found.unet, "unet", found.unet)  # beneath SDXL's and MVDream's
+    check_latents(path, plain, found.vae if vae is None else vae.config)
     tokenizers = _tokenizers(path, found, tokenizer_folder)
     schedule = _schedule(path, shapes)
     parts = _parts(found, shapes)
