@@ -364,7 +364,8 @@ def _snapshot(repo, revision, variant, folders) -> Path:
     command = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
     # subfolders only: the top of a repository holds whole-model checkpoints, many GB
     within = "" if folders == ("",) else "*/"
-    command += " --include " + " ".join(f'"{within}{kind}"' for kind in FILES)
+    top = [f'"{INDEX}"'] * (INDEX in patterns)
+    command += " --include " + " ".join([*(f'"{within}{k}"' for k in kinds), *top])
     command += " --exclude " + " ".join(f'"{kind}"' for kind in skipped)
     try:
         root = fetch(skipped)
