@@ -20,9 +20,16 @@ def _prior() -> Config:
     """What predicts the noise: the network's files, its prompts, its companions."""
     prior = ConfigDict()
     prior.name = "stable_diffusion"  # multiview, deepfloyd, empirical, gaussian_mixture
-    prior.folder = "toybox-sd"  # or a Hugging Face folder, or a repository's id
+    # or a Hugging Face folder, a repository's id, one .safetensors file
+    prior.folder = "toybox-sd"
     prior.revision = placeholder(str)  # of a repository; None: the newest one fetched
     prior.variant = placeholder(str)  # "fp16": files so named; None: the plain ones
+    # what a single .safetensors file lacks: a folder with CLIP's vocab.json and
+    # merges.txt; "epsilon" or "v_prediction", which must be said for 2.x
+    prior.tokenizer_folder = ""
+    prior.prediction_type = placeholder(str)
+    # LoRA files merged into its networks: (("file.safetensors", 0.8), ...)
+    prior.loras = ()
     prior.image_size = placeholder(int)  # pixels encoded; None: the network's own
     prior.dtype = "float32"  # or "bfloat16"
     prior.view_prompts = True  # append "front view", ... to the prompt
@@ -46,7 +53,9 @@ def _prior() -> Config:
     prior.view_spread = placeholder(float)
     prior.elevations = (-10.0, 15.0, 40.0)  # of the renders, where a camera is known
     prior.variance = 0.0  # of each render, in z's units squared
-    prior.vae_folder = ""  # toybox-sd: z are its VAE's latents; "": the pictures
+    # stable_diffusion: another VAE than the folder's own ("");
+    # empirical: z are this one's latents (toybox-sd); "": the pictures
+    prior.vae_folder = ""
     # gaussian_mixture: k flat colours; conditional: which of them the prompt keeps
     prior.weights = (0.5, 0.5)
     prior.means = ((0.8, 0.1, 0.1), (0.1, 0.1, 0.8))
@@ -210,6 +219,21 @@ def stable_diffusion_21(config: Config) -> Config:
     return config
 
 
+def stable_diffusion_xl(config: Config) -> Config:
+    """SDXL base in the place of 2.1-base, at its own 1024x1024; 512 and 768 run too.
+
+    `prior.image_size` and `resolution` say the size, which the network is told. The
+    first phase has 2 views, since each is encoded at the full size.
+    """
+    config.prior.folder = "stabilityai/stable-diffusion-xl-base-1.0"
+    with config.prior.ignore_type():
+        config.prior.variant = "fp16"
+    config.resolution = 1024
+    if config.camera.first_steps:
+        config.camera.first_batch_size = min(2, config.camera.first_batch_size)
+    return config
+
+
 def multiview(config: Config) -> Config:
     """The embedded toybox-mv: four views round the object are one sample of it.
 
@@ -263,6 +287,16 @@ def sd21_of(toybox: Variant, **estimator) -> Variant:
         return config
 
     return sd21
+
+
+def sdxl_of(sd21: Variant) -> Variant:
+    """A method's `:sdxl`: its `:sd21` on SDXL base."""
+
+    def sdxl() -> Config:
+        """Stable Diffusion XL base at 1024x1024, as `:sd21`; needs a large GPU."""
+        return stable_diffusion_xl(sd21())
+
+    return sdxl
 
 
 def mv_of(toybox: Variant, **estimator) -> Variant:

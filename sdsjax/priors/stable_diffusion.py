@@ -1,12 +1,14 @@
 """Stable Diffusion as a prior: a UNet, a VAE and prompts encoded once.
 
-Shapes: x [h w 3] in [-1, 1]; z [h/f w/f c] = scaling factor times the posterior mean;
-text states [n d]. The branches asked for run as one batch. The prompt's words follow
-the camera (prompts.py): its states are a table with one row a side and one without
-view words. A v-prediction network is converted: eps = alpha v + sigma z_t. The text
-encoder is dropped once the prompts are encoded. VSD's second network:
-second_network.py.
-Sources: latent diffusion arXiv 2112.10752; view-dependent prompts arXiv 2209.14988.
+It is 1.5, 2.1 or XL, as the folder says. Shapes: x [h w 3] in [-1, 1]; z [h/f w/f c] =
+scaling factor times the posterior mean; text states [n d], of XL a pytree with the
+pooled text and the picture's size. The branches asked for run as one batch. The
+prompt's words follow the camera (prompts.py): its states are a table with one row a
+side and one without view words. A v-prediction network is converted: eps = alpha v +
+sigma z_t. The text encoders are dropped once the prompts are encoded. VSD's second
+network: second_network.py.
+Sources: latent diffusion arXiv 2112.10752; SDXL arXiv 2307.01952; view-dependent
+prompts arXiv 2209.14988.
 """
 
 from __future__ import annotations
@@ -21,9 +23,16 @@ import jax.numpy as jnp
 from sdsjax import cameras
 from sdsjax.diffusion import NoiseSchedule, prompts, velocity_to_noise
 from sdsjax.models.loading import hub
+from sdsjax.models.loading.sdxl.folder import SDXL
 from sdsjax.models.vision.dpt import DPT
 from sdsjax.priors.monocular import bound_estimate, check_folders, with_networks
-from sdsjax.priors.prompt_states import PromptStates, encode_prompts, prompt_row
+from sdsjax.priors.prompt_states import (
+    PromptStates,
+    encode_prompts,
+    prompt_row,
+    stacked,
+)
+from sdsjax.priors.read_networks import load_networks
 from sdsjax.priors.second_network import (
     AdapterNetwork,
     AdapterWeights,
@@ -80,17 +89,20 @@ def perp_neg_noise(predict, states: PromptStates, z_t, t, view, branches):
     The positive prompt's text states are interpolated between the two sides that are
     seen; the other sides are negatives. Four prompts run in one batch instead of two,
     and a fifth for the negative one. The null camera has no sides. predict: (z_t, t,
-    states [m n d]) -> eps [m ...].
+    states [m ...]) -> eps [m ...].
     """
     place = prompts.perp_neg_view(*cameras.camera_angles(view.camera))
     seen = jnp.any(view.camera.world_to_camera != 0)
-    mix = place.mix.astype(states.cond.dtype)
-    positive = jnp.tensordot(mix, states.cond[place.rows], axes=1)
-    positive = jnp.where(seen, positive, states.cond[prompts.ANY])
-    asked = [positive, states.uncond, *states.cond[place.negatives]]
+
+    def mixed(leaf):
+        between = jnp.tensordot(place.mix.astype(leaf.dtype), leaf[place.rows], axes=1)
+        return jnp.where(seen, between, leaf[prompts.ANY])
+
+    sides = [states.row(place.negatives[i]) for i in range(2)]
+    asked = [jax.tree.map(mixed, states.cond), states.uncond, *sides]
     if "negative" in branches:
         asked.append(states.negative)
-    cond, uncond, first, second, *negative = predict(z_t, t, jnp.stack(asked))
+    cond, uncond, first, second, *negative = predict(z_t, t, stacked(asked))
     weights = jnp.where(seen, place.weights, 0.0)
     cond = prompts.perp_neg(cond, uncond, jnp.stack([first, second]), weights)
     found = {"cond": cond, "uncond": uncond, "negative": (*negative, None)[0]}
@@ -114,8 +126,8 @@ def bind(weights: FrozenWeights, networks: StaticNetworks) -> Prior:
 
 
 def _predict(weights: FrozenWeights, networks: StaticNetworks, z_t, t, states):
-    # eps [m ...] of one z_t for text states [m n d], as one batch
-    count = states.shape[0]
+    # eps [m ...] of one z_t for text states [m ...], as one batch
+    count = jax.tree.leaves(states)[0].shape[0]
     out: Any = networks.unet.apply(
         {"params": weights.unet},
         jnp.broadcast_to(z_t, (count, *z_t.shape)),
@@ -143,11 +155,11 @@ def _noise(
         return perp_neg_noise(predict, states, z_t, t, view, branches)
     row = prompt_row(view) if view_prompts else prompts.ANY
     rows = {
-        "cond": states.cond[row],
+        "cond": states.row(row),
         "uncond": states.uncond,
         "negative": states.negative,
     }
-    out = predict(z_t, t, jnp.stack([rows[branch] for branch in branches]))
+    out = predict(z_t, t, stacked([rows[branch] for branch in branches]))
     return NoisePrediction(**dict(zip(branches, out)))
 
 
@@ -168,8 +180,6 @@ def load(
     prompt: str,
     negative_prompt: str = "",
     *,
-    revision: str | None = None,
-    variant: str | None = None,
     dtype=jnp.float32,
     view_prompts: bool = True,
     view_words: prompts.ViewWords = prompts.TWO_SIDED,
@@ -180,28 +190,29 @@ def load(
     normals_folder: str = "",
     perp_neg: bool = False,
     sharding=None,
+    **files,
 ) -> PriorSource:
-    """Reads a Stable Diffusion folder (or repository) and encodes the prompt.
+    """Reads Stable Diffusion's networks and encodes the prompt.
 
-    `variant`: "fp16" for files so named. `image_size`: side in pixels of the images
-    that are encoded (default: the network's own); a multiple of the VAE's factor.
-    `adapter_folder`: where the UNet beneath VSD's LoRA is read from (default: the
-    prior's own is shared). `depth_folder`: a DPT, for the prior's monocular estimate
-    (default: none). `normals_folder`: a second DPT, for its normals (default: drawn
-    from disparity). `perp_neg`: fold Perp-Neg (arXiv 2304.04968) into `cond`, for twice
-    the UNet's work. `sharding`: where parameters go (models/loading/hub). Raises the
-    loader's one-line errors and ValueError for an image size or an adapter that does
-    not fit, or for normals without a depth.
+    `folder`: or a repository, or a single file; `files`: what else is said of it
+    (`read_networks.load_networks`). `image_size`: side in pixels of the images that are
+    encoded (default: the network's own); a multiple of the VAE's factor. SDXL is told
+    it as their size. `adapter_folder`: where the UNet beneath VSD's LoRA is read from
+    (default: the prior's own is shared). `depth_folder`: a DPT, for the prior's
+    monocular estimate (default: none). `normals_folder`: a second DPT, for its normals
+    (default: drawn from disparity). `perp_neg`: fold Perp-Neg (arXiv 2304.04968) into
+    `cond`, for twice the UNet's work. `sharding`: where parameters go
+    (models/loading/hub). Raises the loader's one-line errors and ValueError for an
+    image size or an adapter that does not fit, or for normals without a depth.
     """
     check_folders(depth_folder, normals_folder)
-    found = hub.load_stable_diffusion(
-        folder, revision=revision, variant=variant, dtype=dtype, sharding=sharding
-    )
+    form = {"dtype": dtype, "sharding": sharding}
+    found = load_networks(folder, **files, **form)
     size = _image_size(found, image_size, folder)
     if view_prompts:
         prompt = found.tokenizer.shorten(prompt, prompts.view_endings(view_words))
     table = prompts.view_prompts(prompt, view_words)
-    states = encode_prompts(found.text_encoder, found.tokenizer, table, negative_prompt)
+    states = encode_prompts(found, table, negative_prompt, size)
     networks = StaticNetworks(
         found.unet.module,
         found.vae.module.clone(remat=size >= REMAT_FROM),
@@ -214,8 +225,9 @@ def load(
     )
     weights = FrozenWeights(found.unet.params, found.vae.params, states)
     if adapter_folder not in ("", folder):
-        form = {"rank": lora_rank, "dtype": dtype, "sharding": sharding}
-        adapter, second = load_adapter(adapter_folder, table, found, **form)
+        adapter, second = load_adapter(
+            adapter_folder, table, found, rank=lora_rank, size=size, **form
+        )
         networks = networks._replace(adapter=adapter)
         weights = weights._replace(adapter=second)
     folders = {"depth": depth_folder, "normals": normals_folder}
@@ -224,9 +236,13 @@ def load(
     return PriorSource(weights, partial(bind, networks=networks), (size, size, 3))
 
 
-def _image_size(found: hub.StableDiffusion, asked: int | None, folder: str) -> int:
+def _image_size(
+    found: hub.StableDiffusion | SDXL, asked: int | None, folder: str
+) -> int:
     factor = found.vae.module.config.factor
-    size = asked or found.unet.module.config.sample_size * factor
+    config = found.unet.module.config
+    native = config.unet if isinstance(found, SDXL) else config
+    size = asked or native.sample_size * factor
     if size % factor:
         raise ValueError(
             f"prior.image_size = {size} must be a multiple of {factor}, the pixels a "

@@ -107,6 +107,25 @@ def test_what_is_asked_of_the_hub(monkeypatch, tmp_path, variant):
     assert ("*.fp16*" in options["ignore_patterns"]) == (variant is None)
 
 
+def test_of_a_variant_its_own_files_are_asked_for(monkeypatch, tmp_path):
+    """And of a whole model the second text encoder, where there is one."""
+    asked = []
+
+    def record(repo, allow_patterns, **_):
+        asked.append(allow_patterns)
+        raise hub_errors.LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", record)
+    said = refused("hf download o/n", "o/n", variant="fp16")
+    assert "unet/*.fp16*.safetensors" in asked[0]
+    assert "unet/*.safetensors" not in asked[0]
+    assert {"text_encoder_2/*.json", "tokenizer_2/*.txt", "model_index.json"} < {
+        *asked[0]
+    }
+    assert '"*/*.fp16*.safetensors"' in said
+    assert '"model_index.json"' in said
+
+
 def test_fp16_is_fetched_where_there_is_nothing_else(monkeypatch, tmp_path):
     ignored = []
 

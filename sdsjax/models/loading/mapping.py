@@ -9,6 +9,10 @@ at `path` of the Flax tree, laid out as its `kind` says:
     norm       weight `[c]`       -> scale
     embedding  weight `[rows c]`  -> as it is
     raw        biases             -> as they are
+    pixel      weight `[o i 1 1]` -> kernel `[i o]`      (a 1x1 convolution)
+    fused_q    first, second, last third of a weight `[3 o i]` -> kernel `[i o]`
+    fused_k    and of a bias `[3 o]` -> `[o]`; three entries with one key
+    fused_v    (the last two are of single files: single_file/)
 
 The table is complete: a file must hold exactly its keys. The Flax modules are named so
 that a path is the key with "_" for a "." before a number, wherever torch's names allow.
@@ -26,6 +30,9 @@ from sdsjax.models.unets.stable_diffusion import UNetConfig
 from sdsjax.models.vae import VAEConfig
 
 TO_FLAX = {"conv": (2, 3, 1, 0), "linear": (1, 0), "spread": (2, 3, 0, 1)}
+FUSED = ("fused_q", "fused_k", "fused_v")
+# what cannot be read piece by piece
+WHOLE = (*FUSED, "pixel")
 PARAMETER = {
     **dict.fromkeys(("conv", "linear", "spread"), "kernel"),
     "norm": "scale",
@@ -51,6 +58,12 @@ class Entry(NamedTuple):
 
 def to_flax(kind: str, tensor: np.ndarray) -> np.ndarray:
     """A torch tensor in Flax's layout (a view)."""
+    if kind == "pixel":
+        return tensor.reshape(tensor.shape[:2]).T
+    if kind in FUSED:
+        rows = tensor.shape[0] // 3
+        first = rows * FUSED.index(kind)
+        return tensor[first : first + rows].T
     axes = TO_FLAX.get(kind)
     return tensor.transpose(axes) if axes else tensor
 
@@ -63,6 +76,10 @@ def to_torch(kind: str, array: np.ndarray) -> np.ndarray:
 
 def torch_shape(kind: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that a parameter of Flax shape `shape` has in a torch file."""
+    if kind == "pixel":
+        return (*shape[::-1], 1, 1)
+    if kind in FUSED:
+        return (3 * shape[-1], *shape[:-1])
     axes = TO_FLAX.get(kind)
     return tuple(shape[i] for i in np.argsort(axes)) if axes else tuple(shape)
 
@@ -97,17 +114,19 @@ def unet_levels(config, resnet, attention, resample) -> Iterator[Entry]:
     """Maps what the UNets share: conv_in, the levels, conv_out.
 
     The levels down, the middle and the levels up. resnet: (key, path, shortcut);
-    attention, resample: (key, path).
+    attention: (key, path, level); resample: (key, path).
     """
     channels, last = config.channels, len(config.channels) - 1
 
-    def stage(block, index, inputs, width, attend, resize):
+    def stage(block, index, level, inputs, attend, resize):
+        width = channels[level]
         key, path = f"{block}.{index}", f"{block}_{index}"
         for j, before in enumerate(inputs):
             where = (path, f"resnets_{j}")
             yield from resnet(f"{key}.resnets.{j}", where, before != width)
             if attend:
-                yield from attention(f"{key}.attentions.{j}", (path, f"attentions_{j}"))
+                where = (path, f"attentions_{j}")
+                yield from attention(f"{key}.attentions.{j}", where, level)
         if resize:
             yield from resample(f"{key}.{resize}.0", (path, f"{resize}_0"))
 
@@ -117,27 +136,32 @@ def unet_levels(config, resnet, attention, resample) -> Iterator[Entry]:
         inputs = [width, *(channels[i],) * (config.layers - 1)]
         width = channels[i]
         resize = "downsamplers" if i < last else None
-        yield from stage("down_blocks", i, inputs, width, attend, resize)
+        yield from stage("down_blocks", i, i, inputs, attend, resize)
         skips += [width] * (config.layers + (i < last))
     for j in range(2):
         where = ("mid_block", f"resnets_{j}")
         yield from resnet(f"mid_block.resnets.{j}", where, False)
-    yield from attention("mid_block.attentions.0", ("mid_block", "attentions_0"))
+    yield from attention("mid_block.attentions.0", ("mid_block", "attentions_0"), last)
     for i, attend in enumerate(config.up_attention):
         before, width = width, channels[last - i]
         carried = [before, *(width,) * config.layers]
         inputs = [c + skips.pop() for c in carried]
         resize = "upsamplers" if i < last else None
-        yield from stage("up_blocks", i, inputs, width, attend, resize)
+        yield from stage("up_blocks", i, last - i, inputs, attend, resize)
     yield from layer("norm", "conv_norm_out", ("conv_norm_out",))
     yield from layer("conv", "conv_out", ("conv_out",))
 
 
-def _transformer(key, path, linear) -> Iterator[Entry]:
+def _transformer(key, path, level, config: UNetConfig) -> Iterator[Entry]:
     yield from layers("norm", key, path, ("norm",))
-    projection = "linear" if linear else "conv"
+    projection = "linear" if config.linear_projection else "conv"
     yield from layers(projection, key, path, ("proj_in", "proj_out"))
-    key, path = f"{key}.transformer_blocks.0", (*path, "transformer_blocks_0")
+    for i in range(config.depth(level)):
+        where = (*path, f"transformer_blocks_{i}")
+        yield from _transformer_block(f"{key}.transformer_blocks.{i}", where)
+
+
+def _transformer_block(key, path) -> Iterator[Entry]:
     yield from layers("norm", key, path, ("norm1", "norm2", "norm3"))
     for name in ("attn1", "attn2"):
         part, where = f"{key}.{name}", (*path, name)
@@ -154,7 +178,7 @@ def unet_table(config: UNetConfig) -> list[Entry]:
         *unet_levels(
             config,
             partial(resnet, time=True),
-            partial(_transformer, linear=config.linear_projection),
+            partial(_transformer, config=config),
             lambda key, path: layers("conv", key, path, ("conv",)),
         ),
     ]

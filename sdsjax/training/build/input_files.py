@@ -19,13 +19,20 @@ from sdsjax.training.config import Config
 
 # Keys of `prior` that name weights, for the priors that read them.
 WEIGHTS = {
-    "stable_diffusion": ("folder", "adapter_folder", "depth_folder", "normals_folder"),
-    "multiview": ("folder", "depth_folder", "normals_folder"),
+    "stable_diffusion": (
+        *("folder", "vae_folder", "tokenizer_folder", "adapter_folder"),
+        *("depth_folder", "normals_folder"),
+    ),
+    "multiview": ("folder", "tokenizer_folder", "depth_folder", "normals_folder"),
     "empirical": ("vae_folder",),
     "deepfloyd": ("folder",),
 }
 # Companions' files stand at the top of a folder; of others, in one a component.
 AT_THE_TOP = ("depth_folder", "normals_folder")
+AT_THE_TOP_TOO = {
+    "vae_folder": ("config.json", "diffusion_pytorch_model*.safetensors"),
+    "tokenizer_folder": ("*.json", "merges.txt"),
+}
 OF_COMPANIONS = ("config.json", "model*.safetensors", "model*.index*.json")
 
 
@@ -47,6 +54,8 @@ def input_files(config: Config) -> dict[str, dict[str, str]]:
     points = str(config.representation.get("init", ""))
     if points.lower().endswith(".ply"):
         found["representation.init"] = fingerprints(Path(points).parent, [Path(points)])
+    for path in _loras(config.prior):
+        found.setdefault("prior.loras", {}).update(fingerprints(path.parent, [path]))
     for key in WEIGHTS.get(config.prior.name, ()):
         if config.prior[key]:
             # the rest of the prior's settings are the same for all its folders
@@ -55,12 +64,20 @@ def input_files(config: Config) -> dict[str, dict[str, str]]:
     return {key: files for key, files in found.items() if files}
 
 
+def _loras(prior: Config) -> list[Path]:
+    # what is no pair of a file and a weight is refused when the run is built
+    pairs = [e for e in prior.loras if isinstance(e, tuple | list) and len(e) == 2]
+    return [Path(str(file)).expanduser() for file, _ in pairs]
+
+
 def _weights(folder: str, revision: str | None, key: str) -> dict[str, str]:
     # Imported here: the loaders take a second to import.
     from sdsjax.models.loading import hub
     from sdsjax.priors import deepfloyd
 
     root = Path(folder).expanduser()
+    if root.is_file():
+        return fingerprints(root.parent, [root])
     if not root.is_dir():
         root = hub.BUILT_IN / folder
     if not root.is_dir():
@@ -75,6 +92,8 @@ def _weights(folder: str, revision: str | None, key: str) -> dict[str, str]:
     if key in AT_THE_TOP:
         patterns = [*OF_COMPANIONS]
     else:
-        components = sorted({*hub.FOLDERS, *deepfloyd.FOLDERS})
+        components = sorted({*hub.FOLDERS, *hub.MORE_FOLDERS, *deepfloyd.FOLDERS})
         patterns = [f"{name}/{kind}" for name in components for kind in hub.FILES]
+        # or what is wanted of it alone
+        patterns += AT_THE_TOP_TOO.get(key, ())
     return fingerprints(root, {path for p in patterns for path in root.glob(p)})

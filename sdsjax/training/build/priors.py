@@ -35,6 +35,25 @@ def _folder_and_prompt(config: Config, sharding) -> dict[str, Any]:
     }
 
 
+def _of_files(prior: Config) -> dict[str, Any]:
+    """Returns what is said of the files of Stable Diffusion's kind of network."""
+    return {
+        "tokenizer_folder": prior.tokenizer_folder,
+        "prediction_type": prior.prediction_type,
+        "loras": prior.loras,
+    }
+
+
+def _leave_out(prior: Config, *keys: str) -> None:
+    """Raises ConfigError for what is said and a prior has not."""
+    for key in keys:
+        if prior[key]:
+            raise ConfigError(
+                f"prior.{key} = {prior[key]!r}: the prior {prior.name} does not take "
+                "it, as stable_diffusion does; leave it out"
+            )
+
+
 def _stable_diffusion(config: Config, sharding=None) -> PriorSource:
     """Loads a folder of Stable Diffusion, the embedded toybox-sd among them."""
     # Imported here: networks and tokenizers take a second to import.
@@ -43,6 +62,8 @@ def _stable_diffusion(config: Config, sharding=None) -> PriorSource:
     prior = config.prior
     return stable_diffusion.load(
         **_folder_and_prompt(config, sharding),
+        vae_folder=prior.vae_folder,
+        **_of_files(prior),
         adapter_folder=prior.adapter_folder,
         lora_rank=prior.lora_rank,
         depth_folder=prior.depth_folder,
@@ -59,15 +80,11 @@ def _multiview(config: Config, sharding=None) -> PriorSource:
     from sdsjax.priors import multiview
 
     prior, given = config.prior, _folder_and_prompt(config, sharding)
-    for key in ("adapter_folder", "perp_neg"):
-        if prior[key]:
-            raise ConfigError(
-                f"prior.{key} = {prior[key]!r}: only the prior stable_diffusion has "
-                f"it; leave it out for {prior.name}"
-            )
+    _leave_out(prior, "vae_folder", "adapter_folder", "perp_neg")
     del given["view_prompts"], given["view_words"]  # the camera says the side
     return multiview.load(
         **given,
+        **_of_files(prior),
         group=prior.group,
         lora_rank=prior.lora_rank,
         depth_folder=prior.depth_folder,
@@ -79,6 +96,7 @@ def _deepfloyd(config: Config, sharding=None) -> PriorSource:
     """Loads the first stage of DeepFloyd IF, which denoises pixels."""
     from sdsjax.priors import deepfloyd
 
+    _leave_out(config.prior, "vae_folder", *_of_files(config.prior))
     return deepfloyd.load(**_folder_and_prompt(config, sharding))
 
 
