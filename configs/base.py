@@ -30,6 +30,9 @@ def _prior() -> Config:
     # multiview: views that one sample of the prior shows together; batch_size must be a
     # multiple of it; 1: views one by one; None: 4, or 1 where a batch is no multiple
     prior.group = placeholder(int)
+    # empirical, gaussian_mixture: "scaled_linear" (None), "flow_matching", "linear",
+    # "squaredcos_cap_v2"; a network's own is in its folder
+    prior.schedule = placeholder(str)
     prior.perp_neg = False  # other sides' prompts as negatives; twice the UNet's work
     # the second network of vsd: LoRA on the prior's UNet (""), or on another folder's
     prior.adapter_folder = ""

@@ -20,6 +20,7 @@ from sdsjax.cli.prior_choice import (
     BUILT_IN,
     EMBEDDED,
     KINDS,
+    check_schedule,
     settle_group,
     settle_prior,
 )
@@ -325,6 +326,7 @@ def check_settings(config: Config) -> None:
     check_reference(config)
     if config.prior.name == "gaussian_mixture":
         check_mixture(config.prior)
+    check_schedule(config.prior)
     check_folder(config)
 
 

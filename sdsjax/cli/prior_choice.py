@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdsjax.training.config import Config
+from sdsjax.diffusion import SCHEDULES
+from sdsjax.training.config import Config, ConfigError, one_of
 
 BUILT_IN = Path(__file__).resolve().parents[1] / "weights"
 # the embedded prior of a kind
@@ -32,6 +33,20 @@ def settle_prior(config: Config, said: Mapping[str, Any]) -> None:
         prior.folder = EMBEDDED.get(prior.name, prior.folder)
     if "prior.folder" in said and "prior.name" not in said and prior.name in KINDS:
         prior.name = kind_of_folder(str(prior.folder)) or prior.name
+
+
+def check_schedule(prior: Config) -> None:
+    """Raises ConfigError for a noise schedule that is unknown or not the prior's."""
+    if prior.schedule is None:
+        return
+    if prior.schedule not in SCHEDULES:
+        raise one_of("prior.schedule", prior.schedule, SCHEDULES)
+    if prior.name in KINDS:
+        raise ConfigError(
+            f"prior.schedule = {prior.schedule!r}: what a network was trained by is in "
+            f"its folder; leave it out for {prior.name}, or choose an exact prior "
+            "(empirical, gaussian_mixture)"
+        )
 
 
 def settle_group(config: Config) -> None:

@@ -106,8 +106,9 @@ def load_adapter(
                 f"{expected}, as the prior and its own text encoder have"
             )
     alphas = networks.schedule.alphas
-    if alphas.shape != schedule.alphas.shape or not np.allclose(
-        alphas, schedule.alphas, rtol=1e-4
+    if alphas.shape != schedule.alphas.shape or not all(
+        np.allclose(ours, theirs, rtol=1e-4)
+        for ours, theirs in zip(networks.schedule, schedule)
     ):
         raise ValueError(
             f"adapter_folder {folder}: its noise schedule is not the prior's; choose a "

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdsjax import priors
-from sdsjax.diffusion import NoiseSchedule
+from sdsjax.diffusion import SCHEDULES
 from sdsjax.diffusion.prompts import VIEW_WORDS
 from sdsjax.training.config import Config, ConfigError
 from sdsjax.types import PriorSource
@@ -88,7 +88,7 @@ def _gaussian_mixture(config: Config, sharding=None) -> PriorSource:
     prior, shape = config.prior, (config.resolution, config.resolution, 3)
     colors = 2.0 * np.asarray(prior.means, np.float32) - 1.0
     means = np.broadcast_to(colors[:, None, None, :], (len(colors), *shape))
-    schedule = NoiseSchedule.scaled_linear()
+    schedule = SCHEDULES[prior.schedule or "scaled_linear"]()
     params = (
         jnp.asarray(prior.weights),
         jnp.asarray(means),

@@ -17,7 +17,7 @@ import numpy as np
 
 from sdsjax import priors
 from sdsjax.cameras import Camera, orbit_position, resize_camera
-from sdsjax.diffusion import NoiseSchedule
+from sdsjax.diffusion import SCHEDULES
 from sdsjax.models.loading import hub
 from sdsjax.toybox.world import renderer
 from sdsjax.toybox.world.captions import parse_caption
@@ -147,7 +147,7 @@ def true_renders(config: Config) -> PriorSource:
     z, vae, encode, decode = images, {}, lambda _, x: x, lambda _, z: z
     if prior.vae_folder:
         z, vae, encode, decode = _latents(prior.vae_folder, images)
-    schedule = NoiseSchedule.scaled_linear()
+    schedule = SCHEDULES[prior.schedule or "scaled_linear"]()
     picture = true_picture(specs[0], background, size)
 
     def bind(renders: _Renders):
