@@ -49,7 +49,9 @@ def _prior() -> Config:
     prior.view_spread = placeholder(float)
     prior.elevations = (-10.0, 15.0, 40.0)  # of the renders, where a camera is known
     prior.variance = 0.0  # of each render, in z's units squared
-    prior.vae_folder = ""  # toybox-sd: z are its VAE's latents; "": the pictures
+    # stable_diffusion: another VAE than the folder's own ("");
+    # empirical: z are this one's latents (toybox-sd); "": the pictures
+    prior.vae_folder = ""
     # gaussian_mixture: k flat colours; conditional: which of them the prompt keeps
     prior.weights = (0.5, 0.5)
     prior.means = ((0.8, 0.1, 0.1), (0.1, 0.1, 0.8))

@@ -276,10 +276,10 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """One transformer block over the pixels of `[b h w c]`, text `[b n d]` as context.
+    """Transformer blocks over the pixels of `[b h w c]`, text `[b n d]` as context.
 
     `linear` projects in and out by Linear (SD 2), else by a 1x1 convolution (SD 1);
-    `group`: see `TransformerBlock`.
+    `group`: see `TransformerBlock`; `depth`: how many blocks (1 before SDXL).
     """
 
     heads: int
@@ -287,6 +287,7 @@ class SpatialTransformer(nn.Module):
     linear: bool
     dtype: jnp.dtype = jnp.float32
     group: int = 1
+    depth: int = 1
 
     @nn.compact
     def __call__(self, x, context):
@@ -297,10 +298,11 @@ class SpatialTransformer(nn.Module):
             project = partial(nn.Conv, c, (1, 1), dtype=self.dtype)
         y = GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x)
         y = project(name="proj_in")(y).reshape(b, h * w, c)
-        block = TransformerBlock(
-            self.heads, self.dtype, self.group, name="transformer_blocks_0"
-        )
-        y = block(y, context)
+        for i in range(self.depth):
+            block = TransformerBlock(
+                self.heads, self.dtype, self.group, name=f"transformer_blocks_{i}"
+            )
+            y = block(y, context)
         zeros = nn.initializers.zeros
         y = project(name="proj_out", kernel_init=zeros)(y.reshape(b, h, w, c))
         return x + y

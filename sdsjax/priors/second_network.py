@@ -16,17 +16,18 @@ import numpy as np
 
 from sdsjax.diffusion import NoiseSchedule, prompts, velocity_to_noise
 from sdsjax.models.loading import hub
+from sdsjax.models.loading.sdxl.folder import SDXL, load_sdxl
 from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
 from sdsjax.models.unets import lora
-from sdsjax.priors.prompt_states import encode_prompts, prompt_row
-from sdsjax.types import Adapter
+from sdsjax.priors.prompt_states import encode_prompts, prompt_row, row_of, stacked
+from sdsjax.types import Adapter, PyTree
 
 
 class AdapterWeights(NamedTuple):
-    """The second network's own arrays: UNet parameters, prompt states cond [6 n d]."""
+    """The second network's own arrays: UNet parameters, prompt states cond [6 ...]."""
 
     unet: dict
-    cond: jax.Array
+    cond: PyTree
 
 
 class AdapterNetwork(NamedTuple):
@@ -63,7 +64,7 @@ def lora_adapter(
             psi,
             z_t[None],
             jnp.broadcast_to(t, (1,)),
-            weights.cond[row][None],
+            stacked([row_of(weights.cond, row)]),
             class_embedding=lora.camera_embedding(psi, matrix[None]),
         )[0].astype(z_t.dtype)
         if network.prediction_type == "v_prediction":
@@ -76,36 +77,68 @@ def lora_adapter(
 def load_adapter(
     folder: str,
     table: list[str],
-    networks: hub.StableDiffusion,
+    networks: hub.StableDiffusion | SDXL,
     *,
     rank: int,
+    size: int,
     dtype,
     sharding=None,
 ) -> tuple[AdapterNetwork, AdapterWeights]:
     """Reads the second network of `folder` and its text states for some prompts.
 
-    Raises the loader's errors, and ValueError where its latents or its noise levels are
-    not those of the prior: both see the same z_t.
+    size: of the pictures, as in `encode_prompts`. Raises the loader's errors, and
+    ValueError where its latents or its noise levels are not those of the prior: both
+    see the same z_t.
     """
+    second = _second_networks(folder, networks, dtype, sharding)
+    check_alike(folder, second, networks)
+    cond = encode_prompts(second, table, "", size).cond
+    network = AdapterNetwork(second.unet.module, second.prediction_type, rank)
+    return network, AdapterWeights(second.unet.params, cond)
+
+
+def _second_networks(folder: str, networks: hub.StableDiffusion | SDXL, dtype, sharding):
+    """Reads a folder of the prior's kind, all but its VAE, whose place the prior's has."""
+    xl = isinstance(networks, SDXL)
     parts = ("unet", "text_encoder", "tokenizer", "scheduler")
-    root = hub.resolve(folder, folders=parts)
+    root = hub.resolve(folder, folders=hub.FOLDERS if xl else parts)
+    found, own = type(hub.read_config(root, "unet")), type(networks.unet.config)
+    if found is not own:
+        raise ValueError(
+            f"adapter_folder {folder}: its UNet is {hub.OWNERS[found][0]}, the prior's "
+            f"{hub.OWNERS[own][0]}; their latents differ: choose one of the same kind"
+        )
+    form = {"dtype": dtype, "sharding": sharding}
+    if xl:
+        return load_sdxl(root, vae=networks.vae, **form)
     unet, text = (
-        hub.load_component(root, name, dtype=dtype, sharding=sharding)
-        for name in ("unet", "text_encoder")
+        hub.load_component(root, name, **form) for name in ("unet", "text_encoder")
     )
-    schedule, prediction_type = hub.read_schedule(root / "scheduler")
-    own = networks.unet.config
-    for what, found, expected in (
-        ("in_channels", unet.config.in_channels, own.in_channels),
-        ("out_channels", unet.config.out_channels, own.out_channels),
-        ("cross_attention_dim", unet.config.context, text.config.hidden),
-    ):
+    if unet.config.context != text.config.hidden:
+        raise ValueError(
+            f"adapter_folder {folder}: its UNet has cross_attention_dim = "
+            f"{unet.config.context}; expected {text.config.hidden}, as its own text "
+            "encoder has"
+        )
+    tokenizer = Tokenizer.from_folder(root / "tokenizer", text.config.positions)
+    how = hub.read_schedule(root / "scheduler")
+    return hub.StableDiffusion(unet, networks.vae, text, tokenizer, *how)
+
+
+def check_alike(folder: str, second, networks) -> None:
+    """Raises ValueError where a second network cannot see the prior's z_t."""
+    own, other = (
+        found.unet.config.unet if isinstance(found, SDXL) else found.unet.config
+        for found in (networks, second)
+    )
+    for what in ("in_channels", "out_channels"):
+        found, expected = getattr(other, what), getattr(own, what)
         if found != expected:
             raise ValueError(
                 f"adapter_folder {folder}: its UNet has {what} = {found}; expected "
-                f"{expected}, as the prior and its own text encoder have"
+                f"{expected}, as the prior has"
             )
-    alphas = networks.schedule.alphas
+    alphas, schedule = networks.schedule.alphas, second.schedule
     if alphas.shape != schedule.alphas.shape or not all(
         np.allclose(ours, theirs, rtol=1e-4)
         for ours, theirs in zip(networks.schedule, schedule)
@@ -114,7 +147,3 @@ def load_adapter(
             f"adapter_folder {folder}: its noise schedule is not the prior's; choose a "
             "network trained on the same one"
         )
-    tokenizer = Tokenizer.from_folder(root / "tokenizer", text.config.positions)
-    cond = encode_prompts(text, tokenizer, table, "").cond
-    network = AdapterNetwork(unet.module, prediction_type, rank)
-    return network, AdapterWeights(unet.params, cond)

@@ -1,12 +1,14 @@
 """Stable Diffusion as a prior: a UNet, a VAE and prompts encoded once.
 
-Shapes: x [h w 3] in [-1, 1]; z [h/f w/f c] = scaling factor times the posterior mean;
-text states [n d]. The branches asked for run as one batch. The prompt's words follow
+It is 1.5, 2.1 or XL, as the folder says. Shapes: x [h w 3] in [-1, 1]; z [h/f w/f c] =
+scaling factor times the posterior mean; text states [n d], of XL a pytree with the
+pooled text and the picture's size. The branches asked for run as one batch. The prompt's words follow
 the camera (prompts.py): its states are a table with one row a side and one without
 view words. A v-prediction network is converted: eps = alpha v + sigma z_t. The text
-encoder is dropped once the prompts are encoded. VSD's second network:
+encoders are dropped once the prompts are encoded. VSD's second network:
 second_network.py.
-Sources: latent diffusion arXiv 2112.10752; view-dependent prompts arXiv 2209.14988.
+Sources: latent diffusion arXiv 2112.10752; SDXL arXiv 2307.01952; view-dependent
+prompts arXiv 2209.14988.
 """
 
 from __future__ import annotations
@@ -21,9 +23,16 @@ import jax.numpy as jnp
 from sdsjax import cameras
 from sdsjax.diffusion import NoiseSchedule, prompts, velocity_to_noise
 from sdsjax.models.loading import hub
+from sdsjax.models.loading.sdxl import folder as sdxl
 from sdsjax.models.vision.dpt import DPT
 from sdsjax.priors.monocular import bound_estimate, check_folders, with_networks
-from sdsjax.priors.prompt_states import PromptStates, encode_prompts, prompt_row
+from sdsjax.priors.prompt_states import (
+    PromptStates,
+    encode_prompts,
+    prompt_row,
+    row_of,
+    stacked,
+)
 from sdsjax.priors.second_network import (
     AdapterNetwork,
     AdapterWeights,
@@ -80,17 +89,20 @@ def perp_neg_noise(predict, states: PromptStates, z_t, t, view, branches):
     The positive prompt's text states are interpolated between the two sides that are
     seen; the other sides are negatives. Four prompts run in one batch instead of two,
     and a fifth for the negative one. The null camera has no sides. predict: (z_t, t,
-    states [m n d]) -> eps [m ...].
+    states [m ...]) -> eps [m ...].
     """
     place = prompts.perp_neg_view(*cameras.camera_angles(view.camera))
     seen = jnp.any(view.camera.world_to_camera != 0)
-    mix = place.mix.astype(states.cond.dtype)
-    positive = jnp.tensordot(mix, states.cond[place.rows], axes=1)
-    positive = jnp.where(seen, positive, states.cond[prompts.ANY])
-    asked = [positive, states.uncond, *states.cond[place.negatives]]
+
+    def mixed(leaf):
+        between = jnp.tensordot(place.mix.astype(leaf.dtype), leaf[place.rows], axes=1)
+        return jnp.where(seen, between, leaf[prompts.ANY])
+
+    sides = [states.row(place.negatives[i]) for i in range(2)]
+    asked = [jax.tree.map(mixed, states.cond), states.uncond, *sides]
     if "negative" in branches:
         asked.append(states.negative)
-    cond, uncond, first, second, *negative = predict(z_t, t, jnp.stack(asked))
+    cond, uncond, first, second, *negative = predict(z_t, t, stacked(asked))
     weights = jnp.where(seen, place.weights, 0.0)
     cond = prompts.perp_neg(cond, uncond, jnp.stack([first, second]), weights)
     found = {"cond": cond, "uncond": uncond, "negative": (*negative, None)[0]}
@@ -114,8 +126,8 @@ def bind(weights: FrozenWeights, networks: StaticNetworks) -> Prior:
 
 
 def _predict(weights: FrozenWeights, networks: StaticNetworks, z_t, t, states):
-    # eps [m ...] of one z_t for text states [m n d], as one batch
-    count = states.shape[0]
+    # eps [m ...] of one z_t for text states [m ...], as one batch
+    count = jax.tree.leaves(states)[0].shape[0]
     out: Any = networks.unet.apply(
         {"params": weights.unet},
         jnp.broadcast_to(z_t, (count, *z_t.shape)),
@@ -143,11 +155,11 @@ def _noise(
         return perp_neg_noise(predict, states, z_t, t, view, branches)
     row = prompt_row(view) if view_prompts else prompts.ANY
     rows = {
-        "cond": states.cond[row],
+        "cond": states.row(row),
         "uncond": states.uncond,
         "negative": states.negative,
     }
-    out = predict(z_t, t, jnp.stack([rows[branch] for branch in branches]))
+    out = predict(z_t, t, stacked([rows[branch] for branch in branches]))
     return NoisePrediction(**dict(zip(branches, out)))
 
 
@@ -174,6 +186,7 @@ def load(
     view_prompts: bool = True,
     view_words: prompts.ViewWords = prompts.TWO_SIDED,
     image_size: int | None = None,
+    vae_folder: str = "",
     adapter_folder: str = "",
     lora_rank: int = 4,
     depth_folder: str = "",
@@ -184,7 +197,8 @@ def load(
     """Reads a Stable Diffusion folder (or repository) and encodes the prompt.
 
     `variant`: "fp16" for files so named. `image_size`: side in pixels of the images
-    that are encoded (default: the network's own); a multiple of the VAE's factor.
+    that are encoded (default: the network's own); a multiple of the VAE's factor. SDXL
+    is told it as their size. `vae_folder`: another VAE (default: the folder's own).
     `adapter_folder`: where the UNet beneath VSD's LoRA is read from (default: the
     prior's own is shared). `depth_folder`: a DPT, for the prior's monocular estimate
     (default: none). `normals_folder`: a second DPT, for its normals (default: drawn
@@ -194,14 +208,15 @@ def load(
     not fit, or for normals without a depth.
     """
     check_folders(depth_folder, normals_folder)
-    found = hub.load_stable_diffusion(
-        folder, revision=revision, variant=variant, dtype=dtype, sharding=sharding
+    form = {"dtype": dtype, "sharding": sharding}
+    found = load_networks(
+        folder, revision=revision, variant=variant, vae_folder=vae_folder, **form
     )
     size = _image_size(found, image_size, folder)
     if view_prompts:
         prompt = found.tokenizer.shorten(prompt, prompts.view_endings(view_words))
     table = prompts.view_prompts(prompt, view_words)
-    states = encode_prompts(found.text_encoder, found.tokenizer, table, negative_prompt)
+    states = encode_prompts(found, table, negative_prompt, size)
     networks = StaticNetworks(
         found.unet.module,
         found.vae.module.clone(remat=size >= REMAT_FROM),
@@ -214,8 +229,9 @@ def load(
     )
     weights = FrozenWeights(found.unet.params, found.vae.params, states)
     if adapter_folder not in ("", folder):
-        form = {"rank": lora_rank, "dtype": dtype, "sharding": sharding}
-        adapter, second = load_adapter(adapter_folder, table, found, **form)
+        adapter, second = load_adapter(
+            adapter_folder, table, found, rank=lora_rank, size=size, **form
+        )
         networks = networks._replace(adapter=adapter)
         weights = weights._replace(adapter=second)
     folders = {"depth": depth_folder, "normals": normals_folder}
@@ -224,9 +240,40 @@ def load(
     return PriorSource(weights, partial(bind, networks=networks), (size, size, 3))
 
 
-def _image_size(found: hub.StableDiffusion, asked: int | None, folder: str) -> int:
+def load_networks(
+    folder: str, *, revision=None, variant=None, vae_folder="", **form
+) -> hub.StableDiffusion | sdxl.SDXL:
+    """Reads a folder of Stable Diffusion or of SDXL, whichever it is.
+
+    form: dtype and sharding. Raises the loader's one-line errors.
+    """
+    root = hub.resolve(folder, revision=revision, variant=variant)
+    vae = load_vae(vae_folder, **form) if vae_folder else None
+    if sdxl.is_sdxl(root):
+        return sdxl.load_sdxl(root, variant=variant, vae=vae, **form)
+    found = hub.load_stable_diffusion(root, variant=variant, **form)
+    if vae is not None:
+        sdxl.check_latents(vae_folder, found.unet.config, vae.config)
+        found = found._replace(vae=vae)
+    return found
+
+
+def load_vae(folder: str, **form) -> hub.Network:
+    """Reads a VAE alone, beneath `vae/` or at the top of a folder or repository."""
+    root = hub.resolve(folder, folders=("vae",))
+    if (root / "vae").is_dir():
+        return hub.load_component(root, "vae", **form)
+    root = hub.resolve(folder, folders=("",))
+    return hub.load(hub.COMPONENTS["vae"], root, **form)
+
+
+def _image_size(
+    found: hub.StableDiffusion | sdxl.SDXL, asked: int | None, folder: str
+) -> int:
     factor = found.vae.module.config.factor
-    size = asked or found.unet.module.config.sample_size * factor
+    config = found.unet.module.config
+    native = config.unet if isinstance(found, sdxl.SDXL) else config
+    size = asked or native.sample_size * factor
     if size % factor:
         raise ValueError(
             f"prior.image_size = {size} must be a multiple of {factor}, the pixels a "

@@ -10,6 +10,7 @@ from typing import Any
 from sdsjax.models.loading import configs
 from sdsjax.models.loading.configs import UNET_FIXED, UNET_INERT, ConfigReader
 from sdsjax.models.loading.configs_multiview import is_multiview, multiview_config
+from sdsjax.models.loading.sdxl.configs import is_sdxl, sdxl_config
 from sdsjax.models.text_encoders.t5 import T5Config
 from sdsjax.models.unets.deepfloyd import ACTIVATIONS, TEXT_GROUPS, IFUNetConfig
 
@@ -76,6 +77,8 @@ def unet_config(config: Mapping[str, Any], where="unet/config.json"):
     """The config of any UNet; raises LoaderError for what is not implemented."""
     if is_multiview(config):
         return multiview_config(config, where)
+    if is_sdxl(config):
+        return sdxl_config(config, where)
     read = if_unet_config if is_if_unet(config) else configs.unet_config
     return read(config, where)
 

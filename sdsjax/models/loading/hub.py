@@ -32,13 +32,18 @@ from sdsjax.models.text_encoders.clip import CLIPTextConfig, CLIPTextEncoder
 from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
 from sdsjax.models.text_encoders.t5 import T5Config, T5Encoder
 from sdsjax.models.unets.deepfloyd import IFUNet, IFUNetConfig
-from sdsjax.models.unets.multiview import RAY_CHANNELS, MultiViewConfig, MultiViewUNet
+from sdsjax.models.unets.dummy_inputs import dummy_inputs
+from sdsjax.models.unets.multiview import MultiViewConfig, MultiViewUNet
+from sdsjax.models.unets.sdxl import SDXLConfig, SDXLUNet
 from sdsjax.models.unets.stable_diffusion import UNet2DCondition, UNetConfig
 from sdsjax.models.vae import AutoencoderKL
 
 BUILT_IN = Path(__file__).resolve().parents[2] / "weights"
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+# what SDXL has beside them: a second text encoder, and how empty prompts are encoded
+MORE_FOLDERS = ("text_encoder_2", "tokenizer_2")
+INDEX = "model_index.json"
 
 
 class Network(NamedTuple):
@@ -84,6 +89,7 @@ MODULES = {
     UNetConfig: UNet2DCondition,
     IFUNetConfig: IFUNet,
     MultiViewConfig: MultiViewUNet,
+    SDXLConfig: SDXLUNet,
     CLIPTextConfig: CLIPTextEncoder,
     T5Config: T5Encoder,
 }
@@ -93,30 +99,13 @@ def _module(config, **options):
     return MODULES[type(config)](config, **options)
 
 
-def _unet_inputs(cfg):
-    if not isinstance(cfg, MultiViewConfig):
-        return _plain_inputs(cfg)
-    _, t, text = _plain_inputs(cfg.unet)
-    view = (1, 1, *2 * (cfg.unet.sample_size,))  # the code map is of one size
-    rays = jnp.zeros((*view, RAY_CHANNELS)) if cfg.rays else None
-    z, camera = jnp.zeros((*view, cfg.unet.in_channels)), jnp.zeros((1, 1, 16))
-    return z, t, text, camera, rays
-
-
-def _plain_inputs(cfg):
-    side = 2 ** (len(cfg.channels) - 1)
-    width = cfg.text_width if isinstance(cfg, IFUNetConfig) else cfg.context
-    sample = jnp.zeros((1, side, side, cfg.in_channels))
-    return sample, jnp.zeros((1,), jnp.int32), jnp.zeros((1, 2, width))
-
-
 COMPONENTS = {
     "unet": Component(
         "diffusion_pytorch_model",
         configs_deepfloyd.unet_config,
         mapping_deepfloyd.unet_table,
         _module,
-        _unet_inputs,
+        dummy_inputs,
     ),
     "vae": Component(
         "diffusion_pytorch_model",
@@ -267,6 +256,7 @@ def load_multiview(
 # whose a component is, and the prior that loads it, by the type of its config
 OWNERS = {
     UNetConfig: ("Stable Diffusion's", "stable_diffusion"),
+    SDXLConfig: ("Stable Diffusion XL's", "stable_diffusion"),
     MultiViewConfig: ("a multi-view network's", "multiview"),
     **dict.fromkeys((IFUNetConfig, T5Config), ("DeepFloyd IF's", "deepfloyd")),
 }
@@ -352,7 +342,13 @@ def resolve(
 
 
 def _snapshot(repo, revision, variant, folders) -> Path:
-    patterns = [f"{name}/{kind}".lstrip("/") for name in folders for kind in FILES]
+    # of a variant its own files alone: SDXL's others are 14 GB beside its 7
+    weights = f"*.{variant}*.safetensors" if variant else "*.safetensors"
+    kinds = [weights if kind == "*.safetensors" else kind for kind in FILES]
+    if folders == FOLDERS:
+        folders = FOLDERS + MORE_FOLDERS
+    patterns = [f"{name}/{kind}".lstrip("/") for name in folders for kind in kinds]
+    patterns += [INDEX] * (folders[-1] in MORE_FOLDERS)
     # beside the weights wanted, folders hold other precisions and training leftovers
     skipped = ["*non_ema*"] if variant else ["*non_ema*", "*.fp16*"]
 

@@ -97,17 +97,19 @@ def unet_levels(config, resnet, attention, resample) -> Iterator[Entry]:
     """Maps what the UNets share: conv_in, the levels, conv_out.
 
     The levels down, the middle and the levels up. resnet: (key, path, shortcut);
-    attention, resample: (key, path).
+    attention: (key, path, level); resample: (key, path).
     """
     channels, last = config.channels, len(config.channels) - 1
 
-    def stage(block, index, inputs, width, attend, resize):
+    def stage(block, index, level, inputs, attend, resize):
+        width = channels[level]
         key, path = f"{block}.{index}", f"{block}_{index}"
         for j, before in enumerate(inputs):
             where = (path, f"resnets_{j}")
             yield from resnet(f"{key}.resnets.{j}", where, before != width)
             if attend:
-                yield from attention(f"{key}.attentions.{j}", (path, f"attentions_{j}"))
+                where = (path, f"attentions_{j}")
+                yield from attention(f"{key}.attentions.{j}", where, level)
         if resize:
             yield from resample(f"{key}.{resize}.0", (path, f"{resize}_0"))
 
@@ -117,27 +119,32 @@ def unet_levels(config, resnet, attention, resample) -> Iterator[Entry]:
         inputs = [width, *(channels[i],) * (config.layers - 1)]
         width = channels[i]
         resize = "downsamplers" if i < last else None
-        yield from stage("down_blocks", i, inputs, width, attend, resize)
+        yield from stage("down_blocks", i, i, inputs, attend, resize)
         skips += [width] * (config.layers + (i < last))
     for j in range(2):
         where = ("mid_block", f"resnets_{j}")
         yield from resnet(f"mid_block.resnets.{j}", where, False)
-    yield from attention("mid_block.attentions.0", ("mid_block", "attentions_0"))
+    yield from attention("mid_block.attentions.0", ("mid_block", "attentions_0"), last)
     for i, attend in enumerate(config.up_attention):
         before, width = width, channels[last - i]
         carried = [before, *(width,) * config.layers]
         inputs = [c + skips.pop() for c in carried]
         resize = "upsamplers" if i < last else None
-        yield from stage("up_blocks", i, inputs, width, attend, resize)
+        yield from stage("up_blocks", i, last - i, inputs, attend, resize)
     yield from layer("norm", "conv_norm_out", ("conv_norm_out",))
     yield from layer("conv", "conv_out", ("conv_out",))
 
 
-def _transformer(key, path, linear) -> Iterator[Entry]:
+def _transformer(key, path, level, config: UNetConfig) -> Iterator[Entry]:
     yield from layers("norm", key, path, ("norm",))
-    projection = "linear" if linear else "conv"
+    projection = "linear" if config.linear_projection else "conv"
     yield from layers(projection, key, path, ("proj_in", "proj_out"))
-    key, path = f"{key}.transformer_blocks.0", (*path, "transformer_blocks_0")
+    for i in range(config.depth(level)):
+        where = (*path, f"transformer_blocks_{i}")
+        yield from _transformer_block(f"{key}.transformer_blocks.{i}", where)
+
+
+def _transformer_block(key, path) -> Iterator[Entry]:
     yield from layers("norm", key, path, ("norm1", "norm2", "norm3"))
     for name in ("attn1", "attn2"):
         part, where = f"{key}.{name}", (*path, name)
@@ -154,7 +161,7 @@ def unet_table(config: UNetConfig) -> list[Entry]:
         *unet_levels(
             config,
             partial(resnet, time=True),
-            partial(_transformer, linear=config.linear_projection),
+            partial(_transformer, config=config),
             lambda key, path: layers("conv", key, path, ("conv",)),
         ),
     ]

@@ -14,10 +14,12 @@ from sdsjax.models.loading import mapping
 from sdsjax.models.loading.errors import LoaderError
 from sdsjax.models.loading.mapping import Entry, layer, layers, resnet, unet_levels
 from sdsjax.models.loading.mapping_multiview import multiview_table
+from sdsjax.models.loading.sdxl.mapping import sdxl_table
 from sdsjax.models.loading.weights import Source
 from sdsjax.models.text_encoders.t5 import T5Config
 from sdsjax.models.unets.deepfloyd import IFUNetConfig
 from sdsjax.models.unets.multiview import MultiViewConfig
+from sdsjax.models.unets.sdxl import SDXLConfig
 
 # one tensor under two names: files hold either or both
 T5_TOKENS = ("shared.weight", "encoder.embed_tokens.weight")
@@ -29,6 +31,8 @@ def unet_table(config, keys: Collection[str] = ()) -> list[Entry]:
         return if_unet_table(config)
     if isinstance(config, MultiViewConfig):
         return multiview_table(config)
+    if isinstance(config, SDXLConfig):
+        return sdxl_table(config)
     return mapping.unet_table(config)
 
 
@@ -50,7 +54,8 @@ def if_unet_table(config: IFUNetConfig) -> list[Entry]:
     ]
 
 
-def _attention(key, path) -> Iterator[Entry]:
+def _attention(key, path, level) -> Iterator[Entry]:
+    del level  # one layer everywhere
     yield from layers("norm", key, path, ("group_norm", "norm_cross"))
     names = ("to_q", "to_k", "to_v", "add_k_proj", "add_v_proj", "to_out.0")
     yield from layers("linear", key, path, names)

@@ -77,14 +77,15 @@ class EncoderLayer(nn.Module):
 class CLIPTextEncoder(nn.Module):
     """CLIP's text encoder: ids `[b n]` to states `[b n d]`.
 
-    n is at most `config.positions`.
+    n is at most `config.positions`. penultimate: also the states before the last layer,
+    which no norm has seen: (those, the states), as SDXL asks (arXiv 2307.01952).
     """
 
     config: CLIPTextConfig
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, input_ids):
+    def __call__(self, input_ids, penultimate: bool = False):
         cfg, n = self.config, input_ids.shape[1]
         if n > cfg.positions:
             raise ValueError(f"{n} tokens: the encoder has {cfg.positions} positions")
@@ -96,6 +97,43 @@ class CLIPTextEncoder(nn.Module):
         tokens = embedding("token_embedding", cfg.vocab_size, 0.02)
         places = embedding("position_embedding", cfg.positions, 0.01)
         x = (tokens[input_ids] + places[:n]).astype(self.dtype)
+        before = x
         for i in range(cfg.layers):
+            before = x
             x = EncoderLayer(cfg, self.dtype, name=f"layers_{i}")(x)
-        return LayerNorm(cfg.epsilon, self.dtype, name="final_layer_norm")(x)
+        states = LayerNorm(cfg.epsilon, self.dtype, name="final_layer_norm")(x)
+        return (before, states) if penultimate else states
+
+
+class CLIPProjectionConfig(NamedTuple):
+    """A text encoder with the projection of its end token (OpenCLIP-bigG's in SDXL).
+
+    end: the id of the end token; 2, which older files say whatever their vocabulary,
+    means the largest id of a text.
+    """
+
+    text: CLIPTextConfig
+    projection: int
+    end: int
+
+
+class CLIPTextProjection(nn.Module):
+    """A text encoder with projection: ids `[b n]` to (states `[b n d]`, pooled `[b p]`).
+
+    states: those before the last layer; pooled: the first end token's normed last
+    state, projected without a bias.
+    """
+
+    config: CLIPProjectionConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, input_ids):
+        cfg = self.config
+        encoder = CLIPTextEncoder(cfg.text, self.dtype, name="text_model")
+        penultimate, states = encoder(input_ids, penultimate=True)
+        marks = input_ids if cfg.end == 2 else input_ids == cfg.end
+        end = jnp.argmax(marks, axis=1)
+        last = jnp.take_along_axis(states, end[:, None, None], axis=1)[:, 0]
+        dense = nn.Dense(cfg.projection, False, self.dtype, name="text_projection")
+        return penultimate, dense(last)

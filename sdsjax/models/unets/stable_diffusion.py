@@ -30,8 +30,9 @@ from sdsjax.models.layers import (
 class UNetConfig(NamedTuple):
     """What of a UNet's config.json decides its arithmetic (one entry per level).
 
-    channels, heads and the two attention flags run from the finest level down;
-    up_attention runs in the order of the up blocks, from the coarsest level up.
+    channels, heads, depths and down_attention run from the finest level down;
+    up_attention runs in the order of the up blocks, from the coarsest level up. depths:
+    transformer blocks after each residual block of a level; (): one everywhere.
     """
 
     in_channels: int
@@ -46,11 +47,16 @@ class UNetConfig(NamedTuple):
     context: int
     linear_projection: bool
     sample_size: int
+    depths: tuple[int, ...] = ()
 
     @property
     def time_width(self) -> int:
         """The width of the time's embedding."""
         return 4 * self.channels[0]
+
+    def depth(self, level: int) -> int:
+        """The number of transformer blocks at a level, -1 for the coarsest."""
+        return self.depths[level] if self.depths else 1
 
 
 class TimeEmbedding(nn.Module):
@@ -94,7 +100,7 @@ class Stage(nn.Module):
             transformer = partial(
                 SpatialTransformer,
                 cfg.heads[self.level], cfg.groups, cfg.linear_projection,
-                self.dtype, self.group,
+                self.dtype, self.group, cfg.depth(self.level),
             )  # fmt: skip
             self.attentions = [transformer() for _ in range(self.layers)]
 
@@ -160,8 +166,9 @@ class MidStage(nn.Module):
         ]
         self.attentions = [
             SpatialTransformer(
-                heads, cfg.groups, cfg.linear_projection, self.dtype, self.group
-            )
+                heads, cfg.groups, cfg.linear_projection, self.dtype, self.group,
+                cfg.depth(-1),
+            )  # fmt: skip
         ]
 
     def __call__(self, x, time, text):

@@ -19,7 +19,9 @@ from sdsjax.training.config import Config
 
 # Keys of `prior` that name weights, for the priors that read them.
 WEIGHTS = {
-    "stable_diffusion": ("folder", "adapter_folder", "depth_folder", "normals_folder"),
+    "stable_diffusion": (
+        *("folder", "vae_folder", "adapter_folder", "depth_folder", "normals_folder"),
+    ),
     "multiview": ("folder", "depth_folder", "normals_folder"),
     "empirical": ("vae_folder",),
     "deepfloyd": ("folder",),
@@ -75,6 +77,8 @@ def _weights(folder: str, revision: str | None, key: str) -> dict[str, str]:
     if key in AT_THE_TOP:
         patterns = [*OF_COMPANIONS]
     else:
-        components = sorted({*hub.FOLDERS, *deepfloyd.FOLDERS})
+        components = sorted({*hub.FOLDERS, *hub.MORE_FOLDERS, *deepfloyd.FOLDERS})
         patterns = [f"{name}/{kind}" for name in components for kind in hub.FILES]
+        if key == "vae_folder":  # or a VAE alone
+            patterns += ["config.json", "diffusion_pytorch_model*.safetensors"]
     return fingerprints(root, {path for p in patterns for path in root.glob(p)})

@@ -43,6 +43,7 @@ def _stable_diffusion(config: Config, sharding=None) -> PriorSource:
     prior = config.prior
     return stable_diffusion.load(
         **_folder_and_prompt(config, sharding),
+        vae_folder=prior.vae_folder,
         adapter_folder=prior.adapter_folder,
         lora_rank=prior.lora_rank,
         depth_folder=prior.depth_folder,

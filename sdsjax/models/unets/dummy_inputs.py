@@ -1,0 +1,33 @@
+"""Inputs that each kind of UNet can be called on, for the shapes of its parameters."""
+
+import jax.numpy as jnp
+
+from sdsjax.models.unets.deepfloyd import IFUNetConfig
+from sdsjax.models.unets.multiview import RAY_CHANNELS, MultiViewConfig
+from sdsjax.models.unets.sdxl import SIZES, SDXLConfig, TextAndSize
+
+
+def dummy_inputs(config):
+    """Returns zeros, as small as the network of a config takes them, batch 1."""
+    if isinstance(config, MultiViewConfig):
+        return _multiview_inputs(config)
+    if isinstance(config, SDXLConfig):
+        z, t, text = _plain_inputs(config.unet)
+        told = jnp.zeros((1, config.pooled)), jnp.zeros((1, SIZES))
+        return z, t, TextAndSize(text, *told)
+    return _plain_inputs(config)
+
+
+def _multiview_inputs(config: MultiViewConfig):
+    _, t, text = _plain_inputs(config.unet)
+    view = (1, 1, *2 * (config.unet.sample_size,))  # the code map is of one size
+    rays = jnp.zeros((*view, RAY_CHANNELS)) if config.rays else None
+    z, camera = jnp.zeros((*view, config.unet.in_channels)), jnp.zeros((1, 1, 16))
+    return z, t, text, camera, rays
+
+
+def _plain_inputs(config):
+    side = 2 ** (len(config.channels) - 1)
+    width = config.text_width if isinstance(config, IFUNetConfig) else config.context
+    sample = jnp.zeros((1, side, side, config.in_channels))
+    return sample, jnp.zeros((1,), jnp.int32), jnp.zeros((1, 2, width))
