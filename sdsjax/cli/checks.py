@@ -60,7 +60,11 @@ PAIRS = ("azimuth", "elevation", "distance", "fov")
 TOYBOX = EMBEDDED["stable_diffusion"]
 TOYBOX_DEPTH = "toybox-dpt"
 TOYBOX_NORMALS = "toybox-normals"
-DEEPFLOYD = "DeepFloyd/IF-I-XL-v1.0"
+# the published weights of kinds that have no embedded ones
+GATED = {
+    "deepfloyd": "DeepFloyd/IF-I-XL-v1.0",
+    "stable_diffusion3": "stabilityai/stable-diffusion-3.5-medium",
+}
 
 
 def check_names(config: Config, flat: Mapping[str, Any]) -> None:
@@ -263,10 +267,11 @@ def check_folder(config: Config) -> None:
     prior = config.prior
     if prior.name not in KINDS:
         return
-    if prior.name == "deepfloyd" and prior.folder in EMBEDDED.values():
+    if prior.name in GATED and prior.folder in EMBEDDED.values():
         raise ConfigError(
-            "prior 'deepfloyd' needs weights of its own: pass --config.prior.folder="
-            f"{DEEPFLOYD} (licence to be accepted there) or a folder that holds them"
+            f"prior {prior.name!r} needs weights of its own: pass "
+            f"--config.prior.folder={GATED[prior.name]} (licence to be accepted there) "
+            "or a folder that holds them"
         )
     first = EMBEDDED.get(prior.name, TOYBOX)
     for key, index, network, own in (

@@ -18,7 +18,7 @@ from sdsjax.training.config import Config, ConfigError, one_of
 BUILT_IN = Path(__file__).resolve().parents[1] / "weights"
 # the embedded prior of a kind
 EMBEDDED = {"stable_diffusion": "toybox-sd", "multiview": "toybox-mv"}
-KINDS = (*EMBEDDED, "deepfloyd")
+KINDS = (*EMBEDDED, "stable_diffusion3", "deepfloyd")
 WHOLE_GROUP = 4  # views that MVDream and toybox-mv were trained to see together
 
 
@@ -63,6 +63,8 @@ def kind_of_folder(folder: str) -> str | None:
     None where there is no such folder, or none that the loaders know.
     """
     for root in (BUILT_IN / folder, Path(folder).expanduser()):
+        if (root / "transformer" / "config.json").is_file():
+            return "stable_diffusion3"
         if (root / "unet" / "config.json").is_file():
             # Imported here: the loaders take a second to import.
             from sdsjax.models.loading import hub

@@ -43,6 +43,10 @@ class NoiseSchedule(NamedTuple):
         total = np.asarray(self.alphas) + np.asarray(self.sigmas)
         return bool(np.abs(total - 1.0).max() < 1e-5)
 
+    def network_time(self, t: jax.Array) -> jax.Array:
+        """Returns what a network is told of t: t itself, in flow matching T s."""
+        return self.num_steps * self.sigmas[t] if self.straight else t
+
     @classmethod
     def from_betas(cls, betas) -> NoiseSchedule:
         """Makes a schedule from DDPM's per-step variances [T], in float64."""

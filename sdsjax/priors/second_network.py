@@ -63,7 +63,7 @@ def lora_adapter(
             weights.unet,
             psi,
             z_t[None],
-            jnp.broadcast_to(t, (1,)),
+            jnp.broadcast_to(schedule.network_time(t), (1,)),
             stacked([row_of(weights.cond, row)]),
             class_embedding=lora.camera_embedding(psi, matrix[None]),
         )[0].astype(z_t.dtype)

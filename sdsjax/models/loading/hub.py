@@ -22,12 +22,15 @@ from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import configs, configs_deepfloyd, mapping, mapping_deepfloyd
 from sdsjax.models.loading.errors import LoaderError
 from sdsjax.models.loading.scheduler import read_schedule
+from sdsjax.models.loading.sd3.configs import transformer_config
+from sdsjax.models.loading.sd3.mapping import transformer_table
 from sdsjax.models.loading.weights import (
     find_weights,
     kept_or_made,
     load_params,
     read_json,
 )
+from sdsjax.models.mmdit import MMDiT
 from sdsjax.models.text_encoders.clip import CLIPTextConfig, CLIPTextEncoder
 from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
 from sdsjax.models.text_encoders.t5 import T5Config, T5Encoder
@@ -122,6 +125,13 @@ COMPONENTS = {
         lambda cfg: (jnp.zeros((1, 2), jnp.int32),),
         (mapping.CLIP_IGNORED, mapping.CLIP_PREFIX + mapping.CLIP_IGNORED),
     ),
+    "transformer": Component(
+        "diffusion_pytorch_model",
+        transformer_config,
+        transformer_table,
+        MMDiT,
+        dummy_inputs,
+    ),
 }
 
 
@@ -193,7 +203,7 @@ def load_component(
     remat: bool = False,
     sharding=None,
 ) -> Network:
-    """Load `unet`, `vae` or `text_encoder` from a folder, a built-in name or the hub.
+    """Load `unet`, `transformer`, `vae` or `text_encoder` from a folder or the hub.
 
     dtype: of parameters and computation (norm statistics, softmax and the VAE's moments
     stay float32); variant: "fp16" for files so named; remat: recompute the VAE's blocks
@@ -280,7 +290,8 @@ def _load_diffusion(root, kind, variant, dtype, remat, sharding) -> StableDiffus
                 f"prior {prior}"
             )
     unet, vae, text = (
-        _load(root, name, variant, dtype, remat, sharding) for name in COMPONENTS
+        _load(root, name, variant, dtype, remat, sharding)
+        for name in ("unet", "vae", "text_encoder")
     )
     config = unet.config.unet if kind is MultiViewConfig else unet.config
     for what, found, expected in (

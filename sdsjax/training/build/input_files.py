@@ -22,6 +22,7 @@ WEIGHTS = {
     "stable_diffusion": (
         *("folder", "vae_folder", "adapter_folder", "depth_folder", "normals_folder"),
     ),
+    "stable_diffusion3": ("folder", "depth_folder", "normals_folder"),
     "multiview": ("folder", "depth_folder", "normals_folder"),
     "empirical": ("vae_folder",),
     "deepfloyd": ("folder",),
@@ -60,6 +61,7 @@ def input_files(config: Config) -> dict[str, dict[str, str]]:
 def _weights(folder: str, revision: str | None, key: str) -> dict[str, str]:
     # Imported here: the loaders take a second to import.
     from sdsjax.models.loading import hub
+    from sdsjax.models.loading.sd3 import folder as sd3
     from sdsjax.priors import deepfloyd
 
     root = Path(folder).expanduser()
@@ -77,7 +79,8 @@ def _weights(folder: str, revision: str | None, key: str) -> dict[str, str]:
     if key in AT_THE_TOP:
         patterns = [*OF_COMPANIONS]
     else:
-        components = sorted({*hub.FOLDERS, *hub.MORE_FOLDERS, *deepfloyd.FOLDERS})
+        known = hub.FOLDERS, hub.MORE_FOLDERS, deepfloyd.FOLDERS, sd3.folders_of(True)
+        components = sorted({name for folders in known for name in folders})
         patterns = [f"{name}/{kind}" for name in components for kind in hub.FILES]
         if key == "vae_folder":  # or a VAE alone
             patterns += ["config.json", "diffusion_pytorch_model*.safetensors"]

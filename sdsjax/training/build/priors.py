@@ -52,6 +52,30 @@ def _stable_diffusion(config: Config, sharding=None) -> PriorSource:
     )
 
 
+def _stable_diffusion3(config: Config, sharding=None) -> PriorSource:
+    """Loads a folder of Stable Diffusion 3 or 3.5: flow matching on an MMDiT.
+
+    Raises ConfigError for another network's folder as VSD's second, or another VAE.
+    """
+    from sdsjax.priors import stable_diffusion3
+
+    prior = config.prior
+    for key in ("adapter_folder", "vae_folder"):
+        if prior[key]:
+            raise ConfigError(
+                f"prior.{key} = {prior[key]!r}: stable_diffusion3 takes its own "
+                "folder's; leave it out"
+            )
+    return stable_diffusion3.load(
+        **_folder_and_prompt(config, sharding),
+        text_encoder_3=prior.text_encoder_3,
+        lora_rank=prior.lora_rank,
+        depth_folder=prior.depth_folder,
+        normals_folder=prior.normals_folder,
+        perp_neg=prior.perp_neg,
+    )
+
+
 def _multiview(config: Config, sharding=None) -> PriorSource:
     """Loads a folder whose UNet sees several views and is told their cameras.
 
@@ -116,6 +140,7 @@ def _empirical(config: Config, sharding=None) -> PriorSource:
 # each: (config, sharding=None) -> PriorSource; sharding: see models/loading/hub
 PRIORS: dict[str, Callable[..., PriorSource]] = {
     "stable_diffusion": _stable_diffusion,
+    "stable_diffusion3": _stable_diffusion3,
     "deepfloyd": _deepfloyd,
     "multiview": _multiview,
     "gaussian_mixture": _gaussian_mixture,

@@ -103,16 +103,17 @@ def _negative(config: Config, specs, count: int):
 def _latents(folder: str, images):
     """(z of images [n h w 3], the VAE's parameters, its `encode`, its `decode`)."""
     vae = hub.load_component(folder, "vae")
-    module, factor = vae.module, vae.config.scaling_factor
+    module, config = vae.module, vae.config
 
     def encode(params, x):
         many = x if x.ndim == 4 else x[None]
         mean, _ = module.apply({"params": params}, many, method="encode")
-        return factor * (mean if x.ndim == 4 else mean[0])
+        return config.to_latents(mean if x.ndim == 4 else mean[0])
 
     def decode(params, z) -> Array:
         many = z if z.ndim == 4 else z[None]
-        x: Any = module.apply({"params": params}, many / factor, method="decode")
+        given = config.from_latents(many)
+        x: Any = module.apply({"params": params}, given, method="decode")
         return x if z.ndim == 4 else x[0]
 
     run = jax.jit(encode)
