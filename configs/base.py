@@ -215,6 +215,21 @@ def stable_diffusion_21(config: Config) -> Config:
     return config
 
 
+def stable_diffusion_xl(config: Config) -> Config:
+    """SDXL base in the place of 2.1-base, at its own 1024x1024; 512 and 768 run too.
+
+    `prior.image_size` and `resolution` say the size, which the network is told. The
+    first phase has 2 views, since each is encoded at the full size.
+    """
+    config.prior.folder = "stabilityai/stable-diffusion-xl-base-1.0"
+    with config.prior.ignore_type():
+        config.prior.variant = "fp16"
+    config.resolution = 1024
+    if config.camera.first_steps:
+        config.camera.first_batch_size = min(2, config.camera.first_batch_size)
+    return config
+
+
 def multiview(config: Config) -> Config:
     """The embedded toybox-mv: four views round the object are one sample of it.
 
@@ -281,6 +296,16 @@ def sd21_of(toybox: Variant, **estimator) -> Variant:
         return config
 
     return sd21
+
+
+def sdxl_of(sd21: Variant) -> Variant:
+    """A method's `:sdxl`: its `:sd21` on SDXL base."""
+
+    def sdxl() -> Config:
+        """Stable Diffusion XL base at 1024x1024, as `:sd21`; needs a large GPU."""
+        return stable_diffusion_xl(sd21())
+
+    return sdxl
 
 
 def mv_of(toybox: Variant, **estimator) -> Variant:

@@ -1,9 +1,9 @@
 """Score Distillation Sampling: the guided noise prediction minus the noise added.
 
 Paper: DreamFusion (arXiv 2209.14988), eq. 3; its omega is `guidance_scale` - 1.
-Cost: `:mv`, `:toybox` about 2 minutes on 2 CPU cores, `:image` half of one; `:sd21` and
-`:if64` want an accelerator and have only been run on small random weights; they
-optimise Gaussians where the paper has a NeRF (nerf.py).
+Cost: `:mv`, `:toybox` about 2 minutes on 2 CPU cores, `:image` half of one; `:sd21`,
+`:sdxl` and `:if64` want an accelerator and have only been run on small random weights;
+they optimise Gaussians where the paper has a NeRF (nerf.py).
 Command: python -m sdsjax.main --config=configs/sds.py --config.prompt="a red mug"
 """
 
@@ -17,6 +17,7 @@ from configs.base import (
     image_of,
     mv_of,
     sd21_of,
+    sdxl_of,
 )
 from sdsjax.training.config import Config
 
@@ -36,10 +37,12 @@ def if64() -> Config:
     return config
 
 
+sd21 = sd21_of(toybox, guidance_scale=100.0)
 VARIANTS = {
     "mv": mv_of(toybox),
     "toybox": toybox,
-    "sd21": sd21_of(toybox, guidance_scale=100.0),
+    "sd21": sd21,
+    "sdxl": sdxl_of(sd21),
     "if64": if64,
     "exact": exact_of(toybox),
     "image": image_of(toybox),

@@ -58,6 +58,8 @@ def tiny(name, folder):
     """The overrides that make a variant one of seconds, its network from `folder`."""
     overrides = {**TINY, "prior.folder": str(folder)}
     config = load(name)
+    if name.endswith(":sdxl"):
+        overrides["prior.variant"] = None
     if config.prior.name == "multiview":
         overrides |= {"batch_size": 4, "camera.first_batch_size": 4}
     overrides["camera.first_steps"] = int(config.camera.first_steps > 0)

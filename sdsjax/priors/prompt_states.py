@@ -7,6 +7,7 @@ one text is an array of states [n d], or a pytree of arrays (SDXL's `TextAndSize
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -82,7 +83,9 @@ def text_and_size(networks: SDXL, texts: list[str], size: int) -> TextAndSize:
     first, second = networks.text_encoder, networks.text_encoder_2
     ids = jnp.asarray(networks.tokenizer(texts))
     states, _ = encode_tokens(first.module, first.params, ids, penultimate=True)
-    ids = jnp.asarray(networks.tokenizer_2(texts))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first one said what was cut off
+        ids = jnp.asarray(networks.tokenizer_2(texts))
     more, pooled = encode_tokens(second.module, second.params, ids)
     empty = np.array([networks.zeros_for_empty and not text.strip() for text in texts])
     states = jnp.concatenate([states, more], axis=-1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -97,8 +96,10 @@ def load_adapter(
     return network, AdapterWeights(second.unet.params, cond)
 
 
-def _second_networks(folder: str, networks: hub.StableDiffusion | SDXL, dtype, sharding):
-    """Reads a folder of the prior's kind, all but its VAE, whose place the prior's has."""
+def _second_networks(
+    folder: str, networks: hub.StableDiffusion | SDXL, dtype, sharding
+):
+    """Reads a folder of the prior's kind; its VAE is the prior's."""
     xl = isinstance(networks, SDXL)
     parts = ("unet", "text_encoder", "tokenizer", "scheduler")
     root = hub.resolve(folder, folders=hub.FOLDERS if xl else parts)

@@ -2,11 +2,11 @@
 
 It is 1.5, 2.1 or XL, as the folder says. Shapes: x [h w 3] in [-1, 1]; z [h/f w/f c] =
 scaling factor times the posterior mean; text states [n d], of XL a pytree with the
-pooled text and the picture's size. The branches asked for run as one batch. The prompt's words follow
-the camera (prompts.py): its states are a table with one row a side and one without
-view words. A v-prediction network is converted: eps = alpha v + sigma z_t. The text
-encoders are dropped once the prompts are encoded. VSD's second network:
-second_network.py.
+pooled text and the picture's size. The branches asked for run as one batch. The
+prompt's words follow the camera (prompts.py): its states are a table with one row a
+side and one without view words. A v-prediction network is converted: eps = alpha v +
+sigma z_t. The text encoders are dropped once the prompts are encoded. VSD's second
+network: second_network.py.
 Sources: latent diffusion arXiv 2112.10752; SDXL arXiv 2307.01952; view-dependent
 prompts arXiv 2209.14988.
 """
@@ -31,7 +31,6 @@ from sdsjax.priors.prompt_states import (
     PromptStates,
     encode_prompts,
     prompt_row,
-    row_of,
     stacked,
 )
 from sdsjax.priors.second_network import (
@@ -248,12 +247,15 @@ def load_networks(
     root = hub.resolve(folder, revision=revision, variant=variant)
     vae = load_vae(vae_folder, **form) if vae_folder else None
     if sdxl.is_sdxl(root):
+        if vae is not None:
+            unet = hub.read_config(root, "unet").unet
+            sdxl.check_latents(vae_folder, unet, vae.config)
         return sdxl.load_sdxl(root, variant=variant, vae=vae, **form)
     found = hub.load_stable_diffusion(root, variant=variant, **form)
-    if vae is not None:
-        sdxl.check_latents(vae_folder, found.unet.config, vae.config)
-        found = found._replace(vae=vae)
-    return found
+    if vae is None:
+        return found
+    sdxl.check_latents(vae_folder, found.unet.config, vae.config)
+    return found._replace(vae=vae)
 
 
 def load_vae(folder: str, **form) -> hub.Network:

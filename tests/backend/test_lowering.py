@@ -31,6 +31,7 @@ from sdsjax.training.build import build
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
 from if_folders import write_if_folder
+from sdxl_folders import write_sdxl_folder
 
 ALL = [
     f"{stem}:{variant}"
@@ -66,13 +67,15 @@ def folders(tmp_path_factory):
         "empirical": plain,
         "deepfloyd": pixels,
         "multiview": views,
+        "sdxl": write_sdxl_folder(tmp_path_factory.mktemp("sdxl")),
     }
 
 
 def tiny_config(name, folders):
     """A variant's config at sizes of seconds; companions are the embedded ones."""
     plain = load(name)
-    overrides = tiny(name, folders[plain.prior.name])
+    kind = "sdxl" if name.endswith(":sdxl") else plain.prior.name
+    overrides = tiny(name, folders[kind])
     if plain.prior.depth_folder:
         overrides["prior.depth_folder"] = "toybox-dpt"
     if plain.reference.path:

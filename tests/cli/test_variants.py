@@ -2,7 +2,9 @@
 Diffusion's layout at a small resolution."""
 
 import re
+import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import pytest
@@ -15,6 +17,9 @@ from sdsjax.training.build import build
 from sdsjax.training.config import ConfigError
 from sdsjax.training.train_step import init_state, make_train_step
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
+from sdxl_folders import write_sdxl_folder
+
 # The rest differ from these in the estimator alone, whose contract is tested by itself.
 QUICK = ("ssd:toybox", "ssd:image")
 VARIANTS = [
@@ -26,6 +31,7 @@ VARIANTS = [
         if variant != "if64"  # of another folder: priors/test_deepfloyd runs it
         # as :toybox, and slower
         if not variant.endswith("sd21") or stem in ("ssd", "sds", "vsd", "mvdream")
+        if variant != "sdxl" or stem in ("sds", "vsd")
     )
 ]
 
@@ -41,6 +47,11 @@ def multiview_folder(tmp_path_factory):
     return write_random_folder(tmp_path_factory.mktemp("random-mv"), multiview=True)
 
 
+@pytest.fixture(scope="module")
+def sdxl_folder(tmp_path_factory):
+    return write_sdxl_folder(tmp_path_factory.mktemp("sdxl"))
+
+
 def compiled(function, *arguments):
     """Compiled in a hurry: each function runs once."""
     options = {"xla_backend_optimization_level": 0}
@@ -51,6 +62,7 @@ def compiled(function, *arguments):
 def test_a_step_of_every_phase(name, request):
     multiview = load(name).prior.name == "multiview"
     kind = "multiview_folder" if multiview else "random_folder"
+    kind = "sdxl_folder" if name.endswith(":sdxl") else kind
     config = resolve(name, tiny(name, request.getfixturevalue(kind)))
     pieces = build(config)
     assert pieces.source.image_shape == (16, 16, 3)
@@ -73,9 +85,17 @@ def test_a_step_of_every_phase(name, request):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ssd:sd21", "sds:toybox", "ssd:image"])
 def test_the_whole_job_from_the_command_line(name, random_folder, tmp_path):
-    overrides = tiny(name, random_folder)
+    run_whole_job(name, random_folder, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_the_whole_job_on_sdxl(sdxl_folder, tmp_path):
+    run_whole_job("sds:sdxl", sdxl_folder, tmp_path / "run")
+
+
+def run_whole_job(name, folder, work):
+    overrides = tiny(name, folder)
     flags = [f"--config.{key}={value}" for key, value in overrides.items()]
-    work = tmp_path / "run"
     assert cli([f"--config={name}", *flags, f"--workdir={work}"]) == 0
     assert (work / "report.html").stat().st_size > 1000
     assert (work / "finished.json").is_file()

@@ -204,8 +204,8 @@ def unet_config(config: Mapping[str, Any], where="unet/config.json") -> UNetConf
     )
     if out.in_channels == 2 * out.out_channels + 1:
         r.refuse(
-            "in_channels", out.in_channels, f"{out.out_channels}: this is an inpainting "
-            "network, told a mask and the masked picture, which is not implemented",
+            "in_channels", out.in_channels, f"{out.out_channels}: this is an "
+            "inpainting network, told a mask and the rest, which is not implemented",
         )  # fmt: skip
     r.check_divides("norm_num_groups", (out.groups,) * n, channels)
     r.check_divides("attention_head_dim", out.heads, channels)

@@ -85,7 +85,7 @@ class CLIPTextEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, input_ids, penultimate: bool = False):
+    def __call__(self, input_ids, penultimate: bool = False) -> Any:
         cfg, n = self.config, input_ids.shape[1]
         if n > cfg.positions:
             raise ValueError(f"{n} tokens: the encoder has {cfg.positions} positions")
@@ -118,10 +118,10 @@ class CLIPProjectionConfig(NamedTuple):
 
 
 class CLIPTextProjection(nn.Module):
-    """A text encoder with projection: ids `[b n]` to (states `[b n d]`, pooled `[b p]`).
+    """A text encoder with projection: ids to states and a pooled text.
 
-    states: those before the last layer; pooled: the first end token's normed last
-    state, projected without a bias.
+    `[b n]` to (`[b n d]`, `[b p]`). states: those before the last layer; pooled: the
+    first end token's normed last state, projected without a bias.
     """
 
     config: CLIPProjectionConfig

@@ -164,12 +164,11 @@ class MidStage(nn.Module):
             ResnetBlock(width, cfg.groups, cfg.epsilon, True, self.dtype)
             for _ in range(2)
         ]
-        self.attentions = [
-            SpatialTransformer(
-                heads, cfg.groups, cfg.linear_projection, self.dtype, self.group,
-                cfg.depth(-1),
-            )  # fmt: skip
-        ]
+        transformer = SpatialTransformer(
+            heads, cfg.groups, cfg.linear_projection, self.dtype, self.group,
+            cfg.depth(-1),
+        )  # fmt: skip
+        self.attentions = [transformer]
 
     def __call__(self, x, time, text):
         x = self.attentions[0](self.resnets[0](x, time), text)

@@ -133,8 +133,8 @@ def check_parts(root: Path) -> None:
         )
     if not (root / "text_encoder").is_dir():
         raise LoaderError(
-            f"{root}: an SDXL folder without text_encoder: the refiner's is such, which "
-            "cannot be distilled alone; name the base's folder"
+            f"{root}: an SDXL folder without text_encoder: the refiner's is such, "
+            "which cannot be distilled alone; name the base's folder"
         )
     unet, text = (hub.read_config(root, name) for name in ("unet", "text_encoder"))
     second = hub.config_of(SECOND_ENCODER, root / "text_encoder_2")
