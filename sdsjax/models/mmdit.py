@@ -1,7 +1,7 @@
-"""MMDiT, the transformer of Stable Diffusion 3 and 3.5: text and image in one attention.
+"""MMDiT, the transformer of Stable Diffusion 3: text and image in one attention.
 
 Notation: z_t `[b h w c]`; s `[b]` the flow's time times 1000; patches of p x p latents
-are tokens `[b n d]`, n = (h/p)(w/p), d = heads x width of a head; text states `[b m e]`;
+are tokens `[b n d]`, n = (h/p)(w/p), d = heads x a head's width; text states `[b m e]`;
 pooled text `[b q]`. What the network is told beside z_t and s is one pytree, `Text`. It
 predicts the velocity v = eps - z. The embedding of s and of the pooled text shifts,
 scales and gates both streams in every block (adaLN-zero); a block of `dual` attends
@@ -112,7 +112,7 @@ def time_sinusoids(timesteps) -> jax.Array:
 
 
 class Modulation(nn.Module):
-    """`count` rows of numbers `[b 1 d]` for a stream, from the embedding `[b d]`."""
+    """Makes `count` rows of numbers `[b 1 d]` for a stream of an embedding `[b d]`."""
 
     count: int
     dtype: jnp.dtype = jnp.float32
@@ -220,7 +220,8 @@ class JointBlock(nn.Module):
         if self.last:
             return x, None
         gate, *mlp = others
-        return x, self._fed_forward(text + gate * words, mlp, "ff_context")
+        text = text + gate * jnp.asarray(words)
+        return x, self._fed_forward(text, mlp, "ff_context")
 
     def _text_rows(self, text, embedding):
         # the normed text, and what of its modulation comes later

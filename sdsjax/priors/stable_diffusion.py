@@ -14,7 +14,7 @@ prompts arXiv 2209.14988.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,7 @@ from sdsjax import cameras
 from sdsjax.diffusion import NoiseSchedule, prompts, velocity_to_noise
 from sdsjax.models.loading import hub
 from sdsjax.models.loading.sdxl import folder as sdxl
-from sdsjax.models.vae import AutoencoderKL
+from sdsjax.models.vae import AutoencoderKL, VAEConfig
 from sdsjax.models.vision.dpt import DPT
 from sdsjax.priors.monocular import bound_estimate, check_folders, with_networks
 from sdsjax.priors.prompt_states import (
@@ -72,7 +72,7 @@ class StaticNetworks(NamedTuple):
     """
 
     unet: nn.Module
-    vae: AutoencoderKL
+    vae: nn.Module  # an AutoencoderKL
     schedule: NoiseSchedule
     prediction_type: str
     view_prompts: bool
@@ -162,13 +162,17 @@ def _noise(
     return NoisePrediction(**dict(zip(branches, out)))
 
 
+def _latents(networks: StaticNetworks) -> VAEConfig:
+    return cast(AutoencoderKL, networks.vae).config
+
+
 def _encode(weights: FrozenWeights, networks: StaticNetworks, x):
     mean, _ = networks.vae.apply({"params": weights.vae}, x[None], method="encode")
-    return networks.vae.config.to_latents(mean[0]).astype(x.dtype)
+    return _latents(networks).to_latents(mean[0]).astype(x.dtype)
 
 
 def _decode(weights: FrozenWeights, networks: StaticNetworks, z):
-    given = networks.vae.config.from_latents(z[None])
+    given = _latents(networks).from_latents(z[None])
     x: Any = networks.vae.apply({"params": weights.vae}, given, method="decode")
     return x[0].astype(z.dtype)
 

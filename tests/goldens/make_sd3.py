@@ -1,4 +1,4 @@
-"""Writes sd3.npz: answers of torch's diffusers in float64 on Stable Diffusion 3's parts.
+"""Writes sd3.npz: answers of torch's diffusers in float64 on a small SD 3's parts.
 
 Run once, with the `oracle` extra: python tests/goldens/make_sd3.py
 Weights and inputs are not stored: tests/models/sd3_folders.py makes them anew.

@@ -177,5 +177,5 @@ def test_what_does_not_fit_is_one_line(tmp_path, damage, words):
 
 def test_an_image_size_that_does_not_fit_is_refused(folder):
     for size in (18, 32):
-        with pytest.raises(ValueError, match="multiple of 4.*at most 28"):
+        with pytest.raises(ValueError, match=r"multiple of 4.*at most 28"):
             stable_diffusion3.load(folder, "a red mug", image_size=size)

@@ -46,7 +46,7 @@ FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 # what SDXL has beside them: a second text encoder, and how empty prompts are encoded
 MORE_FOLDERS = ("text_encoder_2", "tokenizer_2")
-INDEX = "model_index.json"
+INDEX, STEM = "model_index.json", "diffusion_pytorch_model"
 
 
 class Network(NamedTuple):
@@ -104,14 +104,14 @@ def _module(config, **options):
 
 COMPONENTS = {
     "unet": Component(
-        "diffusion_pytorch_model",
+        STEM,
         configs_deepfloyd.unet_config,
         mapping_deepfloyd.unet_table,
         _module,
         dummy_inputs,
     ),
     "vae": Component(
-        "diffusion_pytorch_model",
+        STEM,
         configs.vae_config,
         mapping.vae_table,
         AutoencoderKL,
@@ -126,11 +126,7 @@ COMPONENTS = {
         (mapping.CLIP_IGNORED, mapping.CLIP_PREFIX + mapping.CLIP_IGNORED),
     ),
     "transformer": Component(
-        "diffusion_pytorch_model",
-        transformer_config,
-        transformer_table,
-        MMDiT,
-        dummy_inputs,
+        STEM, transformer_config, transformer_table, MMDiT, dummy_inputs
     ),
 }
 
@@ -263,6 +259,7 @@ def load_multiview(
     return _load_diffusion(root, MultiViewConfig, variant, dtype, remat, sharding)
 
 
+OF_DIFFUSION = ("unet", "vae", "text_encoder")
 # whose a component is, and the prior that loads it, by the type of its config
 OWNERS = {
     UNetConfig: ("Stable Diffusion's", "stable_diffusion"),
@@ -290,8 +287,7 @@ def _load_diffusion(root, kind, variant, dtype, remat, sharding) -> StableDiffus
                 f"prior {prior}"
             )
     unet, vae, text = (
-        _load(root, name, variant, dtype, remat, sharding)
-        for name in ("unet", "vae", "text_encoder")
+        _load(root, name, variant, dtype, remat, sharding) for name in OF_DIFFUSION
     )
     config = unet.config.unet if kind is MultiViewConfig else unet.config
     for what, found, expected in (

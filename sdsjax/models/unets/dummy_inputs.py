@@ -1,4 +1,4 @@
-"""Inputs that each kind of denoiser can be called on, for the shapes of its parameters."""
+"""Inputs that each kind of denoiser can be called on, for its parameters' shapes."""
 
 import jax.numpy as jnp
 

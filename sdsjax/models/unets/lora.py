@@ -1,11 +1,12 @@
 """LoRA: a low-rank second network beside a frozen UNet, with the camera as condition.
 
 Notation: W `[i o]` the kernel of an attention projection (to_q, to_k, to_v, to_out of
-attn1 and attn2; in an MMDiT of attn and attn2, and the text's projections too), down `[i r]` and up `[r o]` its factors, r the rank: the projection
-becomes x W + scale (x down) up. up = 0 at first, so that the adapted network begins as
-the base. A camera's 16 numbers (world_to_camera, row by row) pass through Linear, SiLU,
-Linear, the last one zero at first, into the UNet's class-embedding slot, that is, they
-are added to the embedding of t. Sixteen zeros are the null camera.
+attn1 and attn2; in an MMDiT of attn and attn2, the text's too), down `[i r]` and up
+`[r o]` its factors, r the rank: the projection becomes x W + scale (x down) up. up = 0
+at first, so that the adapted network begins as the base. A camera's 16 numbers
+(world_to_camera, row by row) pass through Linear, SiLU, Linear, the last one zero at
+first, into the UNet's class-embedding slot, that is, they are added to the embedding of
+t. Sixteen zeros are the null camera.
 
 Cost at rank 4 on Stable Diffusion 2.1: 829,952 numbers in the factors, 1,661,440 in the
 camera's layers; 2 r (i + o) operations a token and projection, 0.15% of the UNet at

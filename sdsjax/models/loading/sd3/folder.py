@@ -54,8 +54,8 @@ def check_parts(root: Path, text_encoder_3: bool) -> MMDiTConfig:
     for name in CLIPS:
         if not (root / name).is_dir():
             raise LoaderError(
-                f"{root}: no subfolder {name}: the transformer needs the pooled text of "
-                "both CLIPs; fetch the whole folder"
+                f"{root}: no subfolder {name}: the transformer needs the pooled text "
+                "of both CLIPs; fetch the whole folder"
             )
     clips = [hub.config_of(SECOND_ENCODER, root / name) for name in CLIPS]
     wide = sum(clip.text.hidden for clip in clips)
