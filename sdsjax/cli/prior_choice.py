@@ -63,9 +63,8 @@ def kind_of_folder(folder: str) -> str | None:
     None where there is no such folder, or none that the loaders know.
     """
     for root in (BUILT_IN / folder, Path(folder).expanduser()):
-        if (root / "transformer" / "config.json").is_file():
-            return "stable_diffusion3"
-        if (root / "unet" / "config.json").is_file():
+        networks = ("unet", "transformer")
+        if any((root / name / "config.json").is_file() for name in networks):
             # Imported here: the loaders take a second to import.
             from sdsjax.models.loading import hub
 

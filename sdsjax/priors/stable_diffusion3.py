@@ -34,7 +34,7 @@ from sdsjax.types import PriorSource
 
 
 def encode_texts(encoders: sd3.TextEncoders, texts: list[str], width: int) -> Text:
-    """What the transformer is told of texts: states [m 77 + 256 width] and pooled.
+    """Returns what the transformer is told of texts: states [m 77 + 256 width], pooled.
 
     width: of T5's states, to which the CLIPs' are padded; without T5 its tokens are
     zeros.
@@ -48,7 +48,7 @@ def encode_texts(encoders: sd3.TextEncoders, texts: list[str], width: int) -> Te
     clip = jnp.concatenate(states, axis=-1)
     clip = jnp.pad(clip, ((0, 0), (0, 0), (0, width - clip.shape[-1])))
     if encoders.third is None:
-        more = jnp.zeros((len(texts), sd3.T5_TOKENS, width), clip.dtype)
+        more = jnp.zeros((len(texts), encoders.t5_tokens, width), clip.dtype)
     else:
         network, tokenizer = encoders.third
         ids = jnp.asarray(tokenizer(texts).ids)  # no mask, as in training
@@ -84,6 +84,7 @@ def load(
     check_folders(depth_folder, normals_folder)
     wanted = sd3.folders_of(text_encoder_3)
     root = hub.resolve(folder, revision=revision, variant=variant, folders=wanted)
+    text_encoder_3 = text_encoder_3 and sd3.t5_tokens(root) > 0
     config = sd3.check_parts(root, text_encoder_3)
     schedule, prediction_type = read_flow_schedule(root / "scheduler")
     factor = hub.read_config(root, "vae").factor

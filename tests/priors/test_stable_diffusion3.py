@@ -62,7 +62,7 @@ def told(encoders, text):
     return Text(np.concatenate([clip, more], 1), np.concatenate(pooled, -1))
 
 
-@pytest.mark.parametrize("t5", [True, False])
+@pytest.mark.parametrize("t5", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_each_branch_is_the_network_s_velocity_as_noise(folder, source, t5):
     """eps = z_t + (1 - s) v, v at 1000 s: by hand, for every branch."""
     if not t5:
@@ -83,6 +83,7 @@ def test_each_branch_is_the_network_s_velocity_as_noise(folder, source, t5):
         np.testing.assert_allclose(found, Z_T + (1 - s) * v, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_latents_are_shifted_and_scaled(folder, source):
     """z = .7 (mean - .3), and back."""
     x = np.random.default_rng(0).uniform(-1, 1, (16, 16, 3)).astype("f4")
@@ -100,6 +101,7 @@ def test_latents_are_shifted_and_scaled(folder, source):
     np.testing.assert_allclose(decoded, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_view_words_and_perp_neg(folder, source):
     def cond(source, params, view):
         return source.bind(params).noise(Z_T, T, view, ("cond", "uncond")).cond

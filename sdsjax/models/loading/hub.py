@@ -30,7 +30,7 @@ from sdsjax.models.loading.weights import (
     load_params,
     read_json,
 )
-from sdsjax.models.mmdit import MMDiT
+from sdsjax.models.mmdit import MMDiT, MMDiTConfig
 from sdsjax.models.text_encoders.clip import CLIPTextConfig, CLIPTextEncoder
 from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
 from sdsjax.models.text_encoders.t5 import T5Config, T5Encoder
@@ -43,7 +43,8 @@ from sdsjax.models.vae import AutoencoderKL
 
 BUILT_IN = Path(__file__).resolve().parents[2] / "weights"
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+OF_DIFFUSION = ("unet", "vae", "text_encoder")
+FOLDERS = (*OF_DIFFUSION, "tokenizer", "scheduler")
 # what SDXL has beside them: a second text encoder, and how empty prompts are encoded
 MORE_FOLDERS = ("text_encoder_2", "tokenizer_2")
 INDEX, STEM = "model_index.json", "diffusion_pytorch_model"
@@ -251,30 +252,28 @@ def load_multiview(
     remat: bool = False,
     sharding=None,
 ) -> StableDiffusion:
-    """Load all of a folder whose UNet is a multi-view one (toybox-mv).
-
-    Arguments as in `load_component`, LoaderError as of `load_stable_diffusion`.
-    """
+    """Load all of a folder whose UNet is multi-view, as `load_stable_diffusion`."""
     root = resolve(folder_or_repo, revision=revision, variant=variant)
     return _load_diffusion(root, MultiViewConfig, variant, dtype, remat, sharding)
 
 
-OF_DIFFUSION = ("unet", "vae", "text_encoder")
 # whose a component is, and the prior that loads it, by the type of its config
 OWNERS = {
     UNetConfig: ("Stable Diffusion's", "stable_diffusion"),
     SDXLConfig: ("Stable Diffusion XL's", "stable_diffusion"),
+    MMDiTConfig: ("Stable Diffusion 3's", "stable_diffusion3"),
     MultiViewConfig: ("a multi-view network's", "multiview"),
     **dict.fromkeys((IFUNetConfig, T5Config), ("DeepFloyd IF's", "deepfloyd")),
 }
 
 
 def kind_of(root: Path) -> str:
-    """Names the kind of prior that reads a folder, by its UNet's class.
+    """Names the kind of prior that reads a folder, by its network's class.
 
     Raises LoaderError where there is none.
     """
-    return OWNERS[type(read_config(root, "unet"))][1]
+    name = "transformer" if (root / "transformer").is_dir() else "unet"
+    return OWNERS[type(read_config(root, name))][1]
 
 
 def _load_diffusion(root, kind, variant, dtype, remat, sharding) -> StableDiffusion:

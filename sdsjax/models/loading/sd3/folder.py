@@ -17,6 +17,7 @@ from sdsjax.models.loading import hub
 from sdsjax.models.loading.errors import LoaderError
 from sdsjax.models.loading.hub import Network
 from sdsjax.models.loading.sdxl.folder import SECOND_ENCODER
+from sdsjax.models.loading.weights import read_json
 from sdsjax.models.mmdit import MMDiTConfig, cropped
 from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
 from sdsjax.models.text_encoders.t5 import T5Config
@@ -28,20 +29,39 @@ FOLDERS = (
 )
 T5_FOLDERS = ("text_encoder_3", "tokenizer_3")
 T5_TOKENS = 256
+# of model_index.json, where a folder's transformer was trained with another number of
+# T5's tokens (0: without any); diffusers ignores it
+TOKENS_KEY = "_t5_tokens"
 CLIPS = ("text_encoder", "text_encoder_2")
 LEFT_OUT = "pass --config.prior.text_encoder_3=false"
 
 
 class TextEncoders(NamedTuple):
-    """The text encoders with their tokenizers; third: T5 and its own, or None."""
+    """The text encoders with their tokenizers; third: T5 and its own, or None.
+
+    t5_tokens: how many of T5's the transformer is told, zeros where there is no T5.
+    """
 
     clips: tuple[tuple[Network, Tokenizer], ...]
     third: tuple[Network, T5Tokenizer] | None
+    t5_tokens: int = T5_TOKENS
 
 
 def folders_of(text_encoder_3: bool) -> tuple[str, ...]:
     """The subfolders that are wanted of a repository."""
     return FOLDERS + (T5_FOLDERS if text_encoder_3 else ())
+
+
+def t5_tokens(root: Path) -> int:
+    """Reads how many of T5's tokens a local folder's transformer is told.
+
+    Raises LoaderError for what is no number of tokens.
+    """
+    path = root / "model_index.json"
+    said = read_json(path).get(TOKENS_KEY, T5_TOKENS) if path.is_file() else T5_TOKENS
+    if type(said) is not int or said < 0:
+        raise LoaderError(f"{path}: {TOKENS_KEY} = {said!r}; expected 0 or more")
+    return said
 
 
 def check_parts(root: Path, text_encoder_3: bool) -> MMDiTConfig:
@@ -108,6 +128,7 @@ def load_text(root: Path, text_encoder_3: bool, **form) -> TextEncoders:
         tokenizer = Tokenizer.from_folder(root / words, text.positions)
         _check_tokens(root / words, tokenizer.vocab_size, text.vocab_size)
         clips.append((network, tokenizer))
+    tokens = t5_tokens(root)
     lengths = {tokenizer.length for _, tokenizer in clips}
     if len(lengths) > 1:
         raise LoaderError(
@@ -115,11 +136,11 @@ def load_text(root: Path, text_encoder_3: bool, **form) -> TextEncoders:
             "expected equally many, since their states stand side by side"
         )
     if not text_encoder_3:
-        return TextEncoders(tuple(clips), None)
+        return TextEncoders(tuple(clips), None, tokens)
     third = hub.load(hub.COMPONENTS["text_encoder"], root / "text_encoder_3", **form)
-    tokenizer = T5Tokenizer.from_folder(root / "tokenizer_3", T5_TOKENS)
+    tokenizer = T5Tokenizer.from_folder(root / "tokenizer_3", tokens)
     _check_tokens(root / "tokenizer_3", tokenizer.vocab_size, third.config.vocab_size)
-    return TextEncoders(tuple(clips), (third, tokenizer))
+    return TextEncoders(tuple(clips), (third, tokenizer), tokens)
 
 
 def _check_tokens(folder: Path, tokens: int, known: int) -> None:
