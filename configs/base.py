@@ -21,9 +21,14 @@ def _prior() -> Config:
     prior = ConfigDict()
     # stable_diffusion3, multiview, deepfloyd, empirical, gaussian_mixture
     prior.name = "stable_diffusion"
-    prior.folder = "toybox-sd"  # or a Hugging Face folder, or a repository's id
+    # or a Hugging Face folder, a repository's id, one .safetensors file
+    prior.folder = "toybox-sd"
     prior.revision = placeholder(str)  # of a repository; None: the newest one fetched
     prior.variant = placeholder(str)  # "fp16": files so named; None: the plain ones
+    # what a single .safetensors file lacks: a folder with CLIP's vocab.json and
+    # merges.txt; "epsilon" or "v_prediction", which must be said for 2.x
+    prior.tokenizer_folder = ""
+    prior.prediction_type = placeholder(str)
     prior.image_size = placeholder(int)  # pixels encoded; None: the network's own
     prior.dtype = "float32"  # or "bfloat16"
     prior.view_prompts = True  # append "front view", ... to the prompt

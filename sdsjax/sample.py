@@ -30,6 +30,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--prior", default="toybox-mv", help="folder, repository's id or built-in name"
     )
+    made.add_argument(
+        "--tokenizer_folder", default="", help="for a single file: CLIP's vocabulary"
+    )
+    made.add_argument(
+        "--prediction_type", help="for a single file of 2.x: epsilon or v_prediction"
+    )
     made.add_argument("--negative", default="", help="the negative prompt")
     made.add_argument("--guidance", type=float, default=5.0, help="guidance scale")
     made.add_argument("--steps", type=int, default=40, help="of the DDIM sampler")
@@ -127,6 +133,7 @@ def run(said: argparse.Namespace) -> None:
     import jax
 
     from sdsjax.cli import checks, devices
+    from sdsjax.cli.prior_choice import kind_of_folder
     from sdsjax.exports.pictures import write_image
     from sdsjax.models.loading import hub
     from sdsjax.training.build import PRIORS
@@ -138,12 +145,14 @@ def run(said: argparse.Namespace) -> None:
                 f"--{name} must be at least {least}, not {getattr(said, name)}"
             )
     devices.backend()
-    kind = hub.kind_of(hub.resolve(said.prior))
+    kind = kind_of_folder(said.prior) or hub.kind_of(hub.resolve(said.prior))
     overrides = {
         "prompt": said.prompt,
         "negative_prompt": said.negative,
         "prior.name": kind,
         "prior.folder": said.prior,
+        "prior.tokenizer_folder": said.tokenizer_folder,
+        "prior.prediction_type": said.prediction_type,
     }
     config = checks.resolve("ssd", overrides)
     source = PRIORS[kind](config)

@@ -38,6 +38,14 @@ GIB = 2.0**30
 SD21_PARAMETERS = 865_910_724 + 83_653_863
 SD21_OPERATIONS = 2 * 804e9 + 2258e9
 SD21_RESIDUALS = 610e6
+# SDXL base likewise, by the side of the picture: two UNet branches and the encoder with
+# its gradient, as XLA counts them on the lowered programs
+SDXL_PARAMETERS = 2_567_463_684 + 83_653_863
+SDXL_OPERATIONS = {
+    512: 2 * 1580e9 + 2257e9,
+    768: 2 * 3636e9 + 5382e9,
+    1024: 2 * 6768e9 + 10302e9,
+}
 # MVDream: parameters likewise; a view's share of a group of 4 at 256x256, where its
 # UNet has Stable Diffusion's 181e9 operations and 23e9 of attention to other views
 MVDREAM_PARAMETERS = 867_572_164 + 83_653_863
@@ -127,11 +135,11 @@ def network_cost(source: PriorSource, resolution: int) -> Cost:
     )
 
 
-def published_cost(name: str, dtype: str) -> Cost:
-    """The published cost of Stable Diffusion 2.1-base or 3.5, MVDream or DeepFloyd IF.
+def published_cost(name: str, dtype: str, xl_size: int | None = None) -> Cost:
+    """The published cost of Stable Diffusion 2.1, XL or 3.5, MVDream or DeepFloyd IF.
 
-    Their inputs count as 512x512 (both), 256x256 and 64x64, whatever the config says;
-    the prior's `name` says which.
+    Their inputs count as 512x512, 256x256 and 64x64, whatever the config says; the
+    prior's `name` says which. xl_size: of SDXL, the side of its pictures; else None.
     """
     if name == "deepfloyd":
         derived = "published sizes of DeepFloyd IF-I-XL: the weights are not local"
@@ -145,6 +153,11 @@ def published_cost(name: str, dtype: str) -> Cost:
         derived = "published sizes of MVDream: the weights are not local"
         kept = SD21_RESIDUALS * share / 4
         return Cost(MVDREAM_OPERATIONS, kept, MVDREAM_PARAMETERS, derived)
+    if xl_size is not None:
+        side = min((s for s in SDXL_OPERATIONS if s >= xl_size), default=1024)
+        derived = f"SDXL base's sizes at {side}x{side}: the weights are not local"
+        kept = SD21_RESIDUALS * share * (side / 512) ** 2
+        return Cost(SDXL_OPERATIONS[side], kept, SDXL_PARAMETERS, derived)
     return Cost(
         SD21_OPERATIONS,
         SD21_RESIDUALS * share,
@@ -157,7 +170,7 @@ def _is_local(config) -> bool:
     prior = config.prior
     built_in = (BUILT_IN / prior.folder).is_dir()
     return (
-        prior.name not in KINDS or built_in or Path(prior.folder).expanduser().is_dir()
+        prior.name not in KINDS or built_in or Path(prior.folder).expanduser().exists()
     )
 
 
@@ -237,7 +250,12 @@ def budget(config) -> list[str]:
         representation, phases = pieces.representation, pieces.phases
         held = _on_one_device(pieces.source.params, cost.parameters * width)
     else:
-        cost = published_cost(config.prior.name, config.prior.dtype)
+        # of a repository that is not here only the name is known
+        xl = "xl" in config.prior.folder.lower()
+        size = config.prior.image_size or 1024
+        cost = published_cost(
+            config.prior.name, config.prior.dtype, size if xl else None
+        )
         side = config.resolution
         representation = build_representation(config, (side, side, 3))
         phases = build_phases(config, OrbitRange())

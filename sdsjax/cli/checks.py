@@ -21,6 +21,7 @@ from sdsjax.cli.prior_choice import (
     EMBEDDED,
     KINDS,
     check_schedule,
+    check_single_file,
     settle_group,
     settle_prior,
 )
@@ -292,10 +293,8 @@ def check_folder(config: Config) -> None:
                 f"Face layout of {network}"
             )
         if folder.is_file():
-            raise ConfigError(
-                f"prior.{key} {name!r} is a single file: pass a folder in the Hugging "
-                f"Face layout of {network}"
-            )
+            check_single_file(config, key, folder, network)
+            continue
         if folder.is_symlink():
             raise ConfigError(
                 f"prior.{key} {name!r} is a link to {str(folder.readlink())!r}, which "

@@ -25,6 +25,7 @@ OPTIONAL = {
     "prior.revision": str,
     "prior.variant": str,
     "prior.schedule": str,
+    "prior.prediction_type": str,
     "prior.image_size": int,
     "prior.group": int,
     "prior.view_spread": float,

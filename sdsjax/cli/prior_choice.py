@@ -58,10 +58,17 @@ def settle_group(config: Config) -> None:
 
 
 def kind_of_folder(folder: str) -> str | None:
-    """Names the kind of prior that reads a built-in or local folder.
+    """Names the kind of prior that reads a built-in or local folder, or single file.
 
     None where there is no such folder, or none that the loaders know.
     """
+    if Path(folder).suffix == ".safetensors" and Path(folder).expanduser().is_file():
+        from sdsjax.models.loading.single_file.load import prior_of
+
+        try:
+            return prior_of(Path(folder).expanduser())
+        except (ValueError, OSError):
+            return None  # its loader says what is wrong
     for root in (BUILT_IN / folder, Path(folder).expanduser()):
         networks = ("unet", "transformer")
         if any((root / name / "config.json").is_file() for name in networks):
@@ -73,6 +80,23 @@ def kind_of_folder(folder: str) -> str | None:
             except (ValueError, OSError):
                 return None
     return None
+
+
+def check_single_file(config: Config, key: str, path: Path, network: str) -> None:
+    """A file of weights is one that the prior reads; raises ConfigError."""
+    # Imported here: the loaders take a second to import.
+    from sdsjax.models.loading.errors import unreadable_format
+
+    reason = unreadable_format(path)
+    if reason:
+        raise ConfigError(f"prior.{key} {str(path)!r} is {reason}")
+    single = key == "folder" and config.prior.name in EMBEDDED
+    if not single or path.suffix != ".safetensors":
+        alone = ", or one .safetensors file of all of it" if single else ""
+        raise ConfigError(
+            f"prior.{key} {str(path)!r} is a single file: pass a folder in the Hugging "
+            f"Face layout of {network}{alone}"
+        )
 
 
 def _group(config: Config) -> int:

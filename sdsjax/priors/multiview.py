@@ -22,12 +22,12 @@ import jax.numpy as jnp
 
 from sdsjax.cameras import camera_numbers, plucker_rays, resize_camera
 from sdsjax.diffusion import NoiseSchedule, velocity_to_noise
-from sdsjax.models.loading import hub
 from sdsjax.models.unets import lora
 from sdsjax.models.unets.multiview import CAMERA_NUMBERS, RAY_CHANNELS
 from sdsjax.models.vision.dpt import DPT
 from sdsjax.priors.monocular import bound_estimate, check_folders, with_networks
 from sdsjax.priors.prompt_states import encode_tokens
+from sdsjax.priors.read_networks import load_multiview_networks
 from sdsjax.types import Adapter, NoisePrediction, Prior, PriorSource
 
 # as in stable_diffusion.py: from here on the encoder's blocks are computed again
@@ -146,7 +146,7 @@ def lora_adapter(network: Network, weights: FrozenWeights) -> Adapter:
     return Adapter(init, noise)
 
 
-def bind(weights: FrozenWeights, *, network: Network, vae, scaling_factor) -> Prior:
+def bind(weights: FrozenWeights, *, network: Network, vae) -> Prior:
     """The Prior of bound parameters; `network` and `vae` are static."""
     weights = jax.lax.stop_gradient(weights)
 
@@ -161,11 +161,11 @@ def bind(weights: FrozenWeights, *, network: Network, vae, scaling_factor) -> Pr
     def encode(x):
         many = x if x.ndim == 4 else x[None]
         mean, _ = vae.apply({"params": weights.vae}, many, method="encode")
-        z = (scaling_factor * mean).astype(x.dtype)
+        z = vae.config.to_latents(mean).astype(x.dtype)
         return z if x.ndim == 4 else z[0]
 
     def decode(z):
-        many = (z if z.ndim == 4 else z[None]) / scaling_factor
+        many = vae.config.from_latents(z if z.ndim == 4 else z[None])
         x = vae.apply({"params": weights.vae}, many, method="decode").astype(z.dtype)
         return x if z.ndim == 4 else x[0]
 
@@ -185,8 +185,6 @@ def load(
     prompt: str,
     negative_prompt: str = "",
     *,
-    revision: str | None = None,
-    variant: str | None = None,
     dtype=jnp.float32,
     image_size: int | None = None,
     group: int = 4,
@@ -194,12 +192,15 @@ def load(
     depth_folder: str = "",
     normals_folder: str = "",
     sharding=None,
+    **files,
 ) -> PriorSource:
-    """Reads a folder (or repository) with a multi-view UNet and encodes the prompt.
+    """Reads a multi-view network and encodes the prompt.
 
-    group: how many views it sees together; 1 takes views one by one. image_size: side
-    in pixels of the images that are encoded (default: the network's own). depth_folder,
-    normals_folder: a DPT each for the monocular estimate of a view (default: none).
+    folder: or a repository, or a single file; files: what else is said of it
+    (`read_networks.load_multiview_networks`). group: how many views it sees together; 1
+    takes views one by one. image_size: side in pixels of the images that are encoded
+    (default: the network's own). depth_folder, normals_folder: a DPT each for the
+    monocular estimate of a view (default: none).
     sharding: where parameters go (models/loading/hub).
     Raises the loader's one-line errors and ValueError for an image size that does not
     fit or for normals without a depth.
@@ -207,9 +208,7 @@ def load(
     check_folders(depth_folder, normals_folder)
     if group < 1:
         raise ValueError(f"prior.group = {group} must be at least 1")
-    networks = hub.load_multiview(
-        folder, revision=revision, variant=variant, dtype=dtype, sharding=sharding
-    )
+    networks = load_multiview_networks(folder, dtype=dtype, sharding=sharding, **files)
     vae_config = networks.vae.module.config
     factor = vae_config.factor
     size = image_size or networks.unet.module.config.unet.sample_size * factor
@@ -236,6 +235,5 @@ def load(
         bind,
         network=network,
         vae=networks.vae.module.clone(remat=size >= REMAT_FROM),
-        scaling_factor=vae_config.scaling_factor,
     )
     return PriorSource(jax.block_until_ready(weights), bound, (size, size, 3))

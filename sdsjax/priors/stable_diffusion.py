@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from sdsjax import cameras
 from sdsjax.diffusion import NoiseSchedule, prompts, velocity_to_noise
 from sdsjax.models.loading import hub
-from sdsjax.models.loading.sdxl import folder as sdxl
+from sdsjax.models.loading.sdxl.folder import SDXL
 from sdsjax.models.vae import AutoencoderKL, VAEConfig
 from sdsjax.models.vision.dpt import DPT
 from sdsjax.priors.monocular import bound_estimate, check_folders, with_networks
@@ -33,6 +33,7 @@ from sdsjax.priors.prompt_states import (
     prompt_row,
     stacked,
 )
+from sdsjax.priors.read_networks import load_networks
 from sdsjax.priors.second_network import (
     AdapterNetwork,
     AdapterWeights,
@@ -182,38 +183,34 @@ def load(
     prompt: str,
     negative_prompt: str = "",
     *,
-    revision: str | None = None,
-    variant: str | None = None,
     dtype=jnp.float32,
     view_prompts: bool = True,
     view_words: prompts.ViewWords = prompts.TWO_SIDED,
     image_size: int | None = None,
-    vae_folder: str = "",
     adapter_folder: str = "",
     lora_rank: int = 4,
     depth_folder: str = "",
     normals_folder: str = "",
     perp_neg: bool = False,
     sharding=None,
+    **files,
 ) -> PriorSource:
-    """Reads a Stable Diffusion folder (or repository) and encodes the prompt.
+    """Reads Stable Diffusion's networks and encodes the prompt.
 
-    `variant`: "fp16" for files so named. `image_size`: side in pixels of the images
-    that are encoded (default: the network's own); a multiple of the VAE's factor. SDXL
-    is told it as their size. `vae_folder`: another VAE (default: the folder's own).
-    `adapter_folder`: where the UNet beneath VSD's LoRA is read from (default: the
-    prior's own is shared). `depth_folder`: a DPT, for the prior's monocular estimate
-    (default: none). `normals_folder`: a second DPT, for its normals (default: drawn
-    from disparity). `perp_neg`: fold Perp-Neg (arXiv 2304.04968) into `cond`, for twice
-    the UNet's work. `sharding`: where parameters go (models/loading/hub). Raises the
-    loader's one-line errors and ValueError for an image size or an adapter that does
-    not fit, or for normals without a depth.
+    `folder`: or a repository, or a single file; `files`: what else is said of it
+    (`read_networks.load_networks`). `image_size`: side in pixels of the images that are
+    encoded (default: the network's own); a multiple of the VAE's factor. SDXL is told
+    it as their size. `adapter_folder`: where the UNet beneath VSD's LoRA is read from
+    (default: the prior's own is shared). `depth_folder`: a DPT, for the prior's
+    monocular estimate (default: none). `normals_folder`: a second DPT, for its normals
+    (default: drawn from disparity). `perp_neg`: fold Perp-Neg (arXiv 2304.04968) into
+    `cond`, for twice the UNet's work. `sharding`: where parameters go
+    (models/loading/hub). Raises the loader's one-line errors and ValueError for an
+    image size or an adapter that does not fit, or for normals without a depth.
     """
     check_folders(depth_folder, normals_folder)
     form = {"dtype": dtype, "sharding": sharding}
-    found = load_networks(
-        folder, revision=revision, variant=variant, vae_folder=vae_folder, **form
-    )
+    found = load_networks(folder, **files, **form)
     size = _image_size(found, image_size, folder)
     if view_prompts:
         prompt = found.tokenizer.shorten(prompt, prompts.view_endings(view_words))
@@ -241,42 +238,12 @@ def load(
     return PriorSource(weights, partial(bind, networks=networks), (size, size, 3))
 
 
-def load_networks(
-    folder: str, *, revision=None, variant=None, vae_folder="", **form
-) -> hub.StableDiffusion | sdxl.SDXL:
-    """Reads a folder of Stable Diffusion or of SDXL, whichever it is.
-
-    form: dtype and sharding. Raises the loader's one-line errors.
-    """
-    root = hub.resolve(folder, revision=revision, variant=variant)
-    vae = load_vae(vae_folder, **form) if vae_folder else None
-    if sdxl.is_sdxl(root):
-        if vae is not None:
-            unet = hub.read_config(root, "unet").unet
-            sdxl.check_latents(vae_folder, unet, vae.config)
-        return sdxl.load_sdxl(root, variant=variant, vae=vae, **form)
-    found = hub.load_stable_diffusion(root, variant=variant, **form)
-    if vae is None:
-        return found
-    sdxl.check_latents(vae_folder, found.unet.config, vae.config)
-    return found._replace(vae=vae)
-
-
-def load_vae(folder: str, **form) -> hub.Network:
-    """Reads a VAE alone, beneath `vae/` or at the top of a folder or repository."""
-    root = hub.resolve(folder, folders=("vae",))
-    if (root / "vae").is_dir():
-        return hub.load_component(root, "vae", **form)
-    root = hub.resolve(folder, folders=("",))
-    return hub.load(hub.COMPONENTS["vae"], root, **form)
-
-
 def _image_size(
-    found: hub.StableDiffusion | sdxl.SDXL, asked: int | None, folder: str
+    found: hub.StableDiffusion | SDXL, asked: int | None, folder: str
 ) -> int:
     factor = found.vae.module.config.factor
     config = found.unet.module.config
-    native = config.unet if isinstance(found, sdxl.SDXL) else config
+    native = config.unet if isinstance(found, SDXL) else config
     size = asked or native.sample_size * factor
     if size % factor:
         raise ValueError(

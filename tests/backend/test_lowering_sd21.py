@@ -119,7 +119,6 @@ def mvdream(config, sharding=None):
         multiview.bind,
         network=network,
         vae=AutoencoderKL(VAE, HALF, remat=True),
-        scaling_factor=VAE.scaling_factor,
     )
     return abstract_source(weights, bind, 256)
 

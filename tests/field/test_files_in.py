@@ -72,7 +72,7 @@ def test_a_dangling_link_of_the_cache_is_named_as_one(pytestconfig, tmp_path, na
 
 
 def test_a_dangling_folder_and_a_single_file_are_named(tmp_path):
-    link, file = tmp_path / "link", tmp_path / "model.safetensors"
+    link, file = tmp_path / "link", tmp_path / "model.txt"
     link.symlink_to(tmp_path / "gone")
     file.write_bytes(b"")
     for path, said in ((link, "is a link to"), (file, "is a single file")):

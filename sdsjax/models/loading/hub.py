@@ -20,7 +20,7 @@ from huggingface_hub import errors as hub_errors
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import configs, configs_deepfloyd, mapping, mapping_deepfloyd
-from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.loading.errors import LoaderError, unreadable_format
 from sdsjax.models.loading.scheduler import read_schedule
 from sdsjax.models.loading.sd3.configs import transformer_config
 from sdsjax.models.loading.sd3.mapping import transformer_table
@@ -329,9 +329,8 @@ def resolve(
             raise LoaderError(f"{path}: a local folder has no revision {revision!r}")
         return path
     if path.is_file():
-        raise LoaderError(
-            f"{path}: a file; expected a folder with {', '.join(FOLDERS)}"
-        )
+        expected = f"a file; expected a folder with {', '.join(FOLDERS)}"
+        raise LoaderError(f"{path}: {unreadable_format(path) or expected}")
     if path.is_symlink():
         raise LoaderError(f"{path}: a link to {path.readlink()}, which does not exist")
     if text and Path(text).name == text and (BUILT_IN / text).is_dir():

@@ -9,6 +9,10 @@ at `path` of the Flax tree, laid out as its `kind` says:
     norm       weight `[c]`       -> scale
     embedding  weight `[rows c]`  -> as it is
     raw        biases             -> as they are
+    pixel      weight `[o i 1 1]` -> kernel `[i o]`      (a 1x1 convolution)
+    fused_q    first, second, last third of a weight `[3 o i]` -> kernel `[i o]`
+    fused_k    and of a bias `[3 o]` -> `[o]`; three entries with one key
+    fused_v    (the last two are of single files: single_file/)
 
 The table is complete: a file must hold exactly its keys. The Flax modules are named so
 that a path is the key with "_" for a "." before a number, wherever torch's names allow.
@@ -26,6 +30,9 @@ from sdsjax.models.unets.stable_diffusion import UNetConfig
 from sdsjax.models.vae import VAEConfig
 
 TO_FLAX = {"conv": (2, 3, 1, 0), "linear": (1, 0), "spread": (2, 3, 0, 1)}
+FUSED = ("fused_q", "fused_k", "fused_v")
+# what cannot be read piece by piece
+WHOLE = (*FUSED, "pixel")
 PARAMETER = {
     **dict.fromkeys(("conv", "linear", "spread"), "kernel"),
     "norm": "scale",
@@ -51,6 +58,12 @@ class Entry(NamedTuple):
 
 def to_flax(kind: str, tensor: np.ndarray) -> np.ndarray:
     """A torch tensor in Flax's layout (a view)."""
+    if kind == "pixel":
+        return tensor.reshape(tensor.shape[:2]).T
+    if kind in FUSED:
+        rows = tensor.shape[0] // 3
+        first = rows * FUSED.index(kind)
+        return tensor[first : first + rows].T
     axes = TO_FLAX.get(kind)
     return tensor.transpose(axes) if axes else tensor
 
@@ -63,6 +76,10 @@ def to_torch(kind: str, array: np.ndarray) -> np.ndarray:
 
 def torch_shape(kind: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that a parameter of Flax shape `shape` has in a torch file."""
+    if kind == "pixel":
+        return (*shape[::-1], 1, 1)
+    if kind in FUSED:
+        return (3 * shape[-1], *shape[:-1])
     axes = TO_FLAX.get(kind)
     return tuple(shape[i] for i in np.argsort(axes)) if axes else tuple(shape)
 

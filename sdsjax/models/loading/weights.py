@@ -19,7 +19,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from sdsjax.models.loading.errors import LoaderError, absence
-from sdsjax.models.loading.mapping import TO_FLAX, Entry, to_flax, torch_shape
+from sdsjax.models.loading.mapping import (
+    FUSED,
+    TO_FLAX,
+    WHOLE,
+    Entry,
+    to_flax,
+    torch_shape,
+)
 
 DTYPES = ("F32", "F16", "BF16")
 # a file is reopened after so many bytes: pages of the closed mapping leave memory
@@ -128,6 +135,21 @@ def _read_index(index: Path) -> dict[str, Path]:
     return {key: shards[name] for key, name in weight_map.items()}
 
 
+def key_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a file, from its header alone.
+
+    Raises LoaderError for a file that is not readable.
+    """
+    with _open(path) as file:
+        return {k: tuple(file.get_slice(k).get_shape()) for k in list(file.keys())}
+
+
+def read_tensor(path: Path, key: str) -> np.ndarray:
+    """One tensor as it is stored. Raises LoaderError for an unreadable file."""
+    with _open(path) as file:
+        return file.get_tensor(key)
+
+
 def _keys(path: Path) -> list[str]:
     with _open(path) as file:
         return list(file.keys())
@@ -164,7 +186,8 @@ def _same_keys(path, found: Iterable[str], expected: Iterable[str], by: str):
 def check_table(table: list[Entry], target, name: str) -> dict:
     """The target flattened, after checking that the table covers it, once each."""
     flat = flatten_dict(target)
-    paths, keys = [e.path for e in table], [e.key for e in table]
+    paths = [e.path for e in table]
+    keys = [(e.key, e.path if e.kind in FUSED else ()) for e in table]
     if len(set(paths)) != len(paths) or len(set(keys)) != len(keys):
         raise AssertionError(f"{name}: the table writes a parameter twice")
     if set(paths) != set(flat):
@@ -247,6 +270,10 @@ def _read_pieces(file, path, entry: Entry, shape, dtype, sharding) -> jax.Array:
         # devices that hold the same piece share one reading of it
         ends = tuple(s.indices(n)[:2] for s, n in zip(index, shape))
         if ends not in read:
+            if entry.kind in WHOLE:
+                whole = _converted(path, entry, file.get_tensor(entry.key), dtype)
+                read[ends] = np.ascontiguousarray(whole[index])
+                return read[ends]
             if all(end == (0, n) for end, n in zip(ends, shape)):
                 tensor = file.get_tensor(entry.key)
             else:

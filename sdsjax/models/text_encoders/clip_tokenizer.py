@@ -87,12 +87,15 @@ class Tokenizer:
         return self._backend.encode(text, add_special_tokens=False).tokens
 
     @classmethod
-    def from_folder(cls, folder, length: int | None = None) -> "Tokenizer":
+    def from_folder(
+        cls, folder, length: int | None = None, pad: str | None = None
+    ) -> "Tokenizer":
         """Read the tokenizer of `folder`.
 
         vocab.json and merges.txt, or tokenizer.json where these are absent, and the two
         optional json files. length: the encoder's number of positions, an upper bound
-        on n. Raises LoaderError for a missing or malformed file.
+        on n. pad: the pad token, in the place of the folder's. Raises LoaderError for a
+        missing or malformed file.
         """
         folder = Path(folder)
         config = _read_json(folder / "tokenizer_config.json", optional=True)
@@ -101,6 +104,8 @@ class Tokenizer:
         if "added_tokens_decoder" not in config:
             mapped = _read_json(folder / "special_tokens_map.json", optional=True)
             special |= {role: mapped[role] for role in ROLES if mapped.get(role)}
+        if pad is not None:
+            special["pad_token"] = pad
         found = [config.get("model_max_length"), length]
         limits = [int(n) for n in found if n is not None and n < 1e6]
         if not limits:

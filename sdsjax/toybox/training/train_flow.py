@@ -183,8 +183,13 @@ def train_flow(
             f"side with {latents[1]} channels; the recipe takes "
             f"{TRANSFORMER.sample_size} and {TRANSFORMER.in_channels}, as toybox-sd has"
         )
-    sizes = {"singles": recipe.singles, "pairs": recipe.pairs, "seed": recipe.seed}
-    pool = pools.build_pool(work / "pool", **sizes, log=log)
+    pool = pools.build_pool(
+        work / "pool",
+        singles=recipe.singles,
+        pairs=recipe.pairs,
+        seed=recipe.seed,
+        log=log,
+    )
     state = train_transformer(work, pool, vae, recipe, log)
     write_flow(out, vae, recipe.shift, state.ema)
     log(f"wrote {out}")

@@ -20,15 +20,20 @@ from sdsjax.training.config import Config
 # Keys of `prior` that name weights, for the priors that read them.
 WEIGHTS = {
     "stable_diffusion": (
-        *("folder", "vae_folder", "adapter_folder", "depth_folder", "normals_folder"),
+        *("folder", "vae_folder", "tokenizer_folder", "adapter_folder"),
+        *("depth_folder", "normals_folder"),
     ),
     "stable_diffusion3": ("folder", "depth_folder", "normals_folder"),
-    "multiview": ("folder", "depth_folder", "normals_folder"),
+    "multiview": ("folder", "tokenizer_folder", "depth_folder", "normals_folder"),
     "empirical": ("vae_folder",),
     "deepfloyd": ("folder",),
 }
 # Companions' files stand at the top of a folder; of others, in one a component.
 AT_THE_TOP = ("depth_folder", "normals_folder")
+AT_THE_TOP_TOO = {
+    "vae_folder": ("config.json", "diffusion_pytorch_model*.safetensors"),
+    "tokenizer_folder": ("*.json", "merges.txt"),
+}
 OF_COMPANIONS = ("config.json", "model*.safetensors", "model*.index*.json")
 
 
@@ -65,6 +70,8 @@ def _weights(folder: str, revision: str | None, key: str) -> dict[str, str]:
     from sdsjax.priors import deepfloyd
 
     root = Path(folder).expanduser()
+    if root.is_file():
+        return fingerprints(root.parent, [root])
     if not root.is_dir():
         root = hub.BUILT_IN / folder
     if not root.is_dir():
@@ -82,6 +89,6 @@ def _weights(folder: str, revision: str | None, key: str) -> dict[str, str]:
         known = hub.FOLDERS, hub.MORE_FOLDERS, deepfloyd.FOLDERS, sd3.folders_of(True)
         components = sorted({name for folders in known for name in folders})
         patterns = [f"{name}/{kind}" for name in components for kind in hub.FILES]
-        if key == "vae_folder":  # or a VAE alone
-            patterns += ["config.json", "diffusion_pytorch_model*.safetensors"]
+        # or what is wanted of it alone
+        patterns += AT_THE_TOP_TOO.get(key, ())
     return fingerprints(root, {path for p in patterns for path in root.glob(p)})

@@ -35,6 +35,24 @@ def _folder_and_prompt(config: Config, sharding) -> dict[str, Any]:
     }
 
 
+def _of_single_files(prior: Config) -> dict[str, Any]:
+    """Returns what a single file lacks and a folder has."""
+    return {
+        "tokenizer_folder": prior.tokenizer_folder,
+        "prediction_type": prior.prediction_type,
+    }
+
+
+def _leave_out(prior: Config, *keys: str) -> None:
+    """Raises ConfigError for what is said and only stable_diffusion has."""
+    for key in keys:
+        if prior[key]:
+            raise ConfigError(
+                f"prior.{key} = {prior[key]!r}: only the prior stable_diffusion has "
+                f"it; leave it out for {prior.name}"
+            )
+
+
 def _stable_diffusion(config: Config, sharding=None) -> PriorSource:
     """Loads a folder of Stable Diffusion, the embedded toybox-sd among them."""
     # Imported here: networks and tokenizers take a second to import.
@@ -44,6 +62,7 @@ def _stable_diffusion(config: Config, sharding=None) -> PriorSource:
     return stable_diffusion.load(
         **_folder_and_prompt(config, sharding),
         vae_folder=prior.vae_folder,
+        **_of_single_files(prior),
         adapter_folder=prior.adapter_folder,
         lora_rank=prior.lora_rank,
         depth_folder=prior.depth_folder,
@@ -84,15 +103,11 @@ def _multiview(config: Config, sharding=None) -> PriorSource:
     from sdsjax.priors import multiview
 
     prior, given = config.prior, _folder_and_prompt(config, sharding)
-    for key in ("adapter_folder", "perp_neg"):
-        if prior[key]:
-            raise ConfigError(
-                f"prior.{key} = {prior[key]!r}: only the prior stable_diffusion has "
-                f"it; leave it out for {prior.name}"
-            )
+    _leave_out(prior, "vae_folder", "adapter_folder", "perp_neg")
     del given["view_prompts"], given["view_words"]  # the camera says the side
     return multiview.load(
         **given,
+        **_of_single_files(prior),
         group=prior.group,
         lora_rank=prior.lora_rank,
         depth_folder=prior.depth_folder,
@@ -104,6 +119,7 @@ def _deepfloyd(config: Config, sharding=None) -> PriorSource:
     """Loads the first stage of DeepFloyd IF, which denoises pixels."""
     from sdsjax.priors import deepfloyd
 
+    _leave_out(config.prior, "vae_folder", *_of_single_files(config.prior))
     return deepfloyd.load(**_folder_and_prompt(config, sharding))
 
 
