@@ -268,13 +268,18 @@ def deepfloyd(config: Config) -> Config:
 def stable_diffusion_35(config: Config) -> Config:
     """Stable Diffusion 3.5-medium in the place of 2.1-base, at 512x512 too.
 
-    SSD's threshold of 500 becomes 350, where the signal is as strong beside the noise.
+    Times inside the range move to where the signal is as strong beside the noise: 500
+    (SSD's threshold, the window's end) to 350, 200 (NFSD's switch) to 160.
     """
     config.prior.name = "stable_diffusion3"
     config.prior.folder = "stabilityai/stable-diffusion-3.5-medium"
     config.prior.image_size = 512
     if "threshold" in config.estimator:
         config.estimator.threshold *= 0.7
+    if "switch_time" in config.estimator:
+        config.estimator.switch_time = 160
+    if config.timesteps.get("t_end") == 500:
+        config.timesteps.t_end = 350
     return config
 
 
