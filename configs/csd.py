@@ -3,13 +3,20 @@
 Paper: Yu et al., Text-to-3D with Classifier Score Distillation (arXiv 2310.19415),
 sec. 4; a (`estimator.negative`) is the negative prompt's weight, -1 - a that of none.
 Cost: that of sds; half as much again with a negative prompt.
-`:sd21`, `:sdxl` want an accelerator and have not been run at full size.
+`:sd21`, `:sdxl`, `:sd3` want an accelerator and have not been run at full size.
 Command: python -m sdsjax.main --config=configs/csd.py --config.prompt="a red mug"
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, image_of, sdxl_of, stable_diffusion_21
+from configs.base import (
+    base_config,
+    choice,
+    image_of,
+    sd3_of,
+    sdxl_of,
+    stable_diffusion_21,
+)
 from sdsjax.training.config import Config
 
 
@@ -35,6 +42,7 @@ VARIANTS = {
     "toybox": toybox,
     "sd21": sd21,
     "sdxl": sdxl_of(sd21),
+    "sd3": sd3_of(sd21),
     "image": image_of(toybox),
 }
 get_config = choice(VARIANTS)

@@ -3,13 +3,13 @@
 Paper: StableDreamer (arXiv 2312.02189). At weighting "sigma_alpha" it is sds at
 "sigma2".
 Cost: that of sds, times `estimator.steps`.
-`:sd21` wants an accelerator and has not been run at full size.
+`:sd21`, `:sd3` want an accelerator and have not been run at full size.
 Command: python -m sdsjax.main --config=denoised_l2 --config.prompt="a red mug"
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, image_of, sd21_of
+from configs.base import base_config, choice, image_of, sd3_of, sd21_of
 from sdsjax.training.config import Config
 
 
@@ -24,6 +24,7 @@ def toybox() -> Config:
 VARIANTS = {
     "toybox": toybox,
     "sd21": sd21_of(toybox, guidance_scale=100.0),
+    "sd3": sd3_of(sd21_of(toybox, guidance_scale=100.0)),
     "image": image_of(toybox),
 }
 get_config = choice(VARIANTS)

@@ -4,13 +4,20 @@ Paper: DreamGaussian (arXiv 2309.16653), stage 1, with its code's settings: SDS,
 falls over the run, 5000 Gaussians in a ball of radius 0.5 at opacity 0.1, densify every
 50 steps, prune below 0.01, black or white background.
 Cost: two network calls a view, as sds; `:toybox` has 500 steps instead of 600. `:sd21`,
-`:sdxl` want an accelerator and have not been run on real weights.
+`:sdxl`, `:sd3` want an accelerator and have not been run on real weights.
 Command: python -m sdsjax.main --config=configs/dreamgaussian.py
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, mv_of, sdxl_of, stable_diffusion_21
+from configs.base import (
+    base_config,
+    choice,
+    mv_of,
+    sd3_of,
+    sdxl_of,
+    stable_diffusion_21,
+)
 from sdsjax.training.config import Config
 
 
@@ -55,5 +62,6 @@ VARIANTS = {
     "mv": mv_of(toybox),
     "sd21": sd21,
     "sdxl": sdxl_of(sd21),
+    "sd3": sd3_of(sd21),
 }
 get_config = choice(VARIANTS)

@@ -4,14 +4,21 @@ Paper: Katzir et al., Noise-Free Score Distillation (arXiv 2310.17590), eqs. 6-9
 Cost: one and a half times that of sds: three branches. Every word of the toybox names a
 good picture; naming another object as negative prompt would push away from it, which h
 does already. So there is none, e_neg is e_0, and from t = 200 on only s h is left
-(experiments/league has a prior that knows blurred pictures). `:sd21`, `:sdxl`
-want an accelerator and have not been run at full size.
+(experiments/league has a prior that knows blurred pictures). `:sd21`, `:sdxl`,
+`:sd3` want an accelerator and have not been run at full size.
 Command: python -m sdsjax.main --config=configs/nfsd.py --config.prompt="a red mug"
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, image_of, sdxl_of, stable_diffusion_21
+from configs.base import (
+    base_config,
+    choice,
+    image_of,
+    sd3_of,
+    sdxl_of,
+    stable_diffusion_21,
+)
 from sdsjax.training.config import Config
 
 
@@ -35,6 +42,7 @@ VARIANTS = {
     "toybox": toybox,
     "sd21": sd21,
     "sdxl": sdxl_of(sd21),
+    "sd3": sd3_of(sd21),
     "image": image_of(toybox),
 }
 get_config = choice(VARIANTS)

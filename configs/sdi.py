@@ -2,13 +2,13 @@
 
 Paper: Lukoianov et al., Score Distillation via Reparametrized DDIM (arXiv 2405.15891).
 Cost: ten pairs of network calls to invert and one to estimate: eleven times sds.
-`:sd21` wants an accelerator and has not been run at full size.
+`:sd21`, `:sd3` want an accelerator and have not been run at full size.
 Command: python -m sdsjax.main --config=configs/sdi.py --config.prompt="a red mug"
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, image_of, sd21_of
+from configs.base import base_config, choice, image_of, sd3_of, sd21_of
 from sdsjax.training.config import Config
 
 
@@ -20,5 +20,10 @@ def toybox() -> Config:
     return config
 
 
-VARIANTS = {"toybox": toybox, "sd21": sd21_of(toybox), "image": image_of(toybox)}
+VARIANTS = {
+    "toybox": toybox,
+    "sd21": sd21_of(toybox),
+    "sd3": sd3_of(sd21_of(toybox)),
+    "image": image_of(toybox),
+}
 get_config = choice(VARIANTS)

@@ -2,8 +2,8 @@
 
 Paper: DreamFusion (arXiv 2209.14988), eq. 3; its omega is `guidance_scale` - 1.
 Cost: `:mv`, `:toybox` about 2 minutes on 2 CPU cores, `:image` half of one; `:sd21`,
-`:sdxl` and `:if64` want an accelerator and have only been run on small random weights;
-they optimise Gaussians where the paper has a NeRF (nerf.py).
+`:sdxl`, `:sd3`, `:if64` want an accelerator and have only been run on small random
+weights; they optimise Gaussians where the paper has a NeRF (nerf.py).
 Command: python -m sdsjax.main --config=configs/sds.py --config.prompt="a red mug"
 """
 
@@ -16,6 +16,7 @@ from configs.base import (
     exact_of,
     image_of,
     mv_of,
+    sd3_of,
     sd21_of,
     sdxl_of,
 )
@@ -43,6 +44,7 @@ VARIANTS = {
     "toybox": toybox,
     "sd21": sd21,
     "sdxl": sdxl_of(sd21),
+    "sd3": sd3_of(sd21),
     "if64": if64,
     "exact": exact_of(toybox),
     "image": image_of(toybox),

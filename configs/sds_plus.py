@@ -3,13 +3,13 @@
 Paper: HiFA (arXiv 2305.18766), eqs. 2-5 and alg. 1, on Gaussians where the paper has a
 NeRF; lambda_rgb .1 for rgb in [0, 1] is .025 for x in [-1, 1].
 Cost: four pairs of network calls and one decoding a view: about four times sds.
-`:sd21` wants an accelerator and has not been run at full size.
+`:sd21`, `:sd3` want an accelerator and have not been run at full size.
 Command: python -m sdsjax.main --config=configs/sds_plus.py --config.prompt="a red mug"
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, image_of, stable_diffusion_21
+from configs.base import base_config, choice, image_of, sd3_of, stable_diffusion_21
 from sdsjax.training.config import Config
 
 
@@ -31,5 +31,10 @@ def sd21() -> Config:
     return config
 
 
-VARIANTS = {"toybox": toybox, "sd21": sd21, "image": image_of(toybox)}
+VARIANTS = {
+    "toybox": toybox,
+    "sd21": sd21,
+    "sd3": sd3_of(sd21),
+    "image": image_of(toybox),
+}
 get_config = choice(VARIANTS)

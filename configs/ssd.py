@@ -5,8 +5,8 @@ Paper: Stable Score Distillation for High-Quality 3D Generation (arXiv 2312.0930
 `:nerf` is the paper's own kind of run (sec. 5) at the size of the toybox, `:nerf_sd21`
 at its full size; `:mv`, the default, `:toybox` and `:sd21` optimise Gaussians.
 Cost: `:mv`, `:toybox` about 2 minutes on 2 CPU cores, `:image` half of one; `:sd21` and
-`:nerf_sd21`, at the paper's settings, and `:sdxl` want an accelerator and have only
-been run on small random weights.
+`:nerf_sd21`, at the paper's settings, `:sdxl` and `:sd3` want an accelerator and have
+only been run on small random weights.
 Command: python -m sdsjax.main --config=configs/ssd.py --config.prompt="a red mug"
 """
 
@@ -19,6 +19,7 @@ from configs.base import (
     exact_of,
     image_of,
     mv_of,
+    sd3_of,
     sd21_of,
     sdxl_of,
 )
@@ -62,6 +63,7 @@ VARIANTS = {
     "toybox": toybox,
     "sd21": sd21_of(toybox),
     "sdxl": sdxl_of(sd21_of(toybox)),
+    "sd3": sd3_of(sd21_of(toybox)),
     "nerf": nerf,
     "nerf_sd21": nerf_sd21,
     "exact": exact_of(toybox),

@@ -6,13 +6,13 @@ or "normal" adds a decoder and a monocular network, forward and backward, and ne
 `prior.depth_folder` (on the toybox: toybox-dpt); normals are drawn from its disparity
 unless `prior.normals_folder` (toybox-normals) names a network of their own;
 `estimator.fit_space`="theta" costs two pullbacks a step.
-`:sd21` wants an accelerator and has not been run at full size.
+`:sd21`, `:sd3` want an accelerator and have not been run at full size.
 Command: python -m sdsjax.main --config=configs/stein.py --config.prompt="a red mug"
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, image_of, sd21_of
+from configs.base import base_config, choice, image_of, sd3_of, sd21_of
 from sdsjax.training.config import Config
 
 
@@ -29,6 +29,7 @@ def toybox() -> Config:
 VARIANTS = {
     "toybox": toybox,
     "sd21": sd21_of(toybox, guidance_scale=100.0),
+    "sd3": sd3_of(sd21_of(toybox, guidance_scale=100.0)),
     "image": image_of(toybox),
 }
 get_config = choice(VARIANTS)

@@ -4,15 +4,15 @@ Paper: ProlificDreamer (arXiv 2305.16213), eq. 9 and alg. 1; one particle,
 or several that share psi with --config.particles=4, whose steps they take in turns.
 Cost: a call of the second network beside the two of sds, and a forward and backward
 pass a view to train it: about twice sds. `prior.adapter_folder` names another second
-network (the paper: 2.1-v beside 2.1-base). `:sd21`, `:sdxl` want an accelerator and
-have not been run at full size. `:image` has no camera, and neither has its second
+network (the paper: 2.1-v beside 2.1-base). `:sd21`, `:sdxl`, `:sd3` want an accelerator
+and have not been run at full size. `:image` has no camera, and neither has its second
 network.
 Command: python -m sdsjax.main --config=configs/vsd.py --config.prompt="a red mug"
 """
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, image_2d, mv_of, sd21_of, sdxl_of
+from configs.base import base_config, choice, image_2d, mv_of, sd3_of, sd21_of, sdxl_of
 from sdsjax.training.config import Config
 
 
@@ -38,6 +38,7 @@ VARIANTS = {
     "mv": mv_of(toybox),
     "sd21": sd21_of(toybox),
     "sdxl": sdxl_of(sd21_of(toybox)),
+    "sd3": sd3_of(sd21_of(toybox)),
     "image": image,
 }
 get_config = choice(VARIANTS)

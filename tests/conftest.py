@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from importlib.metadata import version
 
@@ -65,6 +66,55 @@ def strict_promotion(request):
     ranks = "raise" if module in STRICT_RANKS else "allow"
     with jax.numpy_dtype_promotion(dtypes), jax.numpy_rank_promotion(ranks):
         yield
+
+
+# Modules whose tests run a second time with flow matching's schedule in the place of
+# their SCHEDULE; True: slow then. The quick ones take the schedule as an argument, so
+# that one program serves both, or compile next to nothing.
+ON_FLOW_MATCHING = {
+    **dict.fromkeys(
+        ("test_estimators", "test_closed_forms", "test_exact_priors"), False
+    ),
+    **dict.fromkeys(("test_ssd", "test_inversion", "test_stein", "test_vsd"), True),
+    **dict.fromkeys(("test_guidance_rescale", "test_group_samples"), True),
+    **dict.fromkeys(("test_image_space", "test_empirical_views"), True),
+    **dict.fromkeys(("test_noise_projection", "test_sample"), True),
+}
+
+
+def pytest_generate_tests(metafunc):
+    """Ask for `both_schedules` of each, the whole module with one before the other."""
+    name = metafunc.module.__name__
+    if name in ON_FLOW_MATCHING and "both_schedules" in metafunc.fixturenames:
+        marks = (pytest.mark.slow,) if ON_FLOW_MATCHING[name] else ()
+        kinds = ["vp", pytest.param("flow", marks=marks)]
+        metafunc.parametrize("both_schedules", kinds, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def both_schedules(request):
+    """Put the schedule that is asked for where the module and its helpers read it."""
+    if getattr(request, "param", "vp") == "vp":
+        yield
+        return
+    from sdsjax.diffusion import NoiseSchedule
+
+    helpers = (sys.modules.get(name) for name in ("linear_prior", "test_estimators"))
+    modules = [module for module in (request.module, *helpers) if module]
+    flow, kept = NoiseSchedule.flow_matching(), [module.SCHEDULE for module in modules]
+    for module in modules:
+        _set_schedule(module, flow)
+    yield
+    for module, schedule in zip(modules, kept):
+        _set_schedule(module, schedule)
+
+
+def _set_schedule(module, schedule):
+    module.SCHEDULE = schedule
+    for value in vars(module).values():
+        # what was made with the other schedule (functools.cache)
+        if hasattr(value, "cache_clear") and value not in getattr(module, "SHARED", ()):
+            value.cache_clear()
 
 
 def pytest_collection_finish():

@@ -58,6 +58,8 @@ def tiny(name, folder):
     """The overrides that make a variant one of seconds, its network from `folder`."""
     overrides = {**TINY, "prior.folder": str(folder)}
     config = load(name)
+    if name.endswith(":sd3"):
+        overrides["prior.image_size"] = 16
     if name.endswith(":sdxl"):
         overrides["prior.variant"] = None
     if config.prior.name == "multiview":

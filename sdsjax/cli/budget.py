@@ -54,6 +54,10 @@ MVDREAM_OPERATIONS = 2 * 204e9 + 2258e9 / 4
 # its encoder is the identity.
 IF_PARAMETERS = 4_304_695_110
 IF_OPERATIONS = 2 * 2879e9
+# Stable Diffusion 3.5-medium: parameters without its table of positions, and with its
+# VAE's; 1024 tokens of a 512x512 image with 333 of text
+SD35_PARAMETERS = 2_243_171_520 + 83_819_683
+SD35_OPERATIONS = 2 * 2443e9 + 2258e9
 
 
 class Cost(NamedTuple):
@@ -132,15 +136,19 @@ def network_cost(source: PriorSource, resolution: int) -> Cost:
 
 
 def published_cost(name: str, dtype: str, xl_size: int | None = None) -> Cost:
-    """The published cost of Stable Diffusion 2.1-base or XL, MVDream or DeepFloyd IF.
+    """The published cost of Stable Diffusion 2.1, XL or 3.5, MVDream or DeepFloyd IF.
 
-    At their native sizes, whose inputs are always 512x512, 256x256 and 64x64; the
+    Their inputs count as 512x512, 256x256 and 64x64, whatever the config says; the
     prior's `name` says which. xl_size: of SDXL, the side of its pictures; else None.
     """
     if name == "deepfloyd":
         derived = "published sizes of DeepFloyd IF-I-XL: the weights are not local"
         return Cost(IF_OPERATIONS, 0.0, IF_PARAMETERS, derived)
     share = 0.5 if dtype == "bfloat16" else 1.0
+    if name == "stable_diffusion3":
+        derived = "published sizes of Stable Diffusion 3.5-medium: not local"
+        kept = SD21_RESIDUALS * share
+        return Cost(SD35_OPERATIONS, kept, SD35_PARAMETERS, derived)
     if name == "multiview":
         derived = "published sizes of MVDream: the weights are not local"
         kept = SD21_RESIDUALS * share / 4

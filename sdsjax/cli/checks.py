@@ -20,6 +20,7 @@ from sdsjax.cli.prior_choice import (
     BUILT_IN,
     EMBEDDED,
     KINDS,
+    check_schedule,
     check_single_file,
     settle_group,
     settle_prior,
@@ -60,7 +61,11 @@ PAIRS = ("azimuth", "elevation", "distance", "fov")
 TOYBOX = EMBEDDED["stable_diffusion"]
 TOYBOX_DEPTH = "toybox-dpt"
 TOYBOX_NORMALS = "toybox-normals"
-DEEPFLOYD = "DeepFloyd/IF-I-XL-v1.0"
+# the published weights of kinds that have no embedded ones
+GATED = {
+    "deepfloyd": "DeepFloyd/IF-I-XL-v1.0",
+    "stable_diffusion3": "stabilityai/stable-diffusion-3.5-medium",
+}
 
 
 def check_names(config: Config, flat: Mapping[str, Any]) -> None:
@@ -263,10 +268,11 @@ def check_folder(config: Config) -> None:
     prior = config.prior
     if prior.name not in KINDS:
         return
-    if prior.name == "deepfloyd" and prior.folder in EMBEDDED.values():
+    if prior.name in GATED and prior.folder in EMBEDDED.values():
         raise ConfigError(
-            "prior 'deepfloyd' needs weights of its own: pass --config.prior.folder="
-            f"{DEEPFLOYD} (licence to be accepted there) or a folder that holds them"
+            f"prior {prior.name!r} needs weights of its own: pass "
+            f"--config.prior.folder={GATED[prior.name]} (licence to be accepted there) "
+            "or a folder that holds them"
         )
     first = EMBEDDED.get(prior.name, TOYBOX)
     for key, index, network, own in (
@@ -324,6 +330,7 @@ def check_settings(config: Config) -> None:
     check_reference(config)
     if config.prior.name == "gaussian_mixture":
         check_mixture(config.prior)
+    check_schedule(config.prior)
     check_folder(config)
 
 

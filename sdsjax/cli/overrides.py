@@ -24,6 +24,7 @@ from sdsjax.training.config import Config, ConfigError, flatten, nearest, one_of
 OPTIONAL = {
     "prior.revision": str,
     "prior.variant": str,
+    "prior.schedule": str,
     "prior.prediction_type": str,
     "prior.image_size": int,
     "prior.group": int,

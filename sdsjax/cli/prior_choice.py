@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdsjax.training.config import Config, ConfigError
+from sdsjax.diffusion import SCHEDULES
+from sdsjax.training.config import Config, ConfigError, one_of
 
 BUILT_IN = Path(__file__).resolve().parents[1] / "weights"
 # the embedded prior of a kind
 EMBEDDED = {"stable_diffusion": "toybox-sd", "multiview": "toybox-mv"}
-KINDS = (*EMBEDDED, "deepfloyd")
+KINDS = (*EMBEDDED, "stable_diffusion3", "deepfloyd")
 WHOLE_GROUP = 4  # views that MVDream and toybox-mv were trained to see together
 
 
@@ -32,6 +33,20 @@ def settle_prior(config: Config, said: Mapping[str, Any]) -> None:
         prior.folder = EMBEDDED.get(prior.name, prior.folder)
     if "prior.folder" in said and "prior.name" not in said and prior.name in KINDS:
         prior.name = kind_of_folder(str(prior.folder)) or prior.name
+
+
+def check_schedule(prior: Config) -> None:
+    """Raises ConfigError for a noise schedule that is unknown or not the prior's."""
+    if prior.schedule is None:
+        return
+    if prior.schedule not in SCHEDULES:
+        raise one_of("prior.schedule", prior.schedule, SCHEDULES)
+    if prior.name in KINDS:
+        raise ConfigError(
+            f"prior.schedule = {prior.schedule!r}: what a network was trained by is in "
+            f"its folder; leave it out for {prior.name}, or choose an exact prior "
+            "(empirical, gaussian_mixture)"
+        )
 
 
 def settle_group(config: Config) -> None:
@@ -55,7 +70,8 @@ def kind_of_folder(folder: str) -> str | None:
         except (ValueError, OSError):
             return None  # its loader says what is wrong
     for root in (BUILT_IN / folder, Path(folder).expanduser()):
-        if (root / "unet" / "config.json").is_file():
+        networks = ("unet", "transformer")
+        if any((root / name / "config.json").is_file() for name in networks):
             # Imported here: the loaders take a second to import.
             from sdsjax.models.loading import hub
 

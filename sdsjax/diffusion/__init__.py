@@ -8,6 +8,7 @@ import it, the names below from `sdsjax.diffusion` itself.
 
 from sdsjax.diffusion.guidance import guide, guide_rescaled
 from sdsjax.diffusion.noise_schedules import (
+    SCHEDULES,
     WEIGHTINGS,
     NoiseSchedule,
     Weighting,
@@ -20,6 +21,7 @@ from sdsjax.diffusion.noise_schedules import (
 )
 
 __all__ = [
+    "SCHEDULES",
     "WEIGHTINGS",
     "NoiseSchedule",
     "Weighting",

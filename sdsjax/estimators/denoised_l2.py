@@ -32,15 +32,17 @@ AWAY_FROM = ("uncond", "negative")
 def stochastic_step(schedule, z_t, eps_hat, xi, t, t_next, eta: float) -> jax.Array:
     """Takes a DDIM step from t to t_next < t with fresh noise xi ~ N(0, I).
 
-    eta: 0 deterministic, 1 as DDPM; t_next < 0 gives zhat (arXiv 2010.02502, eqs. 12
-    and 16).
+    eta: 0 deterministic, 1 as DDPM: the deviation of z_t' given z_t and z, sigma'
+    sqrt(1 - q^2) with q = (alpha sigma') / (alpha' sigma), for any schedule (on a
+    variance-preserving one it is arXiv 2010.02502, eqs. 12 and 16); t_next < 0 gives
+    zhat.
     """
     zhat = denoised(schedule, z_t, eps_hat, t)
     alpha, sigma = alpha_sigma(schedule, t, z_t.dtype)
     lower = jnp.clip(t_next, 0, t)
     alpha_next, sigma_next = alpha_sigma(schedule, lower, z_t.dtype)
-    ratio = jnp.maximum(1.0 - (alpha / alpha_next) ** 2, 0.0)
-    fresh = eta * sigma_next / sigma * jnp.sqrt(ratio)
+    q = alpha * sigma_next / (alpha_next * sigma)
+    fresh = eta * sigma_next * jnp.sqrt(jnp.maximum(1.0 - q**2, 0.0))
     kept = jnp.sqrt(jnp.maximum(sigma_next**2 - fresh**2, 0.0))
     stepped = alpha_next * zhat + kept * eps_hat + fresh * xi
     return jnp.where(t_next < 0, zhat, stepped)

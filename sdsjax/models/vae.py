@@ -3,6 +3,7 @@
 Notation: x `[b h w 3]` images in [-1, 1]; z `[b h/f w/f c]` latents with f = 2^(levels
 - 1). `encode` gives the mean and log-variance of q(z | x), not yet multiplied by the
 checkpoint's `scaling_factor`; `decode` takes z divided by it. Moments are float32.
+Stable Diffusion 3's has 16 channels, a shift and no 1x1 convolutions.
 
 Architecture: Rombach et al. 2022 (arXiv 2112.10752, appendix G) as published in Hugging
 Face's `AutoencoderKL`. Residual norms have eps 1e-6; the middle attends with one head;
@@ -27,7 +28,11 @@ EPSILON = 1e-6
 
 
 class VAEConfig(NamedTuple):
-    """What of a VAE's config.json decides its arithmetic, finest level first."""
+    """What of a VAE's config.json decides its arithmetic, finest level first.
+
+    scaling_factor, shift_factor: latents are (mean - shift) x scaling; quant: whether
+    1x1 convolutions stand beside the latents (not in Stable Diffusion 3's).
+    """
 
     in_channels: int
     out_channels: int
@@ -37,11 +42,24 @@ class VAEConfig(NamedTuple):
     groups: int
     scaling_factor: float
     sample_size: int
+    shift_factor: float = 0.0
+    quant: bool = True
 
     @property
     def factor(self) -> int:
         """Pixels per latent along each side."""
         return 2 ** (len(self.channels) - 1)
+
+    def to_latents(self, mean):
+        """Returns what the prior denoises of the posterior mean."""
+        if self.shift_factor:
+            mean = mean - self.shift_factor
+        return self.scaling_factor * mean
+
+    def from_latents(self, z):
+        """Returns what `decode` takes of the prior's z: the inverse of `to_latents`."""
+        z = z / self.scaling_factor
+        return z + self.shift_factor if self.shift_factor else z
 
 
 class PixelAttention(nn.Module):
@@ -181,20 +199,25 @@ class AutoencoderKL(nn.Module):
     def setup(self):
         cfg = self.config
         self.encoder = Encoder(cfg, self.remat, self.dtype)
-        self.quant_conv = conv(2 * cfg.latent_channels, 1, self.dtype, None)
-        self.post_quant_conv = conv(cfg.latent_channels, 1, self.dtype, None)
+        if cfg.quant:
+            self.quant_conv = conv(2 * cfg.latent_channels, 1, self.dtype, None)
+            self.post_quant_conv = conv(cfg.latent_channels, 1, self.dtype, None)
         self.decoder = Decoder(cfg, self.remat, self.dtype)
 
     def encode(self, x):
         """Encodes x `[b h w 3]` in [-1, 1] to mean, logvar `[b h/f w/f c]`, float32."""
-        moments = self.quant_conv(self.encoder(x.astype(self.dtype)))
+        moments = self.encoder(x.astype(self.dtype))
+        if self.config.quant:
+            moments = self.quant_conv(moments)
         mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, z):
         """Decodes z `[b h/f w/f c]` to x `[b h w 3]` in z's type, about in [-1, 1]."""
-        x = self.decoder(self.post_quant_conv(z.astype(self.dtype)))
-        return x.astype(z.dtype)
+        given = z.astype(self.dtype)
+        if self.config.quant:
+            given = self.post_quant_conv(given)
+        return self.decoder(given).astype(z.dtype)
 
     def __call__(self, x):
         mean, logvar = self.encode(x)

@@ -146,7 +146,7 @@ def lora_adapter(network: Network, weights: FrozenWeights) -> Adapter:
     return Adapter(init, noise)
 
 
-def bind(weights: FrozenWeights, *, network: Network, vae, scaling_factor) -> Prior:
+def bind(weights: FrozenWeights, *, network: Network, vae) -> Prior:
     """The Prior of bound parameters; `network` and `vae` are static."""
     weights = jax.lax.stop_gradient(weights)
 
@@ -161,11 +161,11 @@ def bind(weights: FrozenWeights, *, network: Network, vae, scaling_factor) -> Pr
     def encode(x):
         many = x if x.ndim == 4 else x[None]
         mean, _ = vae.apply({"params": weights.vae}, many, method="encode")
-        z = (scaling_factor * mean).astype(x.dtype)
+        z = vae.config.to_latents(mean).astype(x.dtype)
         return z if x.ndim == 4 else z[0]
 
     def decode(z):
-        many = (z if z.ndim == 4 else z[None]) / scaling_factor
+        many = vae.config.from_latents(z if z.ndim == 4 else z[None])
         x = vae.apply({"params": weights.vae}, many, method="decode").astype(z.dtype)
         return x if z.ndim == 4 else x[0]
 
@@ -235,6 +235,5 @@ def load(
         bind,
         network=network,
         vae=networks.vae.module.clone(remat=size >= REMAT_FROM),
-        scaling_factor=vae_config.scaling_factor,
     )
     return PriorSource(jax.block_until_ready(weights), bound, (size, size, 3))

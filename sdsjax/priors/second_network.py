@@ -62,7 +62,7 @@ def lora_adapter(
             weights.unet,
             psi,
             z_t[None],
-            jnp.broadcast_to(t, (1,)),
+            jnp.broadcast_to(schedule.network_time(t), (1,)),
             stacked([row_of(weights.cond, row)]),
             class_embedding=lora.camera_embedding(psi, matrix[None]),
         )[0].astype(z_t.dtype)
@@ -140,8 +140,9 @@ def check_alike(folder: str, second, networks) -> None:
                 f"{expected}, as the prior has"
             )
     alphas, schedule = networks.schedule.alphas, second.schedule
-    if alphas.shape != schedule.alphas.shape or not np.allclose(
-        alphas, schedule.alphas, rtol=1e-4
+    if alphas.shape != schedule.alphas.shape or not all(
+        np.allclose(ours, theirs, rtol=1e-4)
+        for ours, theirs in zip(networks.schedule, schedule)
     ):
         raise ValueError(
             f"adapter_folder {folder}: its noise schedule is not the prior's; choose a "

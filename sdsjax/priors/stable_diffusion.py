@@ -14,7 +14,7 @@ prompts arXiv 2209.14988.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,7 @@ from sdsjax import cameras
 from sdsjax.diffusion import NoiseSchedule, prompts, velocity_to_noise
 from sdsjax.models.loading import hub
 from sdsjax.models.loading.sdxl.folder import SDXL
+from sdsjax.models.vae import AutoencoderKL, VAEConfig
 from sdsjax.models.vision.dpt import DPT
 from sdsjax.priors.monocular import bound_estimate, check_folders, with_networks
 from sdsjax.priors.prompt_states import (
@@ -66,16 +67,15 @@ class FrozenWeights(NamedTuple):
 class StaticNetworks(NamedTuple):
     """The static half of the prior: modules, and how their outputs are meant.
 
-    prediction_type: "epsilon" or "v_prediction"; scaling_factor: of the VAE's latents;
+    unet: or a transformer, called alike; prediction_type: "epsilon" or "v_prediction";
     view_prompts: whether the prompt's words follow the camera; perp_neg: whether
     Perp-Neg is folded into `cond`; depth, normals: of the monocular estimate.
     """
 
     unet: nn.Module
-    vae: nn.Module
+    vae: nn.Module  # an AutoencoderKL
     schedule: NoiseSchedule
     prediction_type: str
-    scaling_factor: float
     view_prompts: bool
     adapter: AdapterNetwork
     depth: DPT | None = None
@@ -131,7 +131,7 @@ def _predict(weights: FrozenWeights, networks: StaticNetworks, z_t, t, states):
     out: Any = networks.unet.apply(
         {"params": weights.unet},
         jnp.broadcast_to(z_t, (count, *z_t.shape)),
-        jnp.broadcast_to(t, (count,)),
+        jnp.broadcast_to(networks.schedule.network_time(t), (count,)),
         states,
     )
     out = out.astype(z_t.dtype)
@@ -163,15 +163,18 @@ def _noise(
     return NoisePrediction(**dict(zip(branches, out)))
 
 
+def _latents(networks: StaticNetworks) -> VAEConfig:
+    return cast(AutoencoderKL, networks.vae).config
+
+
 def _encode(weights: FrozenWeights, networks: StaticNetworks, x):
     mean, _ = networks.vae.apply({"params": weights.vae}, x[None], method="encode")
-    return (networks.scaling_factor * mean[0]).astype(x.dtype)
+    return _latents(networks).to_latents(mean[0]).astype(x.dtype)
 
 
 def _decode(weights: FrozenWeights, networks: StaticNetworks, z):
-    x: Any = networks.vae.apply(
-        {"params": weights.vae}, z[None] / networks.scaling_factor, method="decode"
-    )
+    given = _latents(networks).from_latents(z[None])
+    x: Any = networks.vae.apply({"params": weights.vae}, given, method="decode")
     return x[0].astype(z.dtype)
 
 
@@ -218,7 +221,6 @@ def load(
         found.vae.module.clone(remat=size >= REMAT_FROM),
         found.schedule,
         found.prediction_type,
-        found.vae.module.config.scaling_factor,
         view_prompts,
         AdapterNetwork(found.unet.module, found.prediction_type, lora_rank),
         perp_neg=perp_neg,

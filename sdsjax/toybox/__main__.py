@@ -54,10 +54,11 @@ def _recipe_of(network: str):
     from sdsjax.toybox.training.multiview_recipe import MultiViewRecipe
     from sdsjax.toybox.training.train_clip import ClipRecipe
     from sdsjax.toybox.training.train_depth import DepthRecipe
+    from sdsjax.toybox.training.train_flow import FlowRecipe
     from sdsjax.toybox.training.train_prior import PriorRecipe
 
     recipes = {"depth": DepthRecipe, "normals": DepthRecipe, "clip": ClipRecipe}
-    recipes["multiview"] = MultiViewRecipe
+    recipes |= {"multiview": MultiViewRecipe, "flow": FlowRecipe}
     return recipes.get(network, PriorRecipe)()
 
 
@@ -86,6 +87,10 @@ def _train(arguments):
         _train_prior(work, out, recipe)
     elif name == "multiview":
         _train_multiview(work, out, recipe)
+    elif name == "flow":
+        from sdsjax.toybox.training.train_flow import train_flow
+
+        train_flow(work, out, recipe)
     else:
         _train_companion(name, work, out, recipe)
     print(f"wrote {out}")
@@ -149,7 +154,16 @@ def _train_companion(name, work, out, recipe):
     card_companions.write_card(name, out, work, recipe)
 
 
-NETWORKS = ("prior", "multiview", "judge", "azimuth", "depth", "normals", "clip")
+NETWORKS = (
+    "prior",
+    "flow",
+    "multiview",
+    "judge",
+    "azimuth",
+    "depth",
+    "normals",
+    "clip",
+)
 
 
 def _add_train(commands):

@@ -31,6 +31,7 @@ from sdsjax.training.build import build
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
 from if_folders import write_if_folder
+from sd3_folders import write_sd3_folder
 from sdxl_folders import write_sdxl_folder
 
 ALL = [
@@ -38,7 +39,11 @@ ALL = [
     for stem in config_names()
     for variant in read_module(config_folder() / f"{stem}.py").VARIANTS
 ]
-LATENT = ("stable_diffusion", "multiview")  # their attention may be fused
+LATENT = (
+    "stable_diffusion",
+    "stable_diffusion3",
+    "multiview",
+)  # their attention may be fused
 # Gaussians on a network in half precision, and a field; the rest is of the slow stage.
 QUICK = {("ssd:nerf", TPU), ("ssd:sd21", H100)}
 FIRST = {name.split(":")[0]: name for name in reversed(ALL)}
@@ -67,6 +72,7 @@ def folders(tmp_path_factory):
         "empirical": plain,
         "deepfloyd": pixels,
         "multiview": views,
+        "stable_diffusion3": write_sd3_folder(tmp_path_factory.mktemp("sd3")),
         "sdxl": write_sdxl_folder(tmp_path_factory.mktemp("sdxl")),
     }
 

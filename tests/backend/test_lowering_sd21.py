@@ -91,7 +91,7 @@ def stable_diffusion_21(config, sharding=None):
     unet, vae = UNet2DCondition(UNET, HALF), AutoencoderKL(VAE, HALF, remat=True)
     second = stable_diffusion.AdapterNetwork(unet, "epsilon", config.prior.lora_rank)
     networks = stable_diffusion.StaticNetworks(
-        unet, vae, schedule, "epsilon", VAE.scaling_factor, True, second
+        unet, vae, schedule, "epsilon", True, second
     )
     states = PromptStates(text_states(6), text_states(), text_states())
     weights = stable_diffusion.FrozenWeights(
@@ -119,7 +119,6 @@ def mvdream(config, sharding=None):
         multiview.bind,
         network=network,
         vae=AutoencoderKL(VAE, HALF, remat=True),
-        scaling_factor=VAE.scaling_factor,
     )
     return abstract_source(weights, bind, 256)
 

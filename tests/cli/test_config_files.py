@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from sdsjax.cli import config_files as configs_module
+from sdsjax.cli.checks import resolve
 from sdsjax.cli.config_files import (
     config_folder,
     config_names,
@@ -16,6 +17,7 @@ from sdsjax.cli.config_files import (
     locate,
     read_module,
 )
+from sdsjax.diffusion import NoiseSchedule
 from sdsjax.training.config import (
     ConfigError,
     flatten,
@@ -47,6 +49,22 @@ def test_the_default_variant_is_the_first_of_the_file():
     assert load("csd").to_dict() == load("csd:toybox").to_dict()
     assert load("csd").prior.folder == "toybox-sd"
     assert (locate("ssd").label, locate("ssd:toybox").label) == ("ssd", "ssd-toybox")
+
+
+def test_times_of_sd3_are_those_of_sd21_by_their_signal_to_noise():
+    """alpha / sigma at 500 (200) of scaled-linear is that at 350 (160) of the flow."""
+    ours, theirs = NoiseSchedule.flow_matching(), NoiseSchedule.scaled_linear()
+    for name, key, times in (
+        ("ssd", "estimator.threshold", (500, 350)),
+        ("ssd", "timesteps.t_end", (500, 350)),
+        ("nfsd", "estimator.switch_time", (200, 160)),
+    ):
+        section, key = key.split(".")
+        found = [resolve(f"{name}:{kind}")[section][key] for kind in ("sd21", "sd3")]
+        assert found == [*times]
+        ratios = [float(s.alphas[t] / s.sigmas[t])
+                  for s, t in zip((theirs, ours), times)]  # fmt: skip
+        assert abs(ratios[1] / ratios[0] - 1) < 0.02
 
 
 def test_the_paper_settings_of_sd21():

@@ -8,6 +8,8 @@ import pytest
 from sdsjax.cli.checks import resolve
 from sdsjax.cli.prior_choice import kind_of_folder, single_views
 from sdsjax.models.loading.hub import BUILT_IN
+from sdsjax.training.build import build
+from sdsjax.training.config import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,22 @@ def test_a_folder_that_says_nothing_keeps_the_configs_kind(copies, tmp_path):
     assert kind_of_folder(str(tmp_path / "odd")) is None
     config.write_text("{")
     assert kind_of_folder(str(tmp_path / "odd")) is None
+
+
+def test_the_schedule_is_an_exact_prior_s_choice_alone():
+    mixture = {"prior.name": "gaussian_mixture", "resolution": 8}
+    for schedule, last in ((None, 0.068), ("flow_matching", 0.0002)):
+        config = resolve("ssd:image", {**mixture, "prior.schedule": schedule})
+        found = build(config).schedule
+        assert abs(float(found.alphas[-1]) - last) < 1e-3
+        assert found.straight == (schedule is not None)
+    for config, name, words in (
+        ("ssd:exact", "flow", "choose one of scaled_linear,.* flow_matching"),
+        ("ssd", "flow_matching", "what a network was trained by is in its folder"),
+    ):
+        with pytest.raises(ConfigError, match=words) as caught:
+            resolve(config, {"prior.schedule": name})
+        assert "\n" not in str(caught.value)
 
 
 def test_a_kind_brings_its_embedded_weights():

@@ -18,6 +18,7 @@ from sdsjax.training.config import ConfigError
 from sdsjax.training.train_step import init_state, make_train_step
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
+from sd3_folders import write_sd3_folder
 from sdxl_folders import write_sdxl_folder
 
 # The rest differ from these in the estimator alone, whose contract is tested by itself.
@@ -31,7 +32,7 @@ VARIANTS = [
         if variant != "if64"  # of another folder: priors/test_deepfloyd runs it
         # as :toybox, and slower
         if not variant.endswith("sd21") or stem in ("ssd", "sds", "vsd", "mvdream")
-        if variant != "sdxl" or stem in ("sds", "vsd")
+        if variant not in ("sdxl", "sd3") or stem in ("sds", "vsd")
     )
 ]
 
@@ -52,6 +53,11 @@ def sdxl_folder(tmp_path_factory):
     return write_sdxl_folder(tmp_path_factory.mktemp("sdxl"))
 
 
+@pytest.fixture(scope="module")
+def sd3_folder(tmp_path_factory):
+    return write_sd3_folder(tmp_path_factory.mktemp("sd3"))
+
+
 def compiled(function, *arguments):
     """Compiled in a hurry: each function runs once."""
     options = {"xla_backend_optimization_level": 0}
@@ -62,7 +68,8 @@ def compiled(function, *arguments):
 def test_a_step_of_every_phase(name, request):
     multiview = load(name).prior.name == "multiview"
     kind = "multiview_folder" if multiview else "random_folder"
-    kind = "sdxl_folder" if name.endswith(":sdxl") else kind
+    variant = name.split(":")[1]
+    kind = f"{variant}_folder" if variant in ("sdxl", "sd3") else kind
     config = resolve(name, tiny(name, request.getfixturevalue(kind)))
     pieces = build(config)
     assert pieces.source.image_shape == (16, 16, 3)
@@ -91,6 +98,15 @@ def test_the_whole_job_from_the_command_line(name, random_folder, tmp_path):
 @pytest.mark.slow
 def test_the_whole_job_on_sdxl(sdxl_folder, tmp_path):
     run_whole_job("sds:sdxl", sdxl_folder, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_the_whole_job_on_sd3(sd3_folder, tmp_path):
+    """A kind is found by the folder: `ssd` reads it as stable_diffusion3 too."""
+    assert resolve("ssd", {"prior.folder": str(sd3_folder)}).prior.name == (
+        "stable_diffusion3"
+    )
+    run_whole_job("ssd:sd3", sd3_folder, tmp_path / "run")
 
 
 def run_whole_job(name, folder, work):

@@ -47,13 +47,37 @@ def test_schedules_are_their_published_formulas():
     np.testing.assert_allclose(cosine**2, abar, rtol=1e-5)
 
 
-def test_denoising_the_true_noise_returns_z():
-    schedule, z = NoiseSchedule.scaled_linear(), jnp.linspace(-1, 1, 12)
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_matching_is_its_published_formula(shift):
+    """s = shift u / (1 + (shift - 1) u), u = (t + 1) / 1000 (arXiv 2403.03206, eq. 23;
+    the sigmas of FlowMatchEulerDiscreteScheduler): the last holds a little of z."""
+    schedule, u = NoiseSchedule.flow_matching(shift=shift), np.arange(1, 1001) / 1000
+    s = shift * u / (1 + (shift - 1) * u)
+    np.testing.assert_allclose(schedule.sigmas[:-1], s[:-1], rtol=1e-6)
+    np.testing.assert_allclose(schedule.alphas[:-1], (1 - s)[:-1], rtol=1e-5)
+    np.testing.assert_allclose(schedule.alphas[-1], 1 - s[-2], rtol=0.51)
+    assert (np.diff(schedule.sigmas) > 0).all()
+    assert (np.diff(schedule.alphas) < 0).all()
+    assert 0 < schedule.alphas[-1] < schedule.alphas[-2]
+    assert schedule.straight
+    assert not any(make().straight for make in SCHEDULES)
+    with pytest.raises(ValueError, match="shift = 0 must be positive"):
+        NoiseSchedule.flow_matching(shift=0)
+
+
+EVERY = [*SCHEDULES, NoiseSchedule.flow_matching]
+
+
+@pytest.mark.parametrize("make", EVERY)
+def test_denoising_the_true_noise_returns_z(make):
+    schedule, z = make(), jnp.linspace(-1, 1, 12)
     eps = jax.random.normal(jax.random.key(0), z.shape)
     for t in (0, 500, 999):
         z_t = diffusion.add_noise(schedule, z, eps, t)
+        # float32's rounding of z_t, over alpha
+        tolerance = 1e-6 + 4e-7 / float(schedule.alphas[t])
         np.testing.assert_allclose(
-            diffusion.denoised(schedule, z_t, eps, t), z, atol=2e-5
+            diffusion.denoised(schedule, z_t, eps, t), z, atol=tolerance
         )
 
 
@@ -67,6 +91,32 @@ def test_velocity_converts_to_the_noise_it_holds():
     )
 
 
+def test_flow_velocity_converts_to_the_noise_it_holds():
+    """v = eps - z, whatever s; an error d of v is (1 - s) d in the noise."""
+    schedule, z = NoiseSchedule.flow_matching(), jnp.linspace(-1, 1, 12)
+    eps = jax.random.normal(jax.random.key(0), z.shape)
+    for t in (0, 321, 999):
+        z_t = diffusion.add_noise(schedule, z, eps, t)
+        found = diffusion.velocity_to_noise(schedule, z_t, eps - z, t)
+        np.testing.assert_allclose(found, eps, atol=1e-6)
+        wrong = diffusion.velocity_to_noise(schedule, z_t, eps - z + 0.5, t)
+        share = 1 - float(schedule.sigmas[t])
+        np.testing.assert_allclose(wrong - eps, 0.5 * share, atol=1e-6)
+
+
+def test_flow_s_ddim_step_is_euler_s():
+    """z_s' = z_s + (s' - s) v."""
+    schedule, z_t = NoiseSchedule.flow_matching(), jnp.array([0.3, -0.8])
+    v, t, after = jnp.array([1.0, 0.5]), jnp.int32(800), jnp.int32(300)
+    e = diffusion.velocity_to_noise(schedule, z_t, v, t)
+    s, s_after = schedule.sigmas[t], schedule.sigmas[after]
+    np.testing.assert_allclose(
+        diffusion.ddim_step(schedule, z_t, e, t, after),
+        z_t + (s_after - s) * v,
+        rtol=1e-5,
+    )
+
+
 def test_guidance_convention():
     cond, uncond = jnp.array([2.0]), jnp.array([1.0])
     assert diffusion.guide(cond, uncond, 1.0) == cond
@@ -74,8 +124,9 @@ def test_guidance_convention():
     assert diffusion.guide(cond, uncond, 7.5) == 8.5
 
 
-def test_ddim_with_the_exact_noise_of_a_point_lands_on_it():
-    schedule, z = NoiseSchedule.scaled_linear(), jnp.array([0.3, -0.8])
+@pytest.mark.parametrize("make", [EVERY[0], EVERY[-1]])
+def test_ddim_with_the_exact_noise_of_a_point_lands_on_it(make):
+    schedule, z = make(), jnp.array([0.3, -0.8])
     z_t = diffusion.add_noise(schedule, z, jnp.array([1.0, -0.5]), 980)
     times = [980, 700, 400, 100, -1]
     for t, after in itertools.pairwise(times):
@@ -89,8 +140,9 @@ def test_ddim_with_the_exact_noise_of_a_point_lands_on_it():
     np.testing.assert_allclose(z_t, z, atol=1e-4)
 
 
-def test_weights_by_name():
-    schedule, t = NoiseSchedule.scaled_linear(), 250
+@pytest.mark.parametrize("make", [EVERY[0], EVERY[-1]])
+def test_weights_by_name(make):
+    schedule, t = make(), 250
     a, s = (float(v) for v in diffusion.alpha_sigma(schedule, t))
     wanted = {
         "one": 1.0, "sigma2": s * s, "sigma_alpha": s * a, "alpha_over_sigma": a / s,

@@ -36,11 +36,12 @@ def offset(branch: str, t: int, z) -> np.ndarray:
     )
 
 
-def linear_prior() -> Prior:
+def linear_prior(schedule: NoiseSchedule | None = None) -> Prior:
     """In two dimensions; encode and decode the identity."""
+    schedule = schedule or SCHEDULE
 
     def noise(z_t, t, view=None, branches=("cond", "uncond")):
-        alpha, sigma = SCHEDULE.alphas[t], SCHEDULE.sigmas[t]
+        alpha, sigma = schedule.alphas[t], schedule.sigmas[t]
         out = {
             name: gaussian_noise(
                 z_t, alpha, sigma, jnp.asarray(MEANS[name]), VARIANCES[name]
@@ -49,5 +50,5 @@ def linear_prior() -> Prior:
         }
         return NoisePrediction(**out)
 
-    adapter = affine_adapter(SCHEDULE, (2,))
-    return Prior(SCHEDULE, noise, lambda x: x, lambda z: z, adapter=adapter)
+    adapter = affine_adapter(schedule, (2,))
+    return Prior(schedule, noise, lambda x: x, lambda z: z, adapter=adapter)

@@ -1,5 +1,8 @@
 """Means and variances of every estimator against closed forms, within confidence
-intervals, on a prior whose predictions are affine in the noise."""
+intervals, on a prior whose predictions are affine in the noise; variance preserving and
+with flow matching (tests/conftest.py)."""
+
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -29,22 +32,35 @@ LINEAR = {
 }
 
 
-def samples(name, hyper, weighting="one"):
-    """grads [COUNT 2]; vsd's adapter is PSI."""
-    estimator = ESTIMATORS[name](SCHEDULE, weighting=weighting, **hyper)
-    prior = linear_prior()
-    state = estimator.init(prior, jax.random.key(9), Z)
-    if name == "vsd":
-        state = state._replace(psi=PSI)
+@cache
+def drawing(name, hyper):
+    """(schedule, keys) -> grads [n 2] at w = 1; vsd's adapter is PSI."""
 
     @jax.jit
-    def draw(keys):
+    def draw(schedule, keys):
+        estimator = ESTIMATORS[name](schedule, weighting="one", **dict(hyper))
+        prior = linear_prior(schedule)
+        state = estimator.init(prior, jax.random.key(9), Z)
+        if name == "vsd":
+            state = state._replace(psi=PSI)
+
         def one(key):
             return estimator.estimate(prior, key, state, Z, jnp.int32(T), None).grad
 
         return jax.vmap(one)(keys)
 
-    return np.asarray(draw(jax.random.split(jax.random.key(0), COUNT)), np.float64)
+    return draw
+
+
+# One program for every schedule.
+SHARED = (drawing,)
+
+
+def samples(name, hyper):
+    """grads [COUNT 2] on the schedule of this pass."""
+    keys = jax.random.split(jax.random.key(0), COUNT)
+    draw = drawing(name, tuple(hyper.items()))
+    return np.asarray(draw(SCHEDULE, keys), np.float64)
 
 
 def check(grads, mean, variance):

@@ -1,8 +1,9 @@
 """One contract for every estimator of the dict, on an exact prior: shape, dtype, one
-trace, vmap = loop, the same noise from the same key, nothing used without need."""
+trace, vmap = loop, the same noise from the same key, nothing used without need. All of
+it twice: variance preserving and with flow matching (tests/conftest.py)."""
 
 import inspect
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -33,18 +34,18 @@ NEEDS = {"decode": ("sds_plus", "image_space(vsd)"), "adapter": ("vsd",)}
 NEEDS["adapter"] += ("image_space(vsd)",)
 
 
-def make(case, **extra):
+def make(case, schedule=None, **extra):
     name, hyper = CASES[case]
     factory = ESTIMATORS[name] if isinstance(name, str) else name
-    return factory(SCHEDULE, **(hyper | extra))
+    return factory(schedule or SCHEDULE, **(hyper | extra))
 
 
-@cache
-def prior():
+def prior(schedule=None):
     """N(1, .3) with the prompt, N(-1, .2) with the negative one, else both."""
+    schedule = schedule or SCHEDULE
     means = jnp.stack([jnp.ones(SHAPE), -jnp.ones(SHAPE)])
     return gaussian_mixture(
-        SCHEDULE, [1.0, 1.0], means, [0.3, 0.2], [True, False], negative=[False, True]
+        schedule, [1.0, 1.0], means, [0.3, 0.2], [True, False], negative=[False, True]
     )
 
 
@@ -57,45 +58,51 @@ WEIGHTS = {
 HURRY = {"xla_backend_optimization_level": 0}
 
 
-def first_input(case, key, z, t):
+def first_input(case, schedule, key, z, t):
     """(z_t, t) of the prior's first call, of sdi's last: where eps alone is added."""
     name, hyper = CASES[case]
     plain = {"ism": {"steps": 0}, "sdi": {"eta": 1.0, "steps": 1}}.get(name, {})
     if hyper.get("steps") == 4:
         plain = {"steps": 1}
-    exact, calls = prior(), []
+    exact, calls = prior(schedule), []
 
     def spy(z_t, t, view, branches=("cond", "uncond")):
         calls.append((z_t, t))
         return exact.noise(z_t, t, view, branches)
 
-    estimator, p = make(case, **plain), exact._replace(noise=spy)
+    estimator, p = make(case, schedule, **plain), exact._replace(noise=spy)
     estimator.estimate(p, key, estimator.init(p, key, z), z, t, None)
     return calls[-1 if name == "sdi" else 0]
 
 
 @cache
 def compiled(case):
-    """(one, batch, traces). one: everything that is asked of one view; batch: the
-    estimates of several."""
-    p, traces = prior(), []
+    """(one, batch, traces), functions of a schedule. one: everything that is asked of
+    one view; batch: the estimates of several."""
+    traces = []
 
-    def estimate(key, z, t, **extra):
-        estimator = make(case, **extra)
+    def estimate(schedule, key, z, t, **extra):
+        estimator, p = make(case, schedule, **extra), prior(schedule)
         state = estimator.init(p, jax.random.key(9), z)
         return estimator.estimate(p, key, state, z, t, None)
 
-    def one(key, z, t):
+    def one(schedule, *at):
         traces.append("one")
-        grads = {n: estimate(key, z, t, weighting=w).grad for n, w in WEIGHTS.items()}
-        return estimate(key, z, t), grads, first_input(case, key, z, t)
+        grads = {
+            n: estimate(schedule, *at, weighting=w).grad for n, w in WEIGHTS.items()
+        }
+        return estimate(schedule, *at), grads, first_input(case, schedule, *at)
 
-    def batch(keys, zs, ts):
+    def batch(schedule, keys, zs, ts):
         traces.append("batch")
-        return jax.vmap(estimate)(keys, zs, ts)
+        return jax.vmap(partial(estimate, schedule))(keys, zs, ts)
 
     jitted = (jax.jit(f, compiler_options=HURRY) for f in (one, batch))
     return *jitted, traces
+
+
+# One program for every schedule.
+SHARED = (compiled,)
 
 
 def shapes_of(case, p, dtype=jnp.float32):
@@ -113,8 +120,8 @@ def test_contract_vmap_is_the_loop_and_traces_once(case):
     one, batch, traces = compiled(case)
     zs = jax.random.normal(jax.random.key(0), (3, *SHAPE))
     keys, ts = jax.random.split(jax.random.key(1), 3), jnp.array([20, 400, 980])
-    together, again = batch(keys, zs, ts), batch(keys, zs + 1, ts)
-    alone = [one(*each)[0] for each in zip(keys, zs, ts)]
+    together, again = (batch(SCHEDULE, keys, zs + shift, ts) for shift in (0, 1))
+    alone = [one(SCHEDULE, *each)[0] for each in zip(keys, zs, ts)]
     assert traces == ["batch", "one"]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
     scale = 1e-5 * (1.0 + float(jnp.abs(stacked.grad).max()))
@@ -130,8 +137,8 @@ def test_contract_vmap_is_the_loop_and_traces_once(case):
 def test_contract_equal_keys_equal_estimates_and_equal_noise(case):
     """eps = normal(split(key)[0]) is what the prior is shown."""
     one, _, _ = compiled(case)
-    estimate, _, (z_t, t) = one(KEY, Z, T)
-    again, other = one(KEY, Z, T)[0], one(jax.random.key(2), Z, T)[0]
+    estimate, _, (z_t, t) = one(SCHEDULE, KEY, Z, T)
+    again, other = (one(SCHEDULE, key, Z, T)[0] for key in (KEY, jax.random.key(2)))
     jax.tree.map(np.testing.assert_array_equal, estimate, again)
     assert not np.allclose(estimate.grad, other.grad)
     eps = jax.random.normal(jax.random.split(KEY)[0], SHAPE)
@@ -141,7 +148,7 @@ def test_contract_equal_keys_equal_estimates_and_equal_noise(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_contract_the_weight_multiplies_the_direction(case):
-    _, grads, _ = compiled(case)[0](KEY, Z, T)
+    _, grads, _ = compiled(case)[0](SCHEDULE, KEY, Z, T)
     alpha = SCHEDULE.alphas[T]
     np.testing.assert_allclose(grads["alpha"], 3 * alpha * grads["one"], rtol=1e-5)
     np.testing.assert_allclose(grads["constant"], 2 * grads["one"], rtol=1e-5)

@@ -164,12 +164,17 @@ def test_denoising_an_empirical_prior_of_one_image_returns_it(eta):
 
 
 def test_ancestral_steps_have_the_variance_they_should():
-    """eta 1 on N(0, 1), where e = sigma z: Var z' = (alpha' alpha + kept sigma)^2 Var z
-    + fresh^2, fresh = (sigma'/sigma) sqrt(1 - alpha^2/alpha'^2), kept^2 = sigma'^2 -
-    fresh^2 (DDIM eqs. 12 and 16); and the last step is alpha z."""
+    """eta 1 on N(0, 1), where e = g z, g = sigma / (alpha^2 + sigma^2): Var z' =
+    (alpha' (1 - sigma g) / alpha + kept g)^2 Var z + fresh^2. By Bayes on z' -> z, of
+    noise v = sigma^2 - (alpha/alpha')^2 sigma'^2 (1 - (alpha/alpha')^2 where variance
+    is preserved: DDIM eqs. 12 and 16), fresh^2 = sigma'^2 v / sigma^2 and kept^2 =
+    sigma'^2 - fresh^2; and the last step is zhat."""
+
+    def gain_at(alpha, sigma):
+        return sigma / (alpha**2 + sigma**2)
 
     def predict(z_tau, tau):
-        return SCHEDULE.sigmas[tau] * z_tau
+        return gain_at(SCHEDULE.alphas[tau], SCHEDULE.sigmas[tau]) * z_tau
 
     def draw(key):
         key_z, key_xi = jax.random.split(key)
@@ -181,12 +186,16 @@ def test_ancestral_steps_have_the_variance_they_should():
     variance, times = 1.0, [980, 730, 480, 230]
     for t, after in pairwise(times):
         (alpha, sigma), (alpha_next, sigma_next) = level(t), level(after)
-        fresh = sigma_next / sigma * np.sqrt(1 - (alpha / alpha_next) ** 2)
+        noise = sigma**2 - (alpha / alpha_next * sigma_next) ** 2
+        fresh = sigma_next * np.sqrt(noise) / sigma
         kept = np.sqrt(sigma_next**2 - fresh**2)
-        gain = alpha_next * alpha + kept * sigma
+        g = gain_at(alpha, sigma)
+        gain = alpha_next * (1 - sigma * g) / alpha + kept * g
         variance = gain**2 * variance + fresh**2
+    alpha, sigma = level(230)
+    last = (1 - sigma * gain_at(alpha, sigma)) / alpha
     # 32 000 samples of a Gaussian: relative standard error sqrt(2/n) = .8%
-    np.testing.assert_allclose(zhat.var(), level(230)[0] ** 2 * variance, rtol=0.04)
+    np.testing.assert_allclose(zhat.var(), last**2 * variance, rtol=0.04)
 
 
 @pytest.mark.parametrize("name", ["sds", "ssd", "vsd", "stein", "csd", "ism"])

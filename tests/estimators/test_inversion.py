@@ -155,5 +155,5 @@ def test_ism_is_blind_on_a_point_mass_and_descends_on_a_wide_mode():
     assert float(jnp.abs(point["ism"]).max()) < 1e-3
     for found in (point["sds"], wide["sds"], wide["ism"]):
         size = jnp.linalg.norm(found)
-        assert size > 0.02
+        assert size > 5e-3  # five times what a point may leave
         assert float(found @ away / (size * jnp.linalg.norm(away))) > 0.9

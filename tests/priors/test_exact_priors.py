@@ -15,8 +15,8 @@ VARIANCES = jnp.array([0.1, 0.05, 0.05])
 KEEP = jnp.array([False, True, True])
 
 
-def log_density(z_t, t, keep):
-    alpha, sigma = alpha_sigma(SCHEDULE, t)
+def log_density(z_t, schedule, t, keep):
+    alpha, sigma = alpha_sigma(schedule, t)
     total = alpha**2 * VARIANCES + sigma**2
     square = jnp.sum((z_t - alpha * MEANS) ** 2, axis=1)
     parts = jnp.log(WEIGHTS * keep) - square / (2 * total) - jnp.log(total)
@@ -34,7 +34,7 @@ def test_mixture_noise_is_minus_sigma_times_the_score(t):
     for z_t in np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32):
         e = noise(z_t, jnp.int32(t))
         for got, keep in [(e.cond, KEEP), (e.uncond, jnp.ones(3))]:
-            score = np.asarray(slope(z_t, jnp.int32(t), keep))
+            score = np.asarray(slope(z_t, SCHEDULE, jnp.int32(t), keep))
             np.testing.assert_allclose(got, -sigma * score, rtol=2e-3, atol=2e-4)
         assert e.negative is None
 

@@ -67,9 +67,6 @@ VAE_FIXED = {
     "latents_mean": (None,),
     "latents_std": (None,),
     "mid_block_add_attention": (True,),
-    "shift_factor": (None,),
-    "use_post_quant_conv": (True,),
-    "use_quant_conv": (True,),
 }
 VAE_INERT = {"force_upcast"}
 
@@ -235,10 +232,24 @@ def vae_config(config: Mapping[str, Any], where="vae/config.json") -> VAEConfig:
         groups=r.positive_int("norm_num_groups", 32),
         scaling_factor=r.positive_float("scaling_factor", 0.18215),
         sample_size=r.sample_size(32),
+        shift_factor=_shift(r),
+        quant=r.boolean("use_quant_conv", True),
     )
+    if r.boolean("use_post_quant_conv", True) != out.quant:
+        key = "use_post_quant_conv"
+        r.refuse(key, not out.quant, f"{out.quant}, as use_quant_conv is")
     r.check_divides("norm_num_groups", (out.groups,) * n, channels)
     r.finish()
     return out
+
+
+def _shift(r: ConfigReader) -> float:
+    value = r.value("shift_factor", None)
+    if value is None:
+        return 0.0
+    if type(value) not in (int, float) or not abs(value) < float("inf"):
+        r.refuse("shift_factor", value, "a number or null")
+    return float(value)
 
 
 def clip_text_config(
@@ -286,7 +297,12 @@ def unet_json(config: UNetConfig) -> dict[str, Any]:
 def vae_json(config: VAEConfig) -> dict[str, Any]:
     """The config.json that `vae_config` reads back, and diffusers too."""
     levels = len(config.channels)
+    # only where they are there: files of other VAEs do not name them
+    more = {"shift_factor": config.shift_factor} if config.shift_factor else {}
+    if not config.quant:
+        more |= {"use_quant_conv": False, "use_post_quant_conv": False}
     return {
+        **more,
         "_class_name": VAE_CLASS,
         "act_fn": "silu",
         "block_out_channels": list(config.channels),

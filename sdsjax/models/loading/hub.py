@@ -22,12 +22,15 @@ from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import configs, configs_deepfloyd, mapping, mapping_deepfloyd
 from sdsjax.models.loading.errors import LoaderError, unreadable_format
 from sdsjax.models.loading.scheduler import read_schedule
+from sdsjax.models.loading.sd3.configs import transformer_config
+from sdsjax.models.loading.sd3.mapping import transformer_table
 from sdsjax.models.loading.weights import (
     find_weights,
     kept_or_made,
     load_params,
     read_json,
 )
+from sdsjax.models.mmdit import MMDiT, MMDiTConfig
 from sdsjax.models.text_encoders.clip import CLIPTextConfig, CLIPTextEncoder
 from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
 from sdsjax.models.text_encoders.t5 import T5Config, T5Encoder
@@ -40,10 +43,11 @@ from sdsjax.models.vae import AutoencoderKL
 
 BUILT_IN = Path(__file__).resolve().parents[2] / "weights"
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+OF_DIFFUSION = ("unet", "vae", "text_encoder")
+FOLDERS = (*OF_DIFFUSION, "tokenizer", "scheduler")
 # what SDXL has beside them: a second text encoder, and how empty prompts are encoded
 MORE_FOLDERS = ("text_encoder_2", "tokenizer_2")
-INDEX = "model_index.json"
+INDEX, STEM = "model_index.json", "diffusion_pytorch_model"
 
 
 class Network(NamedTuple):
@@ -101,14 +105,14 @@ def _module(config, **options):
 
 COMPONENTS = {
     "unet": Component(
-        "diffusion_pytorch_model",
+        STEM,
         configs_deepfloyd.unet_config,
         mapping_deepfloyd.unet_table,
         _module,
         dummy_inputs,
     ),
     "vae": Component(
-        "diffusion_pytorch_model",
+        STEM,
         configs.vae_config,
         mapping.vae_table,
         AutoencoderKL,
@@ -121,6 +125,9 @@ COMPONENTS = {
         _module,
         lambda cfg: (jnp.zeros((1, 2), jnp.int32),),
         (mapping.CLIP_IGNORED, mapping.CLIP_PREFIX + mapping.CLIP_IGNORED),
+    ),
+    "transformer": Component(
+        STEM, transformer_config, transformer_table, MMDiT, dummy_inputs
     ),
 }
 
@@ -193,7 +200,7 @@ def load_component(
     remat: bool = False,
     sharding=None,
 ) -> Network:
-    """Load `unet`, `vae` or `text_encoder` from a folder, a built-in name or the hub.
+    """Load `unet`, `transformer`, `vae` or `text_encoder` from a folder or the hub.
 
     dtype: of parameters and computation (norm statistics, softmax and the VAE's moments
     stay float32); variant: "fp16" for files so named; remat: recompute the VAE's blocks
@@ -245,10 +252,7 @@ def load_multiview(
     remat: bool = False,
     sharding=None,
 ) -> StableDiffusion:
-    """Load all of a folder whose UNet is a multi-view one (toybox-mv).
-
-    Arguments as in `load_component`, LoaderError as of `load_stable_diffusion`.
-    """
+    """Load all of a folder whose UNet is multi-view, as `load_stable_diffusion`."""
     root = resolve(folder_or_repo, revision=revision, variant=variant)
     return _load_diffusion(root, MultiViewConfig, variant, dtype, remat, sharding)
 
@@ -257,17 +261,19 @@ def load_multiview(
 OWNERS = {
     UNetConfig: ("Stable Diffusion's", "stable_diffusion"),
     SDXLConfig: ("Stable Diffusion XL's", "stable_diffusion"),
+    MMDiTConfig: ("Stable Diffusion 3's", "stable_diffusion3"),
     MultiViewConfig: ("a multi-view network's", "multiview"),
     **dict.fromkeys((IFUNetConfig, T5Config), ("DeepFloyd IF's", "deepfloyd")),
 }
 
 
 def kind_of(root: Path) -> str:
-    """Names the kind of prior that reads a folder, by its UNet's class.
+    """Names the kind of prior that reads a folder, by its network's class.
 
     Raises LoaderError where there is none.
     """
-    return OWNERS[type(read_config(root, "unet"))][1]
+    name = "transformer" if (root / "transformer").is_dir() else "unet"
+    return OWNERS[type(read_config(root, name))][1]
 
 
 def _load_diffusion(root, kind, variant, dtype, remat, sharding) -> StableDiffusion:
@@ -280,7 +286,7 @@ def _load_diffusion(root, kind, variant, dtype, remat, sharding) -> StableDiffus
                 f"prior {prior}"
             )
     unet, vae, text = (
-        _load(root, name, variant, dtype, remat, sharding) for name in COMPONENTS
+        _load(root, name, variant, dtype, remat, sharding) for name in OF_DIFFUSION
     )
     config = unet.config.unet if kind is MultiViewConfig else unet.config
     for what, found, expected in (

@@ -233,7 +233,7 @@ def _vae_entries(config: VAEConfig, legacy: bool) -> Iterator[Entry]:
     count, back = config.layers, channels[::-1]
     yield from side("encoder", "down_blocks", channels, count, "downsamplers")
     yield from side("decoder", "up_blocks", back, count + 1, "upsamplers")
-    for name in ("quant_conv", "post_quant_conv"):
+    for name in ("quant_conv", "post_quant_conv") if config.quant else ():
         yield from layer("conv", name, (name,))
 
 

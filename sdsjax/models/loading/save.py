@@ -18,6 +18,7 @@ from sdsjax.files.atomic import replacing, write_text
 from sdsjax.models.loading import configs, configs_multiview
 from sdsjax.models.loading.hub import COMPONENTS, param_shapes
 from sdsjax.models.loading.mapping import to_torch
+from sdsjax.models.loading.sd3.configs import transformer_json
 from sdsjax.models.loading.weights import check_table
 from sdsjax.models.text_encoders.clip_tokenizer import write_tokenizer
 from sdsjax.models.unets.multiview import MultiViewConfig
@@ -34,6 +35,7 @@ WRITERS = {
     "unet": unet_json,
     "vae": configs.vae_json,
     "text_encoder": configs.clip_text_json,
+    "transformer": transformer_json,
 }
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",

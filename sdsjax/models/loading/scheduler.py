@@ -1,4 +1,4 @@
-"""Reads how a UNet was trained from a scheduler folder."""
+"""Reads how a network was trained from a scheduler folder."""
 
 from pathlib import Path
 
@@ -59,3 +59,36 @@ def read_schedule(folder: Path) -> tuple[NoiseSchedule, str]:
     if kind == "scaled_linear":
         return NoiseSchedule.scaled_linear(steps, *betas), prediction_type
     return refuse("beta_schedule", "scaled_linear, linear or squaredcos_cap_v2")
+
+
+FLOW = "FlowMatchEulerDiscreteScheduler"
+# other noise levels than shift and num_train_timesteps say
+SPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+# a shift that follows the picture's size, as Flux has
+DYNAMIC = "use_dynamic_shifting"
+
+
+def read_flow_schedule(folder: Path) -> tuple[NoiseSchedule, str]:
+    """Reads scheduler_config.json of flow matching: (schedule, "v_prediction").
+
+    Raises LoaderError for another scheduler, or one whose noise levels depend on the
+    picture's size.
+    """
+    path = Path(folder) / "scheduler_config.json"
+    config = read_json(path)
+
+    def refuse(key, value, expected):
+        raise LoaderError(f"{path}: {key} = {value!r}; expected {expected}")
+
+    name = config.get("_class_name")
+    if name != FLOW:
+        refuse("_class_name", name, f"{FLOW}: Stable Diffusion 3 is flow matching")
+    for key in (DYNAMIC, *SPACED):
+        if config.get(key) not in (None, False):
+            refuse(key, config[key], "none: it is not implemented")
+    steps, shift = config.get("num_train_timesteps", 1000), config.get("shift", 1.0)
+    if type(steps) is not int or steps < 2:
+        refuse("num_train_timesteps", steps, "an integer, 2 or more")
+    if type(shift) not in (int, float) or not 0 < shift < float("inf"):
+        refuse("shift", shift, "a positive number")
+    return NoiseSchedule.flow_matching(steps, float(shift)), "v_prediction"

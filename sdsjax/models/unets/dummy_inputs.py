@@ -1,7 +1,8 @@
-"""Inputs that each kind of UNet can be called on, for the shapes of its parameters."""
+"""Inputs that each kind of denoiser can be called on, for its parameters' shapes."""
 
 import jax.numpy as jnp
 
+from sdsjax.models.mmdit import MMDiTConfig, Text
 from sdsjax.models.unets.deepfloyd import IFUNetConfig
 from sdsjax.models.unets.multiview import RAY_CHANNELS, MultiViewConfig
 from sdsjax.models.unets.sdxl import SIZES, SDXLConfig, TextAndSize
@@ -11,6 +12,10 @@ def dummy_inputs(config):
     """Returns zeros, as small as the network of a config takes them, batch 1."""
     if isinstance(config, MultiViewConfig):
         return _multiview_inputs(config)
+    if isinstance(config, MMDiTConfig):
+        z = jnp.zeros((1, config.patch, config.patch, config.in_channels))
+        told = jnp.zeros((1, 2, config.context)), jnp.zeros((1, config.pooled))
+        return z, jnp.zeros((1,)), Text(*told)
     if isinstance(config, SDXLConfig):
         z, t, text = _plain_inputs(config.unet)
         told = jnp.zeros((1, config.pooled)), jnp.zeros((1, SIZES))

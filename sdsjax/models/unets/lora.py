@@ -1,11 +1,12 @@
 """LoRA: a low-rank second network beside a frozen UNet, with the camera as condition.
 
 Notation: W `[i o]` the kernel of an attention projection (to_q, to_k, to_v, to_out of
-attn1 and attn2), down `[i r]` and up `[r o]` its factors, r the rank: the projection
-becomes x W + scale (x down) up. up = 0 at first, so that the adapted network begins as
-the base. A camera's 16 numbers (world_to_camera, row by row) pass through Linear, SiLU,
-Linear, the last one zero at first, into the UNet's class-embedding slot, that is, they
-are added to the embedding of t. Sixteen zeros are the null camera.
+attn1 and attn2; in an MMDiT of attn and attn2, the text's too), down `[i r]` and up
+`[r o]` its factors, r the rank: the projection becomes x W + scale (x down) up. up = 0
+at first, so that the adapted network begins as the base. A camera's 16 numbers
+(world_to_camera, row by row) pass through Linear, SiLU, Linear, the last one zero at
+first, into the UNet's class-embedding slot, that is, they are added to the embedding of
+t. Sixteen zeros are the null camera.
 
 Cost at rank 4 on Stable Diffusion 2.1: 829,952 numbers in the factors, 1,661,440 in the
 camera's layers; 2 r (i + o) operations a token and projection, 0.15% of the UNet at
@@ -26,8 +27,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdsjax.models.unets.stable_diffusion import TimeEmbedding
 
-ATTENTIONS = ("attn1", "attn2")
-PROJECTIONS = ("to_q", "to_k", "to_v", "to_out_0")
+ATTENTIONS = ("attn", "attn1", "attn2")
+PROJECTIONS = (
+    *("to_q", "to_k", "to_v", "to_out_0"),
+    *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),  # an MMDiT's of text
+)
 CAMERA_NUMBERS = 16
 
 
@@ -74,7 +78,9 @@ def init(key: jax.Array, params, rank: int) -> Lora:
         factors[*path, "down"] = drawn
         factors[*path, "up"] = jnp.zeros((rank, o), jnp.float32)
     # a multi-view network holds the UNet beneath it
-    width = params.get("unet", params)["time_embedding"]["linear_2"]["bias"].shape[0]
+    own = params.get("unet", params)
+    time = "timestep_embedder" if "timestep_embedder" in own else "time_embedding"
+    width = own[time]["linear_2"]["bias"].shape[0]
     blank = jnp.zeros((1, CAMERA_NUMBERS), jnp.float32)
     camera = TimeEmbedding(width).init(key_camera, blank)["params"]
     last = jax.tree.map(jnp.zeros_like, camera["linear_2"])

@@ -67,7 +67,7 @@ def sample(
         decode: Any = partial(
             vae.module.apply, {"params": params["vae"]}, method="decode"
         )
-        return jnp.clip(decode(z / vae.config.scaling_factor), -1.0, 1.0)
+        return jnp.clip(decode(vae.config.from_latents(z)), -1.0, 1.0)
 
     params = {"unet": unet.params, "vae": vae.params}
     pictures = []

@@ -69,7 +69,7 @@ def sample_views(
             return ddim_step(networks.schedule, z, e, t, after), None
 
         z, _ = jax.lax.scan(step, z, (times[:-1], times[1:]))
-        z = z.reshape(-1, *z.shape[2:]) / vae.config.scaling_factor
+        z = vae.config.from_latents(z.reshape(-1, *z.shape[2:]))
         x: Any = vae.module.apply({"params": params["vae"]}, z, method="decode")
         return jnp.clip(x.reshape(*orbit.shape[:2], *x.shape[1:]), -1.0, 1.0)
 

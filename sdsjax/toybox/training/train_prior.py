@@ -99,7 +99,7 @@ def starting_weights(recipe: PriorRecipe) -> StableDiffusion | None:
     return networks
 
 
-def _rng(recipe: PriorRecipe, stage: int, step: int) -> np.random.Generator:
+def _rng(recipe, stage: int, step: int) -> np.random.Generator:
     return np.random.default_rng([recipe.seed, stage, step])
 
 
@@ -216,6 +216,33 @@ def _initial_params(start: StableDiffusion | None, unet, text, seed: int):
     }
 
 
+def captioned_batches(pool: pools.Pool, recipe, tokenizer: Tokenizer, count: int):
+    """Makes step -> (pictures x [count ...], token ids), a pure function of the step.
+
+    recipe: what has pair_fraction, view_fraction, dropout and seed.
+    """
+
+    def batch_at(step: int):
+        rng = _rng(recipe, 3, step)
+        chosen = pools.draw(pool, rng, count, pair_fraction=recipe.pair_fraction)
+        texts = pools.captions(
+            pool, chosen, rng, view_fraction=recipe.view_fraction,
+            dropout=recipe.dropout,
+        )  # fmt: skip
+        return pools.pictures(pool, chosen), tokenizer(texts)
+
+    return batch_at
+
+
+def stratified_times(key: jax.Array, count: int, total: int) -> jax.Array:
+    """Draws times [count] in 0..total - 1, one a stratum.
+
+    A loss then varies less than with independent draws.
+    """
+    u = (jnp.arange(count) + jax.random.uniform(key, (count,))) / count
+    return jnp.floor(u * total).astype(jnp.int32)
+
+
 def train_unet(
     folder: Path,
     pool: pools.Pool,
@@ -231,26 +258,15 @@ def train_unet(
     text = CLIPTextEncoder(text_config(tokenizer))
     schedule = NoiseSchedule.scaled_linear()
 
-    def batch_at(step: int):
-        rng = _rng(recipe, 3, step)
-        chosen = pools.draw(
-            pool, rng, recipe.unet_batch, pair_fraction=recipe.pair_fraction
-        )
-        texts = pools.captions(
-            pool, chosen, rng, view_fraction=recipe.view_fraction,
-            dropout=recipe.dropout,
-        )  # fmt: skip
-        return pools.pictures(pool, chosen), tokenizer(texts)
+    batch_at = captioned_batches(pool, recipe, tokenizer, recipe.unet_batch)
 
     def loss(params, frozen, batch, key):
         x, ids = batch
         z = scale * vae.apply({"params": frozen}, x, method="encode")[0]
         z = jax.lax.stop_gradient(z)
         key_t, key_noise = jax.random.split(key)
-        # one t a stratum: less variance in the loss than independent draws
         count = z.shape[0]
-        u = (jnp.arange(count) + jax.random.uniform(key_t, (count,))) / count
-        t = jnp.floor(u * schedule.num_steps).astype(jnp.int32)
+        t = stratified_times(key_t, count, schedule.num_steps)
         eps = jax.random.normal(key_noise, z.shape)
         alpha, sigma = schedule.alphas[t], schedule.sigmas[t]
         spread = (slice(None), None, None, None)

@@ -23,6 +23,7 @@ WEIGHTS = {
         *("folder", "vae_folder", "tokenizer_folder", "adapter_folder"),
         *("depth_folder", "normals_folder"),
     ),
+    "stable_diffusion3": ("folder", "depth_folder", "normals_folder"),
     "multiview": ("folder", "tokenizer_folder", "depth_folder", "normals_folder"),
     "empirical": ("vae_folder",),
     "deepfloyd": ("folder",),
@@ -73,6 +74,7 @@ def _loras(prior: Config) -> list[Path]:
 def _weights(folder: str, revision: str | None, key: str) -> dict[str, str]:
     # Imported here: the loaders take a second to import.
     from sdsjax.models.loading import hub
+    from sdsjax.models.loading.sd3 import folder as sd3
     from sdsjax.priors import deepfloyd
 
     root = Path(folder).expanduser()
@@ -92,7 +94,8 @@ def _weights(folder: str, revision: str | None, key: str) -> dict[str, str]:
     if key in AT_THE_TOP:
         patterns = [*OF_COMPANIONS]
     else:
-        components = sorted({*hub.FOLDERS, *hub.MORE_FOLDERS, *deepfloyd.FOLDERS})
+        known = hub.FOLDERS, hub.MORE_FOLDERS, deepfloyd.FOLDERS, sd3.folders_of(True)
+        components = sorted({name for folders in known for name in folders})
         patterns = [f"{name}/{kind}" for name in components for kind in hub.FILES]
         # or what is wanted of it alone
         patterns += AT_THE_TOP_TOO.get(key, ())

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdsjax import priors
-from sdsjax.diffusion import NoiseSchedule
+from sdsjax.diffusion import SCHEDULES
 from sdsjax.diffusion.prompts import VIEW_WORDS
 from sdsjax.training.config import Config, ConfigError
 from sdsjax.types import PriorSource
@@ -72,6 +72,30 @@ def _stable_diffusion(config: Config, sharding=None) -> PriorSource:
     )
 
 
+def _stable_diffusion3(config: Config, sharding=None) -> PriorSource:
+    """Loads a folder of Stable Diffusion 3 or 3.5: flow matching on an MMDiT.
+
+    Raises ConfigError for another network's folder as VSD's second, or another VAE.
+    """
+    from sdsjax.priors import stable_diffusion3
+
+    prior = config.prior
+    for key in ("adapter_folder", "vae_folder"):
+        if prior[key]:
+            raise ConfigError(
+                f"prior.{key} = {prior[key]!r}: stable_diffusion3 takes its own "
+                "folder's; leave it out"
+            )
+    return stable_diffusion3.load(
+        **_folder_and_prompt(config, sharding),
+        text_encoder_3=prior.text_encoder_3,
+        lora_rank=prior.lora_rank,
+        depth_folder=prior.depth_folder,
+        normals_folder=prior.normals_folder,
+        perp_neg=prior.perp_neg,
+    )
+
+
 def _multiview(config: Config, sharding=None) -> PriorSource:
     """Loads a folder whose UNet sees several views and is told their cameras.
 
@@ -106,7 +130,7 @@ def _gaussian_mixture(config: Config, sharding=None) -> PriorSource:
     prior, shape = config.prior, (config.resolution, config.resolution, 3)
     colors = 2.0 * np.asarray(prior.means, np.float32) - 1.0
     means = np.broadcast_to(colors[:, None, None, :], (len(colors), *shape))
-    schedule = NoiseSchedule.scaled_linear()
+    schedule = SCHEDULES[prior.schedule or "scaled_linear"]()
     params = (
         jnp.asarray(prior.weights),
         jnp.asarray(means),
@@ -133,6 +157,7 @@ def _empirical(config: Config, sharding=None) -> PriorSource:
 # each: (config, sharding=None) -> PriorSource; sharding: see models/loading/hub
 PRIORS: dict[str, Callable[..., PriorSource]] = {
     "stable_diffusion": _stable_diffusion,
+    "stable_diffusion3": _stable_diffusion3,
     "deepfloyd": _deepfloyd,
     "multiview": _multiview,
     "gaussian_mixture": _gaussian_mixture,

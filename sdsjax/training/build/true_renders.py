@@ -17,7 +17,7 @@ import numpy as np
 
 from sdsjax import priors
 from sdsjax.cameras import Camera, orbit_position, resize_camera
-from sdsjax.diffusion import NoiseSchedule
+from sdsjax.diffusion import SCHEDULES
 from sdsjax.models.loading import hub
 from sdsjax.toybox.world import renderer
 from sdsjax.toybox.world.captions import parse_caption
@@ -103,16 +103,17 @@ def _negative(config: Config, specs, count: int):
 def _latents(folder: str, images):
     """(z of images [n h w 3], the VAE's parameters, its `encode`, its `decode`)."""
     vae = hub.load_component(folder, "vae")
-    module, factor = vae.module, vae.config.scaling_factor
+    module, config = vae.module, vae.config
 
     def encode(params, x):
         many = x if x.ndim == 4 else x[None]
         mean, _ = module.apply({"params": params}, many, method="encode")
-        return factor * (mean if x.ndim == 4 else mean[0])
+        return config.to_latents(mean if x.ndim == 4 else mean[0])
 
     def decode(params, z) -> Array:
         many = z if z.ndim == 4 else z[None]
-        x: Any = module.apply({"params": params}, many / factor, method="decode")
+        given = config.from_latents(many)
+        x: Any = module.apply({"params": params}, given, method="decode")
         return x if z.ndim == 4 else x[0]
 
     run = jax.jit(encode)
@@ -147,7 +148,7 @@ def true_renders(config: Config) -> PriorSource:
     z, vae, encode, decode = images, {}, lambda _, x: x, lambda _, z: z
     if prior.vae_folder:
         z, vae, encode, decode = _latents(prior.vae_folder, images)
-    schedule = NoiseSchedule.scaled_linear()
+    schedule = SCHEDULES[prior.schedule or "scaled_linear"]()
     picture = true_picture(specs[0], background, size)
 
     def bind(renders: _Renders):
