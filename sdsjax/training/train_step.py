@@ -122,10 +122,10 @@ def summarise(aux: dict[str, Array], penalty: Array, terms: dict) -> dict[str, A
     }
 
 
-def _make_gradient(source, draw, representation, estimator, sampler, total, mesh):
-    """Makes (state, prior_params, views, keys) -> (grads, estimator_state, screen,
-    metrics); screen: what density control reads, renderings [n ...] and the probe's
-    gradient."""
+def make_gradient(source, draw, representation, estimator, sampler, total, mesh):
+    """Makes (state, prior_params, views, keys) -> what a step is made of.
+
+    (grads, estimator_state, screen, metrics); screen: what density control reads."""
 
     def estimate_one(shared, each):
         prior_params, estimator_state = shared
@@ -208,7 +208,7 @@ def make_train_step(
     """
     draw = make_forward(source, representation, mesh, supervise)
     parts = draw, representation, estimator, sampler, total, mesh
-    gradient = _make_gradient(source, *parts)
+    gradient = make_gradient(source, *parts)
     control = make_control(representation)
 
     def step(states: TrainState, prior_params, base_key):
