@@ -113,6 +113,15 @@ def _reference() -> Config:
     return reference
 
 
+def _edit() -> Config:
+    """What an editing run begins from and is compared with (configs/edit.py)."""
+    edit = ConfigDict()
+    # a finished run's directory, or a splats.ply of any 3DGS program; "": nothing
+    edit.path = ""
+    edit.source_prompt = ""  # what it shows; "": the finished run's own prompt
+    return edit
+
+
 def _diagnostics() -> Config:
     """What is logged and measured while training."""
     diagnostics = ConfigDict()
@@ -166,6 +175,7 @@ def base_config() -> Config:
     config.losses = ConfigDict()
 
     config.reference = _reference()
+    config.edit = _edit()
     config.diagnostics = _diagnostics()
     config.mesh = _mesh()
     config.exports = ConfigDict({"turntable_frames": 48, "mesh_resolution": 64})
