@@ -35,6 +35,7 @@ BELOW = {
     "sample": BELOW_TRAINING | {"training", "cli"},
     "__main__": {"main"},
     "export": {"cli"},
+    "compare": {"cli"},
     "library": BELOW_TRAINING | {"training", "cli"},
     "__init__": {"cli", "library"},
 }
