@@ -1,6 +1,6 @@
 """A triangle mesh that learns vertices and colours, through a soft rasteriser.
 
-    python docs/examples/mesh.py --steps=300
+    python docs/examples/mesh.py
 
 A face covers a pixel by the sigmoid of the distance to its nearest edge; faces blend by
 nearness (Soft Rasterizer, arXiv 1904.01786).
@@ -51,7 +51,7 @@ def render(params, camera):
 
 
 # end
-def main(steps: int = 300, prompt: str = "a yellow duck", size: int = 32):
+def main(steps: int = 150, prompt: str = "a yellow duck", size: int = 32):
     params = {"offsets": jnp.zeros_like(CORNERS), "colours": jnp.zeros_like(CORNERS)}
     # begin: distillation
     prior = sdsjax.load_prior(prompt, "toybox-mv")

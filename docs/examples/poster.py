@@ -1,6 +1,6 @@
 """A poster of vector shapes: soft discs on paper, painted one over the other.
 
-    python docs/examples/poster.py --steps=300
+    python docs/examples/poster.py
 
 There is no camera: the prompt is read without view words, and `render` is given None.
 """

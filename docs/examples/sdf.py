@@ -1,6 +1,6 @@
 """A signed distance on a grid, rendered as a volume.
 
-    python docs/examples/sdf.py --steps=300
+    python docs/examples/sdf.py
 
 Density follows the distance by a logistic curve, as in NeuS and VolSDF (arXiv
 2106.10689, 2106.12052).
@@ -41,7 +41,7 @@ def render(params, camera):
 
 
 # end
-def main(steps: int = 300, prompt: str = "a red snowman", size: int = 32):
+def main(steps: int = 150, prompt: str = "a red snowman", size: int = 32):
     axis = jnp.linspace(-1, 1, NODES)
     radius = jnp.sqrt(sum(x**2 for x in jnp.meshgrid(axis, axis, axis)) + 1e-9)
     params = {

@@ -25,7 +25,7 @@ NAMES = ("mesh", "sdf", "poster")
 def example(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield lambda name: importlib.import_module(name)
-    for name in (*NAMES, "distilling"):
+    for name in (*NAMES, "distilling", "own_prior", "own_estimator"):
         sys.modules.pop(name, None)
 
 
@@ -81,6 +81,14 @@ def test_two_steps_move_every_parameter_and_the_picture_stays_one(
     assert float(rgb.max()) <= 1 + 1e-5
     parse_caption(asked[0][0])
     assert asked[0][1] in ("toybox-sd", "toybox-mv")
+
+
+@pytest.mark.parametrize("name", ["own_prior", "own_estimator"])
+def test_a_prior_and_an_estimator_of_one_s_own_reach_the_colour(name, example):
+    text = (FOLDER / f"{name}.py").read_text()
+    assert user_lines(text) < 40
+    pixels = example(name).main(rgb=(0.9, 0.5, 0.1))
+    np.testing.assert_allclose(pixels.mean((0, 1)), [0.9, 0.5, 0.1], atol=0.03)
 
 
 @pytest.mark.slow
