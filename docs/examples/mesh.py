@@ -18,7 +18,7 @@ from sdsjax.cameras import OrbitRange, random_orbits
 BALL = trimesh.creation.icosphere(subdivisions=2, radius=0.6)
 FACES, CORNERS = jnp.asarray(BALL.faces), jnp.asarray(BALL.vertices, jnp.float32)
 LINKS = jnp.eye(len(CORNERS)).at[tuple(BALL.edges.T)].set(1.0)
-SMOOTH = jnp.linalg.matrix_power(LINKS / LINKS.sum(1, keepdims=True), 3)
+SMOOTH = jnp.linalg.matrix_power(LINKS / LINKS.sum(1, keepdims=True), 6)
 
 
 # begin: the renderer, the caller's own
@@ -37,8 +37,9 @@ def render(params, camera):
     pixels = jnp.stack([x, y], -1).reshape(-1, 1, 1, 2)
     areas = cross(edges, pixels - corners)  # [p f 3], of the parts of a face, twice
     total = areas.sum(-1)  # of a face in pixels, positive where it faces the camera
-    inward = areas / jnp.sqrt(jnp.sum(edges**2, -1) + 1e-6)
-    cover = jax.nn.sigmoid(4 * inward.min(-1)) * jnp.clip(total, 0, 1)
+    lengths = jnp.sqrt(jnp.sum(edges**2, -1) + 1e-6)
+    height = jnp.clip(total / lengths.max(-1), 0, 1)  # a face seen edge-on fades
+    cover = jax.nn.sigmoid(4 * (areas / lengths).min(-1)) * height
     weights = jax.nn.relu(jnp.roll(areas, -1, -1)) + 1e-6
     weights /= weights.sum(-1, keepdims=True)
     depth = (weights * local[FACES, 2]).sum(-1)

@@ -33,7 +33,7 @@ def render(shapes, camera):
 
 
 # end
-def main(steps: int = 300, prompt: str = "a red mug"):
+def main(steps: int = 300, prompt: str = "a yellow duck"):
     key_place, key_colour = jax.random.split(jax.random.key(0))
     shapes = (
         jax.random.uniform(key_place, (SHAPES, 2), minval=0.2, maxval=0.8),

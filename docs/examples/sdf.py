@@ -50,7 +50,11 @@ def main(steps: int = 150, prompt: str = "a red snowman", size: int = 32):
     }
     # begin: distillation
     prior = sdsjax.load_prior(prompt, "toybox-mv")
-    rates = {"distance": optax.adam(0.01), "colours": optax.adam(0.1)}
+    # eps: where almost no ray meets anything, Adam would turn rounding into full steps
+    rates = {
+        "distance": optax.adam(0.01, eps=1e-3),
+        "colours": optax.adam(0.1, eps=1e-5),
+    }
     adam = optax.multi_transform(rates, {name: name for name in rates})
 
     @jax.jit

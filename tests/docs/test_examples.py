@@ -94,7 +94,11 @@ def test_a_prior_and_an_estimator_of_one_s_own_reach_the_colour(name, example):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "color"),
-    [("sdf", "snowman", "red"), ("mesh", "duck", "yellow"), ("poster", "mug", "red")],
+    [
+        ("sdf", "snowman", "red"),
+        ("mesh", "duck", "yellow"),
+        ("poster", "duck", "yellow"),
+    ],
 )
 def test_the_picture_shows_the_prompt(name, kind, color, example):
     """The toybox's judge, which the prior never sees, names the colour in most views,
