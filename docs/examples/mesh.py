@@ -18,7 +18,7 @@ from sdsjax.cameras import OrbitRange, random_orbits
 BALL = trimesh.creation.icosphere(subdivisions=2, radius=0.6)
 FACES, CORNERS = jnp.asarray(BALL.faces), jnp.asarray(BALL.vertices, jnp.float32)
 LINKS = jnp.eye(len(CORNERS)).at[tuple(BALL.edges.T)].set(1.0)
-SMOOTH = jnp.linalg.matrix_power(LINKS / LINKS.sum(1, keepdims=True), 6)
+SMOOTH = jnp.linalg.matrix_power(LINKS / LINKS.sum(1, keepdims=True), 4)
 
 
 # begin: the renderer, the caller's own
