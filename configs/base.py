@@ -150,6 +150,9 @@ def base_config() -> Config:
     config.seed = 0  # of everything that is drawn
     config.steps = 600  # of the whole run
     config.batch_size = 4  # views a step
+    # views that a device renders and encodes at once, the rest in turn: less memory for
+    # one more forward pass of each; 0: all of them
+    config.microbatch = 0
     config.particles = 1  # assets side by side, for vsd: step i trains i mod particles
     config.resolution = 64  # pixels, height and width of a view
     config.background = "random"  # or "white", "black", "r,g,b" in [0, 1]

@@ -18,6 +18,7 @@ RANGES = {
     "seed": (0, 2**32 - 1),
     "steps": (1, 10_000_000),
     "batch_size": (1, 4096),
+    "microbatch": (0, 4096),
     "particles": (1, 256),
     "resolution": (8, 2048),
     "checkpoint_every": (0, ANY),

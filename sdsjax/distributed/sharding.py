@@ -137,14 +137,17 @@ def _choices(number: int) -> str:
     return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
 
 
-def map_views(function: Callable, mesh: Mesh | None) -> Callable:
+def map_views(function: Callable, mesh: Mesh | None, at_once: int = 0) -> Callable:
     """Maps function(shared, one of each) over the leading axis of `each`.
 
     On a mesh every device maps its own views, so that a renderer bins and sorts those
     alone; the transpose sums the gradient of `shared` over devices. Traced arrays must
-    come in through `shared`, not by closure.
+    come in through `shared`, not by closure. at_once: of a device's own, so many side
+    by side and the rest in turn (`in_turns`); 0: all.
     """
     mapped = jax.vmap(function, in_axes=(None, 0))
+    if at_once:
+        mapped = in_turns(function, at_once)
     if mesh is None:
         return mapped
     # "model" stays XLA's: it gathers and sums as the pieces of the parameters ask
@@ -158,6 +161,25 @@ def map_views(function: Callable, mesh: Mesh | None) -> Callable:
         check_vma=False,
         **manual,
     )
+
+
+def in_turns(function: Callable, at_once: int) -> Callable:
+    """Maps function(shared, one of each), `at_once` side by side, the rest in turn.
+
+    A turn's intermediate values are computed again when it is transposed: memory is
+    that of one turn, for one more forward pass. Results are those of `vmap` to
+    rounding: sums over views are taken in another order.
+    """
+
+    def mapped(shared, each):
+        if jax.tree.leaves(each)[0].shape[0] <= at_once:
+            return jax.vmap(function, in_axes=(None, 0))(shared, each)
+        one = jax.checkpoint(function)
+        return jax.lax.map(
+            lambda one_each: one(shared, one_each), each, batch_size=at_once
+        )
+
+    return mapped
 
 
 def replicate(tree, mesh: Mesh | None):

@@ -95,7 +95,7 @@ def distill(
     train_state = TrainState(jnp.zeros((), jnp.int32), params, (), (), state)
     draw = make_forward(source, representation)  # type: ignore[arg-type]
     sampler = _sampler(t, bound.schedule.num_steps)
-    gradient = make_gradient(source, draw, representation, made, sampler, 1, None)
+    gradient = make_gradient(source, draw, representation, made, sampler, 1)
     keys = step_keys(key, jnp.zeros((), jnp.int32))
     grads, state, _, metrics = gradient(train_state, source.params, views, keys)
     grads = merge(grads, jax.tree.map(jnp.zeros_like, params))

@@ -17,14 +17,18 @@ from sdsjax.types import PriorSource
 
 
 def make_forward(
-    source: PriorSource, representation, mesh=None, supervise: Penalty | None = None
+    source: PriorSource,
+    representation,
+    mesh=None,
+    supervise: Penalty | None = None,
+    microbatch: int = 0,
 ) -> Callable:
     """Makes the forward pass of all views of a step.
 
     forward(theta, probe, state, prior_params, views, keys, key=None) -> ((z, x,
     penalty), (renderings, terms)). theta: the floating leaves of the parameters, probe:
     the representation's, shared by the views, or None; keys [n]: of the renderings,
-    key: of `supervise`.
+    key: of `supervise`. microbatch: views rendered and encoded at once, 0: all.
     """
 
     def one(shared, each):
@@ -38,7 +42,7 @@ def make_forward(
     def forward(theta, probe, state, prior_params, views, keys, key=None):
         params = merge(theta, state.params)
         shared = (params, probe, state.rep_state, prior_params)
-        z, x, renderings = map_views(one, mesh)(shared, (views, keys))
+        z, x, renderings = map_views(one, mesh, microbatch)(shared, (views, keys))
         penalty, terms = representation.regularize(
             params, state.rep_state, renderings, state.step
         )

@@ -16,7 +16,6 @@ predictions for every view.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +23,13 @@ import jax.numpy as jnp
 from sdsjax.diagnostics.gradient_stats import Measured, describe_groups
 from sdsjax.diagnostics.moments import Draw, observe
 from sdsjax.diagnostics.noise_projection import noise_projection
+from sdsjax.distributed.sharding import map_views
 from sdsjax.training.encoding import bind
+from sdsjax.training.forward_pass import make_forward
 from sdsjax.training.groups import into_groups, out_of_groups, render_keys
 from sdsjax.training.particles import state_of_particle
 from sdsjax.training.pullback import floating
-from sdsjax.training.train_step import make_forward, step_keys
+from sdsjax.training.train_step import make_estimate, step_keys
 from sdsjax.types import PriorSource, View
 
 OWN = 2**31  # no step splits its key so often
@@ -120,6 +121,7 @@ def make_step_variance(
     total: int,
     samples: int,
     particles: int = 1,
+    microbatch: int = 0,
 ) -> Callable:
     """Makes measure(state, prior_params, base_key) -> scalars by name.
 
@@ -130,7 +132,8 @@ def make_step_variance(
     """
     samples, groups = whole_groups(samples)
     sizes = {"samples": samples, "groups": groups, "chunk": 1}
-    draw = make_forward(source, representation)
+    draw = make_forward(source, representation, microbatch=microbatch)
+    estimate_one = make_estimate(source, estimator)
 
     def measure(states, prior_params, base_key):
         state = state_of_particle(states, states.step % particles, particles)
@@ -149,13 +152,9 @@ def make_step_variance(
         def sample(key):
             key_t, key_estimate = jax.random.split(key)
             t = sampler(key_t, state.step, total, (n // group,))
-            estimate = partial(estimator.estimate, prior)
-            estimates = jax.vmap(estimate, in_axes=(0, None, 0, 0, 0))(
-                jax.random.split(key_estimate, n // group),
-                state.estimator_state,
-                zs,
-                t,
-                seen,
+            keys = jax.random.split(key_estimate, n // group)
+            estimates = map_views(estimate_one, None, -(-microbatch // group))(
+                (prior_params, state.estimator_state), (keys, zs, t, seen)
             )
             return pulled_back(estimates, z, x, pull, group)
 

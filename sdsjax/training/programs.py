@@ -69,6 +69,7 @@ class Programs:
             total=self.config.steps,
             particles=self.config.particles,
             supervise=components.supervise,
+            microbatch=self.config.microbatch,
             compiler_options=light_compilation(1),
             **how,
         )
@@ -86,5 +87,6 @@ class Programs:
                 total=self.config.steps,
                 samples=samples,
                 particles=self.config.particles,
+                microbatch=self.config.microbatch,
             )
         return self._variances[phase]

@@ -122,16 +122,26 @@ def summarise(aux: dict[str, Array], penalty: Array, terms: dict) -> dict[str, A
     }
 
 
-def make_gradient(source, draw, representation, estimator, sampler, total, mesh):
-    """Makes (state, prior_params, views, keys) -> what a step is made of.
-
-    (grads, estimator_state, screen, metrics); screen: what density control reads."""
+def make_estimate(source: PriorSource, estimator) -> Callable:
+    """Makes ((prior_params, estimator_state), (key, z, t, view)) -> Estimate."""
 
     def estimate_one(shared, each):
         prior_params, estimator_state = shared
         key, z, t, view = each
         prior = bind(source, prior_params)
         return estimator.estimate(prior, key, estimator_state, z, t, view)
+
+    return estimate_one
+
+
+def make_gradient(
+    source, draw, representation, estimator, sampler, total, mesh=None, microbatch=0
+):
+    """Makes (state, prior_params, views, keys) -> what a step is made of.
+
+    (grads, estimator_state, screen, metrics); screen: what density control reads."""
+
+    estimate_one = make_estimate(source, estimator)
 
     def gradient(state, prior_params, views, keys):
         prior = bind(source, prior_params)
@@ -152,7 +162,7 @@ def make_gradient(source, draw, representation, estimator, sampler, total, mesh)
         t = sampler(keys["t"], state.step, total, (n // group,))
         zs, seen = into_groups((z, View(views, drawn)), group)
         estimates = jax.lax.stop_gradient(
-            map_views(estimate_one, mesh)(
+            map_views(estimate_one, mesh, -(-microbatch // group))(
                 (prior_params, state.estimator_state), (key_estimate, zs, t, seen)
             )
         )
@@ -196,6 +206,7 @@ def make_train_step(
     particles: int = 1,
     supervise: Penalty | None = None,
     spread: Callable[[Callable], Callable] | None = None,
+    microbatch: int = 0,
     compiler_options: dict | None = None,
 ) -> Callable:
     """Makes step(state, prior_params, base_key) -> (state, metrics), state donated.
@@ -203,11 +214,11 @@ def make_train_step(
     cameras: key -> cameras [n] (n views a step); sampler: (key, step, total, shape) ->
     t; total: the run's number of steps; mesh: see distributed/sharding; particles: see
     particles.py; density control counts the steps of its own particle; supervise: see
-    supervision.py; spread: this step -> that of several assets; compiler_options: of
-    `jax.jit`, for a step that nobody else calls. metrics: scalars, left on the device.
+    supervision.py; spread: this step -> that of several assets; microbatch: views that
+    a device takes at once, 0: all; compiler_options: of `jax.jit`. Metrics are scalars.
     """
-    draw = make_forward(source, representation, mesh, supervise)
-    parts = draw, representation, estimator, sampler, total, mesh
+    draw = make_forward(source, representation, mesh, supervise, microbatch)
+    parts = draw, representation, estimator, sampler, total, mesh, microbatch
     gradient = make_gradient(source, *parts)
     control = make_control(representation)
 
