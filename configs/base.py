@@ -46,7 +46,7 @@ def _prior() -> Config:
     prior.perp_neg = False  # other sides' prompts as negatives; twice the UNet's work
     # the second network of vsd: LoRA on the prior's UNet (""), or on another folder's
     prior.adapter_folder = ""
-    prior.lora_rank = 4
+    prior.lora_rank = 4  # of that LoRA
     # monocular disparity for stein's baselines: toybox-dpt, Intel/dpt-large; "": none
     prior.depth_folder = ""
     # the same for normals: toybox-normals, beside depth_folder; "": from disparity
@@ -73,16 +73,16 @@ def _prior() -> Config:
 def _camera() -> Config:
     """Where views are taken from, and the phases of a run."""
     camera = ConfigDict()  # each pair is a range to draw from
-    camera.azimuth = (-180.0, 180.0)
-    camera.elevation = (-10.0, 45.0)
-    camera.distance = (2.9, 3.3)
-    camera.fov = (40.0, 40.0)
-    camera.overhead_fraction = 0.1
+    camera.azimuth = (-180.0, 180.0)  # 0 looks at the front, 90 at its left side
+    camera.elevation = (-10.0, 45.0)  # above the horizon
+    camera.distance = (2.9, 3.3)  # from the origin
+    camera.fov = (40.0, 40.0)  # vertical
+    camera.overhead_fraction = 0.1  # of the views, from 60 to 85 degrees
     # distances in 1 / tan(fov / 2): the object fills the picture at any fov
     camera.relative_distance = False
     camera.first_steps = 0  # a first phase of so many steps; 0: none
-    camera.first_resolution = 64
-    camera.first_batch_size = 4
+    camera.first_resolution = 64  # of the first phase
+    camera.first_batch_size = 4  # of the first phase
     # phases between the first and the last: (last step, resolution, batch size) each
     camera.milestones = ()
     return camera
@@ -91,7 +91,7 @@ def _camera() -> Config:
 def _optimizer() -> Config:
     """The optimiser and its learning rates."""
     optimizer = ConfigDict()
-    optimizer.name = "adam"
+    optimizer.name = "adam"  # optax's, as are its constants
     optimizer.b1 = 0.9
     optimizer.b2 = 0.99
     optimizer.eps = 1e-15
@@ -121,18 +121,27 @@ def _reference() -> Config:
     reference.elevation = 15.0
     reference.distance = 3.1
     reference.fov = 40.0
-    reference.weight_rgb = 1000.0
+    reference.weight_rgb = 1000.0  # of the penalties: colours, mask, disparity
     reference.weight_mask = 500.0
     reference.weight_depth = 0.0  # needs a monocular estimate: prior.depth_folder
     reference.until_step = 0  # the estimator alone from here on; 0: never
     return reference
 
 
+def _edit() -> Config:
+    """What an editing run begins from and is compared with (configs/edit.py)."""
+    edit = ConfigDict()
+    # a finished run's directory, or a splats.ply of any 3DGS program; "": nothing
+    edit.path = ""
+    edit.source_prompt = ""  # what it shows; "": the finished run's own prompt
+    return edit
+
+
 def _diagnostics() -> Config:
     """What is logged and measured while training."""
     diagnostics = ConfigDict()
     diagnostics.every = 10  # steps between two lines of the log
-    diagnostics.nan_check_every = 10
+    diagnostics.nan_check_every = 10  # steps between two looks for NaN
     # steps between two measurements of the gradient's variance, 0: none; each costs
     # about variance_samples x 2 steps' time
     diagnostics.variance_every = 0
@@ -151,10 +160,10 @@ def _mesh() -> Config:
 def base_config() -> Config:
     """Gaussians on the embedded prior toybox-sd: minutes on two CPU cores, offline."""
     config: Config = ConfigDict()
-    config.prompt = "a red snowman"
-    config.negative_prompt = ""
-    config.seed = 0
-    config.steps = 600
+    config.prompt = "a red snowman"  # what the asset is to show
+    config.negative_prompt = ""  # what it is not to, for estimators that ask
+    config.seed = 0  # of everything that is drawn
+    config.steps = 600  # of the whole run
     config.batch_size = 4  # views a step
     # views that a device renders and encodes at once, the rest in turn: less memory for
     # one more forward pass of each; 0: all of them
@@ -184,6 +193,7 @@ def base_config() -> Config:
     config.losses = ConfigDict()
 
     config.reference = _reference()
+    config.edit = _edit()
     config.diagnostics = _diagnostics()
     config.mesh = _mesh()
     config.exports = ConfigDict({"turntable_frames": 48, "mesh_resolution": 64})

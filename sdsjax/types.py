@@ -55,6 +55,17 @@ class Adapter(NamedTuple):
     noise: Callable[[PyTree, Array, Array, View | None], Array]
 
 
+class Source(NamedTuple):
+    """What is edited, in a prior bound for editing.
+
+    noise: as `Prior.noise`, of the source prompt; latent: view -> z of the source asset
+    as that view shows it (of a group: [g h w c]).
+    """
+
+    noise: Callable[..., NoisePrediction]
+    latent: Callable[[View | None], Array]
+
+
 class Prior(NamedTuple):
     """A diffusion model with parameters and prompt already bound, inside jit.
 
@@ -64,6 +75,7 @@ class Prior(NamedTuple):
     group: how many views one call of `noise` sees together, static. Where it is g > 1
     a sample is z [g h w c] with one scalar t, and `view` has a leading axis g on its
     camera and rendering; encode and decode take one view, or map over that axis.
+    source: what is edited, None where nothing is.
     """
 
     schedule: NoiseSchedule
@@ -73,6 +85,7 @@ class Prior(NamedTuple):
     monocular: Callable[[Array], tuple[Array, Array]] | None = None
     adapter: Adapter | None = None
     group: int = 1
+    source: Source | None = None
 
 
 class Estimate(NamedTuple):

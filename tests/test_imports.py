@@ -35,7 +35,9 @@ BELOW = {
     "sample": BELOW_TRAINING | {"training", "cli"},
     "__main__": {"main"},
     "export": {"cli"},
-    "__init__": {"cli"},
+    "compare": {"cli"},
+    "library": BELOW_TRAINING | {"training", "cli"},
+    "__init__": {"cli", "library"},
 }
 # Where a config object may be seen.
 SEE_CONFIGS = {"training", "cli", "main", "__main__", "__init__"}

@@ -2,10 +2,13 @@
 
 Not a test; those that step and those that lower all variants share it."""
 
+from pathlib import Path
+
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdsjax.cli.config_files import load
+from sdsjax.exports.ply import write_splats
 from sdsjax.models.loading.hub import param_shapes
 from sdsjax.models.loading.save import save_stable_diffusion
 from sdsjax.models.text_encoders.clip import CLIPTextConfig
@@ -13,6 +16,7 @@ from sdsjax.models.text_encoders.clip_tokenizer import train_word_tokenizer
 from sdsjax.models.unets.multiview import MultiViewConfig
 from sdsjax.models.unets.stable_diffusion import UNetConfig
 from sdsjax.models.vae import VAEConfig
+from sdsjax.representations.gaussians import Gaussians
 
 TINY = {
     "prompt": "a red mug",
@@ -72,4 +76,23 @@ def tiny(name, folder):
             overrides["representation.band_first"] = 2  # all: every level moves
     elif config.representation.name == "gaussians":
         overrides["representation.count"] = 30
+    if name.startswith("edit"):
+        overrides["edit.path"] = str(write_source(folder))
+        overrides["edit.source_prompt"] = "a red mug"
+        overrides["representation.count"] = 4
     return overrides
+
+
+def write_source(folder):
+    """Writes four splats beside a folder of weights, for runs that edit."""
+    path = Path(folder) / "source.ply"
+    means = np.array([[0.3, 0, 0], [-0.3, 0, 0], [0, 0.3, 0], [0, 0, 0.3]], np.float32)
+    rows = Gaussians(
+        means,
+        np.full((4, 3), -1.5, np.float32),
+        np.tile(np.float32([1, 0, 0, 0]), (4, 1)),
+        np.ones(4, np.float32),
+        np.full((4, 1, 3), 0.3, np.float32),
+        np.ones(4, bool),
+    )
+    return write_splats(path, rows)

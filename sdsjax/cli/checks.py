@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from sdsjax.cli.config_files import Source, base_config, load
+from sdsjax.cli.editing import check_edit, settle_edit, source_prompts
 from sdsjax.cli.overrides import apply, hyperparameters
 from sdsjax.cli.prior_choice import (
     BUILT_IN,
@@ -191,7 +192,7 @@ def check_prompt(config: Config) -> None:
 
     if not all(isinstance(caption, str) for caption in prior.captions):
         raise ConfigError(f"prior.captions must be texts, not {prior.captions}")
-    texts = [config.prompt, *prior.captions]
+    texts = [config.prompt, *prior.captions, *source_prompts(config)]
     if prior.name == "empirical" and config.negative_prompt:
         texts.append(config.negative_prompt)  # one of its scenes, not loose words
     try:
@@ -328,6 +329,7 @@ def check_settings(config: Config) -> None:
     check_factories(config)
     check_camera(config)
     check_reference(config)
+    check_edit(config)
     if config.prior.name == "gaussian_mixture":
         check_mixture(config.prior)
     check_schedule(config.prior)
@@ -346,6 +348,7 @@ def _said(config: Config, overrides: Mapping[str, Any]) -> Config:
         config, overrides, base=base_config(), factories=FACTORIES, losses=LOSSES
     )
     settle_prior(config, flatten(overrides))
+    settle_edit(config)
     return config
 
 

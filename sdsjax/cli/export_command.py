@@ -20,16 +20,18 @@ from sdsjax.training.config import ConfigError, one_of
 TEXTURE_SIZES = (64, 8192)
 
 
-class _Parser(argparse.ArgumentParser):
-    # argparse would print its usage before the line that says what is wrong
+class Parser(argparse.ArgumentParser):
+    """A parser of arguments whose mistakes are one line, with no usage before it."""
+
     def error(self, message: str) -> NoReturn:
+        """Raises ConfigError with the message as it is."""
         raise ConfigError(f"{message} (--help lists the flags)")
 
 
 def _parser() -> argparse.ArgumentParser:
     from sdsjax.exports.formats import DEFAULT, FORMATS
 
-    parser = _Parser(
+    parser = Parser(
         prog="python -m sdsjax.export",
         description="Writes the asset of a finished run in other formats and sizes.",
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from sdsjax.estimators.csd import csd
 from sdsjax.estimators.denoised_l2 import denoised_l2
+from sdsjax.estimators.editing import dds, pds
 from sdsjax.estimators.image_space import image_space, sds_plus
 from sdsjax.estimators.ism import ism
 from sdsjax.estimators.nfsd import nfsd
@@ -39,6 +40,8 @@ ESTIMATORS: dict[str, Callable[..., Estimator]] = {
     "sds_plus": sds_plus,
     "ism": ism,
     "sdi": sdi,
+    "dds": dds,
+    "pds": pds,
 }
 
 __all__ = ["ESTIMATORS", "image_space"]

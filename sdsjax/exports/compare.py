@@ -1,6 +1,6 @@
 """Several runs on one offline page, compare.html: turntables in step, a table.
 
-    python -m sdsjax.exports.compare runs/a runs/b --out compare.html
+    python -m sdsjax.compare runs/a runs/b --out=compare.html
 
 Each run is a directory with metrics.json; what a run lacks is left out. The best value
 of a score (higher or lower, as the report says) is bold.
@@ -8,11 +8,9 @@ of a score (higher or lower, as the report says) is bold.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -38,8 +36,21 @@ _TOGETHER = """
 """
 
 
+MARK = '<div class="stack compared"'  # what tells such a page from another file
+
+
 class CompareError(ValueError):
     """A directory that holds no readable run; one line."""
+
+
+def is_compare_page(path: Path) -> bool:
+    """Tells whether a file is such a page, or nothing at all: it may be replaced."""
+    try:
+        return MARK in path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 class Entry(NamedTuple):
@@ -100,7 +111,7 @@ def compare_html(entries: Sequence[Entry]) -> str:
         prompt = str(entry.metrics.get("prompt", ""))
         card = figure(entry.picture, f"{entry.name}: {prompt}")
         cards.append(card or f"<p>{escape(entry.name)}: nothing to show</p>")
-    body = section("Side by side", f'<div class="stack">{"".join(cards)}</div>')
+    body = section("Side by side", f"{MARK}>{''.join(cards)}</div>")
     body += section("Figures", scores_table(entries))
     return page(f"{len(entries)} runs", body + f"<script>{_TOGETHER}</script>")
 
@@ -111,21 +122,3 @@ def write_compare(path: str | os.PathLike, folders: Sequence[str | Path]) -> Pat
         raise CompareError("name at least one run directory")
     entries = [read_run(Path(folder)) for folder in folders]
     return write_bytes(path, compare_html(entries).encode("utf-8"))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m sdsjax.exports.compare")
-    parser.add_argument("runs", nargs="+", type=Path, help="run directories")
-    parser.add_argument("--out", type=Path, default=Path("compare.html"))
-    options = parser.parse_args(argv)
-    try:
-        print(write_compare(options.out, options.runs))
-    except CompareError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -197,12 +197,29 @@ def _write_views(
             pass
         else:
             truth = files.attempt("truth", lambda: scoring.score(render, prompt))
+            _add_source_scores(files, truth, render, config)
     path, known = files.workdir / "views.png", truth is not None
     files.keep(
         "views",
         lambda: pictures.write_views(path, render, prompt, size=size, with_truth=known),
     )
     return truth
+
+
+def _add_source_scores(
+    files: WrittenFiles, truth: dict | None, render: Render, config: Mapping
+) -> None:
+    """Adds `source` to the scores of an edited asset: those against what it was."""
+    prompt = str((config.get("edit") or {}).get("source_prompt") or "")
+    if truth is None or not prompt:
+        return
+    try:
+        parse_caption(prompt)
+    except CaptionError:
+        return
+    found = files.attempt("truth", lambda: scoring.score(render, prompt))
+    if found is not None:
+        truth["source"] = {"prompt": prompt, **found}
 
 
 def _write_others(

@@ -133,21 +133,22 @@ def page(title: str, body: str) -> str:
 
 
 def truth_table(truth: Mapping | None) -> str:
-    """The scores against ground truth, beside their ceiling where it is known."""
+    """The scores against ground truth, beside their ceiling where it is known.
+
+    Of an edited asset also those against what it was.
+    """
     if not truth:
         return ""
-    ceiling = truth.get("ceiling") or {}
+    beside = {"Ceiling": truth.get("ceiling"), "The source": truth.get("source")}
+    beside = {name: scores for name, scores in beside.items() if scores}
     rows = []
     for key, label, unit, better in TRUTH_ROWS:
         if key not in truth:
             continue
-        value, best = truth[key], ceiling.get(key)
-        cells = ["-" if v is None else f"{number(v)} {unit}" for v in (value, best)]
-        cells = cells if ceiling else cells[:1]
-        rows.append([f"{label} <small>({better} is better)</small>", *cells, ""][:3])
-    if not ceiling:
-        return table([row[:2] for row in rows], ("Score", "This run"))
-    return table(rows, ("Score", "This run", "Ceiling"))
+        values = truth[key], *(scores.get(key) for scores in beside.values())
+        cells = ["-" if v is None else f"{number(v)} {unit}" for v in values]
+        rows.append([f"{label} <small>({better} is better)</small>", *cells])
+    return table(rows, ("Score", "This run", *beside))
 
 
 def _facts(run: Run) -> str:

@@ -134,12 +134,12 @@ def make_estimate(source: PriorSource, estimator) -> Callable:
     return estimate_one
 
 
-def _make_gradient(
-    source, draw, representation, estimator, sampler, total, mesh, microbatch
+def make_gradient(
+    source, draw, representation, estimator, sampler, total, mesh=None, microbatch=0
 ):
-    """Makes (state, prior_params, views, keys) -> (grads, estimator_state, screen,
-    metrics); screen: what density control reads, renderings [n ...] and the probe's
-    gradient."""
+    """Makes (state, prior_params, views, keys) -> what a step is made of.
+
+    (grads, estimator_state, screen, metrics); screen: what density control reads."""
 
     estimate_one = make_estimate(source, estimator)
 
@@ -215,12 +215,11 @@ def make_train_step(
     t; total: the run's number of steps; mesh: see distributed/sharding; particles: see
     particles.py; density control counts the steps of its own particle; supervise: see
     supervision.py; spread: this step -> that of several assets; microbatch: views that
-    a device takes at once, 0: all; compiler_options: of `jax.jit`, for a step that
-    nobody else calls. metrics: scalars, left on the device.
+    a device takes at once, 0: all; compiler_options: of `jax.jit`. Metrics are scalars.
     """
     draw = make_forward(source, representation, mesh, supervise, microbatch)
     parts = draw, representation, estimator, sampler, total, mesh, microbatch
-    gradient = _make_gradient(source, *parts)
+    gradient = make_gradient(source, *parts)
     control = make_control(representation)
 
     def step(states: TrainState, prior_params, base_key):

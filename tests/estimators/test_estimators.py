@@ -13,7 +13,7 @@ import pytest
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS, image_space
 from sdsjax.priors import gaussian_mixture
-from sdsjax.types import Estimate, Linear
+from sdsjax.types import Estimate, Linear, Source
 
 SCHEDULE = NoiseSchedule.scaled_linear()
 SHAPE = (4, 4, 3)
@@ -32,6 +32,7 @@ CASES |= {
 }
 NEEDS = {"decode": ("sds_plus", "image_space(vsd)"), "adapter": ("vsd",)}
 NEEDS["adapter"] += ("image_space(vsd)",)
+NEEDS["source"] = ("dds", "pds")
 
 
 def make(case, schedule=None, **extra):
@@ -40,13 +41,20 @@ def make(case, schedule=None, **extra):
     return factory(schedule or SCHEDULE, **(hyper | extra))
 
 
-def prior(schedule=None):
-    """N(1, .3) with the prompt, N(-1, .2) with the negative one, else both."""
+def prior(schedule=None, shape=SHAPE):
+    """N(1, .3) with the prompt, N(-1, .2) with the negative one, else both.
+
+    What is edited: -.5, whose prompt keeps the other one."""
     schedule = schedule or SCHEDULE
-    means = jnp.stack([jnp.ones(SHAPE), -jnp.ones(SHAPE)])
-    return gaussian_mixture(
-        schedule, [1.0, 1.0], means, [0.3, 0.2], [True, False], negative=[False, True]
-    )
+    means, kept = jnp.stack([jnp.ones(shape), -jnp.ones(shape)]), [True, False]
+
+    def of(kept):
+        return gaussian_mixture(
+            schedule, [1.0, 1.0], means, [0.3, 0.2], kept, negative=[False, True]
+        )
+
+    edited = Source(of(kept[::-1]).noise, lambda view: jnp.full(shape, -0.5))
+    return of(kept)._replace(source=edited)
 
 
 WEIGHTS = {
@@ -251,6 +259,7 @@ def test_a_prior_that_lacks_something_is_refused(part):
         ("sds_plus", {"lambda_rgb": 0.0, "lambda_latent": 0.0}, "both 0"),
         ("ism", {"delta": 0}, "delta"),
         ("sdi", {"eta": 1.5}, "eta"),
+        ("pds", {"stride": 0}, "stride"),
     ],
 )
 def test_bad_hyperparameters_are_named(case, bad, word):

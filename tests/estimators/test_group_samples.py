@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_estimators import CASES, HURRY, SCHEDULE, make
-
-from sdsjax.priors import gaussian_mixture
+from test_estimators import CASES, HURRY, make
+from test_estimators import prior as of_views
 
 GROUP, VIEW = 4, (2, 3, 2)
 WHOLE, FLAT = (GROUP, *VIEW), (GROUP * VIEW[0], *VIEW[1:])
@@ -17,12 +16,8 @@ T = jnp.int32(300)
 
 @cache
 def prior(shape):
-    """N(1, .3) with the prompt, N(-1, .2) with the negative one, else both."""
-    means = jnp.stack([jnp.ones(shape), -jnp.ones(shape)])
-    exact = gaussian_mixture(
-        SCHEDULE, [1.0, 1.0], means, [0.3, 0.2], [True, False], negative=[False, True]
-    )
-    return exact._replace(group=GROUP if shape == WHOLE else 1)
+    """The prior of single views, over a group's numbers in one layout or the other."""
+    return of_views(shape=shape)._replace(group=GROUP if shape == WHOLE else 1)
 
 
 @cache

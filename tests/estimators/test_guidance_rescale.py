@@ -12,6 +12,7 @@ from test_estimators import CASES, HURRY, SCHEDULE, make
 from sdsjax.diffusion import guide, guide_rescaled
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.priors import gaussian_mixture
+from sdsjax.types import Source
 
 GROUP, VIEW = 4, (2, 3, 2)
 WHOLE, FLAT = (GROUP, *VIEW), (GROUP * VIEW[0], *VIEW[1:])
@@ -40,7 +41,11 @@ def prior(shape):
     exact = gaussian_mixture(
         SCHEDULE, [1.0, 1.0], means, [0.8, 0.5], [True, False], negative=[False, True]
     )
-    return exact._replace(group=GROUP if shape == WHOLE else 1)
+    other = gaussian_mixture(
+        SCHEDULE, [1.0, 1.0], means, [0.8, 0.5], [False, True]
+    )  # of what is edited
+    source = Source(other.noise, lambda view: jnp.full(shape, 0.2))
+    return exact._replace(group=GROUP if shape == WHOLE else 1, source=source)
 
 
 def estimate_of(case, shape, **extra):
@@ -56,7 +61,8 @@ def estimate_of(case, shape, **extra):
 def test_which_estimators_have_guidance():
     names = {name for name in GUIDED if name in ESTIMATORS}
     assert names == {
-        *("sds", "nfsd", "stein", "vsd", "denoised_l2", "sds_plus", "ism", "sdi")
+        *("sds", "nfsd", "stein", "vsd", "denoised_l2", "sds_plus", "ism", "sdi"),
+        *("dds", "pds"),
     }
     assert "image_space(vsd)" in GUIDED
     for case in set(CASES) - set(GUIDED):

@@ -50,7 +50,8 @@ def invented(league, monkeypatch):
 
 def test_every_estimator_plays_with_equal_calls_on_other_prompts(league, plan):
     entries = league["entries"]
-    assert set(entries.ENTRIES) | set(entries.ALIASES) == set(ESTIMATORS)
+    played = set(entries.ENTRIES) | set(entries.ALIASES)
+    assert played == set(ESTIMATORS) - {"dds", "pds"}  # they edit an asset
     assert not set(entries.TUNE) & set(entries.REPORT)
     for prompt in (*entries.TUNE, *entries.REPORT):
         parse_caption(prompt)

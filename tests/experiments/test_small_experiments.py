@@ -69,7 +69,7 @@ def test_the_league_knows_every_estimator():
 
     league = load("league")
     entries = league.exact
-    assert set(entries.ENTRIES) == set(ESTIMATORS)
+    assert set(entries.ENTRIES) == set(ESTIMATORS) - {"dds", "pds"}  # they edit
     assert not set(entries.TUNE) & set(entries.REPORT)
     with pytest.raises(SystemExit):
         league.main(["--only", "nobody"])

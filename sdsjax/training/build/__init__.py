@@ -2,8 +2,8 @@
 
 Names are resolved in literal dicts (`priors`, `factories`, `optimizer`); from here on
 everything is functions and arrays, and nothing is written to disk. `build` composes
-what `priors`, `representation`, `optimizer`, `phases` and `supervision` make;
-`finished_run` reads an asset back without the rest.
+what `priors`, `representation`, `optimizer`, `phases`, `supervision` and `editing`
+make; `finished_run` reads an asset back without the rest.
 """
 
 from __future__ import annotations
@@ -19,6 +19,14 @@ from sdsjax.diffusion import NoiseSchedule
 from sdsjax.diffusion.timesteps import TIMESTEPS, Sampler
 from sdsjax.distributed.parameters import parameter_sharding
 from sdsjax.estimators import ESTIMATORS
+from sdsjax.models.loading.weights import networks_kept
+from sdsjax.training.build.editing import (
+    begun_from,
+    edits,
+    of_source_prompt,
+    read_asset,
+    with_source,
+)
 from sdsjax.training.build.factories import FACTORIES, arguments
 from sdsjax.training.build.optimizer import OPTIMIZERS, build_optimizer
 from sdsjax.training.build.phases import Phase, build_meshes, build_phases
@@ -130,7 +138,11 @@ def build(config: Config) -> RunComponents:
     """
     meshes = build_meshes(config)
     # where parameters are split, all phases share one mesh
-    source = PRIORS[config.prior.name](config, parameter_sharding(meshes[-1]))
+    sharding = parameter_sharding(meshes[-1])
+    # once for both prompts of an editing run
+    with networks_kept():
+        source = PRIORS[config.prior.name](config, sharding)
+        edited = _edited_prior(config, sharding)
     bound = source.bind(source.params)
     schedule, group = bound.schedule, bound.group
     if group > 1 and config.representation.name == "image":
@@ -140,10 +152,14 @@ def build(config: Config) -> RunComponents:
             "prior.group=1"
         )
     representation = build_representation(config, pixel_shape(config, source))
+    if edited is not None:
+        representation = begun_from(config, read_asset(config), representation)
     params, _ = jax.eval_shape(representation.init, jax.random.key(0))
     optimizer, fields = build_optimizer(config, params)
     orbit = OrbitRange(*(getattr(config.camera, name) for name in OrbitRange._fields))
     z_spec = latent_shape(config, source)
+    if edited is not None:
+        source = with_source(source, edited, representation)
     estimator = build_estimator(config, source, schedule, z_spec)
     source, supervise = build_supervision(config, source, representation)
     return RunComponents(
@@ -163,10 +179,19 @@ def build(config: Config) -> RunComponents:
     )
 
 
+def _edited_prior(config: Config, sharding=None) -> PriorSource | None:
+    """Builds the prior with the prompt of what is edited, None where nothing is."""
+    if not edits(config):
+        return None
+    return PRIORS[config.prior.name](of_source_prompt(config), sharding)
+
+
 def build_source(config: Config, representation: Representation) -> PriorSource:
     """Builds the prior alone, with what travels with its parameters, as `build` does.
 
     For another prompt of a config whose other components are there. Raises as `build`.
     """
-    source = PRIORS[config.prior.name](config)
+    source, edited = PRIORS[config.prior.name](config), _edited_prior(config)
+    if edited is not None:
+        source = with_source(source, edited, representation)
     return build_supervision(config, source, representation)[0]

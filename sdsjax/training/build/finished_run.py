@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 from sdsjax.representations.gaussians import GaussianParams, as_gaussians
 from sdsjax.runs.checkpoints import Checkpoints, named_leaves
 from sdsjax.runs.run_directory import RunError, read_json
-from sdsjax.training.build import build_representation
+from sdsjax.training.build.representation import build_representation
 from sdsjax.training.config import Config, load_json
 
 

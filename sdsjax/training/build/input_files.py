@@ -57,6 +57,11 @@ def input_files(config: Config) -> dict[str, dict[str, str]]:
         found["representation.init"] = fingerprints(Path(points).parent, [Path(points)])
     for path in _loras(config.prior):
         found.setdefault("prior.loras", {}).update(fingerprints(path.parent, [path]))
+    edited = Path(str((config.get("edit") or {}).get("path") or ""))
+    if edited.suffix.lower() == ".ply":
+        found["edit.path"] = fingerprints(edited.parent, [edited])
+    elif edited != Path():  # finished.json holds the digest of the trained state
+        found["edit.path"] = fingerprints(edited, [edited / "finished.json"])
     for key in WEIGHTS.get(config.prior.name, ()):
         if config.prior[key]:
             # the rest of the prior's settings are the same for all its folders

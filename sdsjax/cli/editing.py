@@ -1,0 +1,61 @@
+"""Checks of a config's `edit` section: what an editing run begins from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdsjax.estimators.editing import EDITING
+from sdsjax.training.build.editing import edits
+from sdsjax.training.config import Config, ConfigError, load_json
+
+
+def source_prompts(config: Config) -> tuple[str, ...]:
+    """Returns the prompt of what is edited, or nothing."""
+    return (config.edit.source_prompt,) if edits(config) else ()
+
+
+def check_edit(config: Config) -> None:
+    """What is edited is there, is splats, and is compared before one background."""
+    edit = config.get("edit") or {"path": "", "source_prompt": ""}
+    name, path = config.estimator.name, edit["path"]
+    if not path:
+        if name in EDITING or edit["source_prompt"]:
+            raise ConfigError(
+                f"estimator {name!r} edits an asset: pass --config.edit.path=RUN, a "
+                "finished run's directory or a splats.ply"
+                if name in EDITING
+                else "edit.source_prompt says what edit.path shows: pass "
+                "--config.edit.path=RUN as well"
+            )
+        return
+    if not Path(path).expanduser().exists():
+        raise ConfigError(
+            f"edit.path {path!r} does not exist: pass a finished run's directory or a "
+            "splats.ply"
+        )
+    if not edit["source_prompt"].strip():
+        raise ConfigError(
+            f"edit.source_prompt is empty: say what {path} shows, "
+            '--config.edit.source_prompt="a red mug"'
+        )
+    if config.representation.name != "gaussians":
+        raise ConfigError(
+            f"edit.path begins from splats, and representation is "
+            f"{config.representation.name!r}: choose representation.name=gaussians"
+        )
+    if config.background == "random":
+        raise ConfigError(
+            "edit.path: source and target are compared before one background, not a "
+            "random one: pass --config.background=white"
+        )
+
+
+def settle_edit(config: Config) -> None:
+    """Fills in place the prompt of what is edited, where it is a run and says it."""
+    edit = config.get("edit")
+    if not edit or not edit.path or edit.source_prompt:
+        return
+    stored = Path(edit.path).expanduser() / "config.json"
+    if stored.is_file():
+        prompt = load_json(stored).get("prompt")
+        edit.source_prompt = prompt if isinstance(prompt, str) else ""

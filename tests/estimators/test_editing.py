@@ -1,0 +1,128 @@
+"""DDS and PDS on exact scores: their moments as the test writes them, and what is 0."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from linear_prior import MEANS, SCHEDULE, gaussian_noise, level, linear_prior, slope
+
+from sdsjax.estimators import ESTIMATORS
+from sdsjax.types import NoisePrediction, Source
+
+Z, SOURCE = jnp.array([0.6, -0.2]), jnp.array([-0.3, 0.5])
+OF_SOURCE = {"cond": ((-0.4, 0.9), 0.6), "uncond": ((0.2, 0.3), 0.8)}
+DRAWS = 4000
+
+
+def editing_prior(source=None, latent=SOURCE):
+    """The source prompt: one Gaussian (mean, variance) a branch."""
+    source = source or OF_SOURCE
+
+    def noise(z_t, t, view=None, branches=("cond", "uncond")):
+        alpha, sigma = SCHEDULE.alphas[t], SCHEDULE.sigmas[t]
+        return NoisePrediction(
+            **{
+                b: gaussian_noise(
+                    z_t, alpha, sigma, jnp.asarray(source[b][0]), source[b][1]
+                )
+                for b in branches
+            }
+        )
+
+    return linear_prior()._replace(source=Source(noise, lambda view: latent))
+
+
+def draws(estimator, prior, t, count=DRAWS, z=Z):
+    def one(key):
+        return estimator.estimate(prior, key, (), z, jnp.int32(t), None).grad
+
+    return np.asarray(
+        jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), count))
+    )
+
+
+def moments(t, scale):
+    """E and the deviation of e_s(z_t; y) - e_s(z'_t; y'), by hand: each e is k eps + k
+    alpha (z - m) / sigma with k = sigma^2 / (alpha^2 tau^2 + sigma^2)."""
+    alpha, sigma = level(t)
+
+    def affine(k, mean, z):
+        return k, k * alpha * (np.asarray(z) - np.asarray(mean)) / sigma
+
+    def guided(cond, uncond):
+        return [u + scale * (c - u) for c, u in zip(cond, uncond)]
+
+    target = guided(
+        affine(slope("cond", t), MEANS["cond"], Z),
+        affine(slope("uncond", t), MEANS["uncond"], Z),
+    )
+    k = {b: sigma**2 / (alpha**2 * v + sigma**2) for b, (_, v) in OF_SOURCE.items()}
+    source = guided(
+        *(affine(k[b], OF_SOURCE[b][0], SOURCE) for b in ("cond", "uncond"))
+    )
+    return target[1] - source[1], abs(target[0] - source[0])
+
+
+@pytest.mark.parametrize(("t", "scale"), [(200, 1.0), (700, 7.5)])
+def test_the_moments_of_dds(t, scale):
+    estimator = ESTIMATORS["dds"](SCHEDULE, guidance_scale=scale, weighting="one")
+    found = draws(estimator, editing_prior(), t)
+    mean, deviation = moments(t, scale)
+    error = deviation / np.sqrt(DRAWS)
+    np.testing.assert_allclose(found.mean(0), mean, atol=5 * error + 1e-5)
+    np.testing.assert_allclose(found.std(0), deviation, rtol=0.06)
+
+
+def coefficients(t, stride):
+    """psi and chi from alphas_cumprod and betas, as PDS's published program has them:
+    two DDPM times, the posterior's mean c0 x0 + c1 x_t with one step's beta."""
+    bars = np.asarray(SCHEDULE.alphas, np.float64) ** 2
+    bar, bar_s, beta = bars[t], bars[t - stride], 1 - bars[t] / bars[t - 1]
+    c0 = np.sqrt(bar_s) * beta / (1 - bar)
+    c1 = np.sqrt(1 - beta) * (1 - bar_s) / (1 - bar)
+    v = np.sqrt((1 - bar_s) / (1 - bar) * beta)
+
+    def latent(z, e):  # without the two noises, which the branches share
+        zhat = z - np.sqrt(1 - bar) / np.sqrt(bar) * e
+        return (np.sqrt(bar_s) * z - c0 * zhat - c1 * np.sqrt(bar) * z) / v
+
+    return latent(1.0, 0.0), latent(0.0, 1.0)
+
+
+@pytest.mark.parametrize(("t", "stride"), [(200, 2), (700, 2), (500, 20)])
+def test_the_mean_of_pds(t, stride):
+    estimator = ESTIMATORS["pds"](SCHEDULE, guidance_scale=7.5, stride=stride)
+    psi, chi = coefficients(t, stride)
+    mean, deviation = moments(t, 7.5)
+    assert psi > 0.01 * chi
+    found = draws(estimator, editing_prior(), t)
+    expected = psi * np.asarray(Z - SOURCE) + chi * mean
+    error = abs(chi) * deviation / np.sqrt(DRAWS)
+    np.testing.assert_allclose(found.mean(0), expected, atol=5 * error, rtol=2e-3)
+
+
+def test_pds_of_one_step_is_dds_weighted():
+    """gamma + delta alpha_t = alpha_s: nothing pulls towards the source."""
+    t, prior = 400, editing_prior()
+    how = {"guidance_scale": 3.0, "weighting": "one"}
+    pds = draws(ESTIMATORS["pds"](SCHEDULE, stride=1, **how), prior, t, 4)
+    dds = draws(ESTIMATORS["dds"](SCHEDULE, **how), prior, t, 4)
+    np.testing.assert_allclose(pds, coefficients(t, 1)[1] * dds, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["dds", "pds"])
+@pytest.mark.parametrize("t", [0, 1, 300, 999])
+def test_nothing_moves_where_source_and_target_are_one(name, t):
+    """The same prompt and the same image: exactly 0, whatever the noise."""
+    target = linear_prior()
+    prior = target._replace(source=Source(target.noise, lambda view: Z))
+    found = draws(ESTIMATORS[name](SCHEDULE), prior, t, 8)
+    np.testing.assert_array_equal(found, 0.0)
+
+
+def test_a_group_of_views_is_one_sample():
+    """z [g ...] with one t: the latent of the source has the same leading axis."""
+    many = jnp.stack([SOURCE, SOURCE + 1])
+    prior = editing_prior(latent=many)
+    found = draws(ESTIMATORS["dds"](SCHEDULE), prior, 300, 2, jnp.stack([Z, Z]))
+    assert found.shape == (2, 2, 2)
