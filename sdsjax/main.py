@@ -77,7 +77,7 @@ def run(arguments: Arguments, part: Part = Part()) -> int:
     # what every process must have been asked for, whatever its number
     hosts.agree([__version__, workdir, arguments.allow_config_change, to_json(config)])
     if arguments.dry_run:
-        described = listings.dry_run(config, workdir)
+        described = listings.dry_run(config, workdir, arguments.compile)
         if hosts.is_first():
             print(described)
         return ExitStatus.DONE

@@ -27,7 +27,7 @@ usage: sdsjax --config=NAME[:VARIANT] [--config.KEY=VALUE ...] [--workdir=DIR]
   --prompts=FILE         an asset for each line of a text file, trained together (at
                          most --assets_per_device=N at a time); index.html shows all
   --allow_config_change  continue a run although its config or its input files differ
-  --dry_run              print every key, with estimates of time and memory; run nothing
+  --dry_run [--compile]  print every key, and what it costs (by XLA's plan); run nothing
   --list                 configs and variants, estimators, timesteps, toybox words
   --coordinator_address  --num_processes  --process_id: one run on several hosts
   --traceback            show where an error came from; --version --help: print, leave
@@ -56,6 +56,7 @@ class Arguments(NamedTuple):
     num_processes: int | None = None
     process_id: int | None = None
     traceback: bool = False
+    compile: bool = False
 
     def command(self) -> list[str]:
         """The command that asks for the same, in one spelling of its flags."""
@@ -80,7 +81,7 @@ def _define() -> flags.FlagValues:
         "assets_per_device", None, "assets", lower_bound=1, flag_values=values
     )
     switches = ("allow_config_change", "dry_run", "list", "version", "traceback")
-    for name in switches:
+    for name in (*switches, "compile"):
         flags.DEFINE_boolean(name, False, name, flag_values=values)
     flags.DEFINE_boolean("help", False, "help", short_name="h", flag_values=values)
     return values
@@ -126,6 +127,8 @@ def parse(argv: list[str]) -> Arguments:
         )
     if values.workdir == "":
         raise ConfigError("--workdir is empty: pass a directory")
+    if values.compile and not values.dry_run:
+        raise ConfigError("--compile goes with --dry_run: a run compiles by itself")
     if values.prompts == "":
         raise ConfigError("--prompts is empty: pass a text file, a prompt a line")
     chosen = {k: getattr(values, k) for k in Arguments._fields[2:]}

@@ -22,12 +22,15 @@ from sdsjax.distributed.parameters import bytes_a_device, is_split
 from sdsjax.distributed.sharding import axis_size, describe
 from sdsjax.exports.mesh import extraction_bytes
 from sdsjax.training.build import (
+    RunComponents,
     build,
     build_meshes,
     build_phases,
     build_representation,
 )
 from sdsjax.training.build.phases import phase_sizes
+from sdsjax.training.config import ConfigError
+from sdsjax.training.programs import Programs
 from sdsjax.training.supervision import Attached
 from sdsjax.types import PriorSource
 
@@ -236,14 +239,36 @@ def memory_plan(config, prior: int, kept: float, states: int, meshes) -> list[st
     return lines
 
 
-def budget(config) -> list[str]:
+def compiled_plan(config, pieces: RunComponents) -> list[str]:
+    """Lines on what XLA has planned for each phase's step, which is compiled for it."""
+    programs, device = Programs(config, pieces), jax.devices()[0]
+    limit, lines = bytes_available(device), []
+    for phase in pieces.phases:
+        held, scratch = programs.step_memory(phase)
+        line = (
+            f"memory of a step to step {phase.last}: {(held + scratch) / GIB:.3f} GiB "
+            f"a device by XLA's plan: {held / GIB:.3f} of prior, state and results, "
+            f"{scratch / GIB:.3f} of scratch space"
+        )
+        if limit is not None and held + scratch > limit:
+            line += (
+                f"; this will not fit: {device.device_kind} has {limit / GIB:.2f}: set "
+                "microbatch=1, prior.dtype=bfloat16, or a lower batch_size"
+            )
+        lines.append(line)
+    return lines
+
+
+def budget(config, compiled: bool = False) -> list[str]:
     """Lines on parameters, operations, devices, time and memory of a run.
 
-    Loads weights where they are local, writes nothing. Raises MeshError for devices
-    that cannot be laid out as the config asks.
+    Loads weights where they are local, writes nothing. compiled: compile the steps, for
+    XLA's own figure of their memory. Raises MeshError for devices that cannot be laid
+    out as the config asks, ConfigError for `compiled` without weights.
     """
     meshes = build_meshes(config)
     width = 2 if config.prior.dtype == "bfloat16" else 4
+    pieces = None
     if _is_local(config):
         pieces = build(config)
         cost = network_cost(pieces.source, config.resolution)
@@ -277,6 +302,13 @@ def budget(config) -> list[str]:
         "compilation, rendering and exports are not counted",
         *memory_plan(config, held, cost.residuals, states, meshes),
     ]
+    if compiled:
+        if pieces is None:
+            raise ConfigError(
+                f"--compile: the weights of {config.prior.folder} are not local, and "
+                "the step is made of them: fetch them first, or leave it out"
+            )
+        lines += compiled_plan(config, pieces)
     if config.representation.name != "image":
         side = config.exports.mesh_resolution
         lines.append(

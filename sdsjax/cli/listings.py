@@ -74,8 +74,11 @@ def _flags(config) -> list[str]:
     ]
 
 
-def dry_run(config, workdir: str) -> str:
-    """Every key as the flag that sets it, then what the run would need."""
-    lines = _flags(config)
-    lines += ["", f"run directory: {workdir} (nothing was written)", *budget(config)]
+def dry_run(config, workdir: str, compiled: bool = False) -> str:
+    """Every key as the flag that sets it, then what the run would need.
+
+    compiled: as of `budget`.
+    """
+    lines = [*_flags(config), "", f"run directory: {workdir} (nothing was written)"]
+    lines += budget(config, compiled)
     return "\n".join(lines)

@@ -182,14 +182,19 @@ def in_turns(function: Callable, at_once: int) -> Callable:
     return mapped
 
 
+def replicated(mesh: Mesh | None) -> NamedSharding | SingleDeviceSharding:
+    """Returns the sharding of arrays that are whole on each device in use."""
+    if mesh is None:
+        return SingleDeviceSharding(jax.devices()[0])
+    return NamedSharding(mesh, PartitionSpec())
+
+
 def replicate(tree, mesh: Mesh | None):
     """Place every leaf of a pytree whole on each device in use."""
-    if mesh is None:
-        return jax.device_put(tree, SingleDeviceSharding(jax.devices()[0]))
-    if processes() > 1:
-        whole = NamedSharding(mesh, PartitionSpec())
-        return jax.tree.map(lambda leaf: spread(leaf, whole), tree)
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    where = replicated(mesh)
+    if isinstance(where, NamedSharding) and processes() > 1:
+        return jax.tree.map(lambda leaf: spread(leaf, where), tree)
+    return jax.device_put(tree, where)
 
 
 def whole_results(mesh: Mesh | None) -> dict:

@@ -6,9 +6,12 @@ Assets that are made together share them; a session asks for them phase by phase
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 
+from sdsjax.distributed.parameters import is_split
+from sdsjax.distributed.sharding import replicated
 from sdsjax.runs.compile_cache import light_compilation
 from sdsjax.training.build import Phase, RunComponents
 from sdsjax.training.gradient_variance import make_step_variance
@@ -34,6 +37,17 @@ def first_state(components: RunComponents, config):
 
     start = jax.jit(start, compiler_options=light_compilation(1))
     return start, (components.source.params, jax.random.key(config.seed))
+
+
+class StepMemory(NamedTuple):
+    """The bytes that a device holds during a step, by XLA's plan of its program.
+
+    held: parameters of the prior, the state and what the step returns; scratch: what
+    comes and goes meanwhile (renderings, the encoder's residuals, activations).
+    """
+
+    held: int
+    scratch: int
 
 
 class Programs:
@@ -72,6 +86,28 @@ class Programs:
             microbatch=self.config.microbatch,
             compiler_options=light_compilation(1),
             **how,
+        )
+
+    def step_memory(self, phase: Phase) -> StepMemory:
+        """Asks XLA what a phase's step holds on a device; compiles it, runs nothing.
+
+        Arrays are placed as a session places them. Raises what the compiler raises.
+        """
+        prior = self.components.source.params
+        key = jax.random.key(self.config.seed)
+        state = jax.eval_shape(self.start, prior, key)
+        where = replicated(phase.mesh)
+
+        def placed(leaf):
+            own = leaf.sharding if is_split(leaf) else where
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own)
+
+        shapes = jax.tree.map(placed, (state, prior, key))
+        step = self.train_step(phase, mesh=phase.mesh)
+        plan: Any = step.lower(*shapes).compile().memory_analysis()
+        results = plan.output_size_in_bytes - plan.alias_size_in_bytes
+        return StepMemory(
+            plan.argument_size_in_bytes + results, plan.temp_size_in_bytes
         )
 
     def step_variance(self, phase: Phase, samples: int) -> Callable:

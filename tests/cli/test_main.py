@@ -209,6 +209,29 @@ def test_the_last_of_two_overrides_counts(capsys, folder):
     assert "--config.steps=4\n" in capsys.readouterr().out
 
 
+def test_compiling_in_a_dry_run_tells_what_a_step_holds(capsys, folder, monkeypatch):
+    from sdsjax.training.programs import Programs, StepMemory
+
+    monkeypatch.setattr(
+        Programs, "step_memory", lambda self, phase: StepMemory(2**30, 2**62)
+    )
+    flags = [f"--config.{key}={value}" for key, value in TINY.items()]
+    assert cli(["--config=ssd", *flags, "--dry_run", "--compile"]) == 0
+    said = capsys.readouterr().out
+    assert "by XLA's plan: 1.000 of prior, state and results" in said
+    assert "this will not fit" in said
+    assert "microbatch=1" in said
+    assert list(folder.iterdir()) == []
+
+
+def test_compiling_needs_a_dry_run_and_weights(capsys, folder):
+    assert cli(["--config=ssd", "--compile"]) == 2
+    assert "--compile goes with --dry_run" in capsys.readouterr().err
+    assert cli(["--config=ssd:sd21", "--dry_run", "--compile"]) == 2
+    assert "are not local" in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+
+
 @pytest.fixture
 def train_called(monkeypatch):
     from sdsjax.training import train
