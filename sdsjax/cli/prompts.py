@@ -124,6 +124,11 @@ def check_arguments(arguments: Arguments) -> None:
         )
     if arguments.config is None:
         raise ConfigError("--prompts needs a config: pass --config=ssd")
+    if arguments.view:
+        raise ConfigError(
+            "--view watches one run: leave it out with --prompts, and look at what is "
+            "saved by python -m sdsjax.view RUN RUN ..."
+        )
     if hosts.count() > 1:
         raise ConfigError(
             "--prompts spreads its assets over the devices of one process: start it on "

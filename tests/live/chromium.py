@@ -61,8 +61,11 @@ class Page:
         shown = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
         return np.asarray(shown, float)
 
+    def text(self):
+        return self.evaluate("document.body ? document.body.innerText : ''")
+
     def says(self, text):
-        return self.evaluate(f"document.body.innerText.includes({json.dumps(text)})")
+        return text in self.text()
 
     def click(self, label):
         """Presses the button of that label."""

@@ -73,7 +73,10 @@ def read_newest(folder: str | Path) -> FinishedRun:
 
 
 def _read(folder: Path, step: int) -> FinishedRun:
-    config = load_json(folder / "config.json")
+    stored = folder / "config.json"
+    if not stored.is_file():
+        raise RunError(f"{folder} has lost its config.json")
+    config = load_json(stored)
     said = config.representation
     if said.name == "image":
         raise RunError(
@@ -116,5 +119,3 @@ def _check_directory(folder: Path) -> None:
             f"{folder} was not made by sdsjax (it holds no run.json): pass the "
             "directory of a run"
         )
-    if not (folder / "config.json").is_file():
-        raise RunError(f"{folder} has lost its config.json")
