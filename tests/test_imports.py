@@ -38,6 +38,7 @@ BELOW = {
     "export": {"cli"},
     "compare": {"cli"},
     "view": {"cli"},
+    "studio": {"cli"},
     "library": BELOW_TRAINING | {"training", "cli"},
     "__init__": {"cli", "library"},
 }

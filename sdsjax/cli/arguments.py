@@ -100,8 +100,8 @@ def _define() -> flags.FlagValues:
     return values
 
 
-def _split_config(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
-    # (config, overrides, what is left)
+def split_config(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
+    """Splits words into (--config, overrides by key, what is left)."""
     config, overrides, rest = None, {}, []
     words = list(argv)
     while words:
@@ -127,7 +127,7 @@ def _split_config(argv: list[str]) -> tuple[str | None, dict[str, str], list[str
 
 def parse(argv: list[str]) -> Arguments:
     """Raises ConfigError for an unknown flag, a flag without value, a stray word."""
-    config, overrides, rest = _split_config(argv)
+    config, overrides, rest = split_config(argv)
     values = _define()
     try:
         stray = values(["sdsjax", *rest])[1:]

@@ -63,7 +63,7 @@ class Monitor:
         self._bar = gui.add_progress_bar(0.0)
         self._pause = gui.add_button("Pause")
         save, stop = gui.add_button("Save"), gui.add_button("Stop")
-        cameras = gui.add_checkbox("cameras of the step", True)
+        cameras = gui.add_checkbox("cameras of the step", initial_value=True)
         self._pause.on_click(lambda _: self._turn())
         save.on_click(lambda _: self._asked.append("save"))
         stop.on_click(lambda _: self._asked.append("stop"))

@@ -31,11 +31,11 @@ class FollowedRun:
         name: str,
         position: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ):
-        self.folder, self.step = folder, -1
+        self.folder, self.step, self.finished = folder, -1, False
         self._stand = Stand(server, name, position, folder.name)
         with server.gui.add_folder(folder.name):
             self._text = server.gui.add_markdown("")
-            box = server.gui.add_checkbox("show", True)
+            box = server.gui.add_checkbox("show", initial_value=True)
         box.on_update(lambda _: setattr(self._stand.frame, "visible", box.value))
         self.show(first)
 
@@ -45,12 +45,14 @@ class FollowedRun:
             bound = float(run.config.representation.get("bound", 1.0))
             self._stand.show(shape_of(run.asset, bound=bound))
             self.step = run.step
+        self.finished = is_finished(self.folder)
         self._text.content = description(self.folder, run)
 
     def refresh(self) -> None:
         """Reads the run again if it has saved something since."""
         steps = Checkpoints(self.folder / "checkpoints").steps()
-        if steps and steps[-1] != self.step:
+        known = self.step, self.finished
+        if steps and (steps[-1], is_finished(self.folder)) != known:
             # what is being written or removed just now is read the next time
             with contextlib.suppress(RunError, CheckpointError, OSError):
                 self.show(read_newest(self.folder))

@@ -68,14 +68,19 @@ class Page:
         return text in self.text()
 
     def click(self, label):
-        """Presses the button of that label."""
+        """Presses the mouse on the button or the tab of that label."""
         script = f"""(() => {{
-            const all = [...document.querySelectorAll("button")];
+            const all = [...document.querySelectorAll("button, [role=tab]")];
             const one = all.find((b) => b.innerText.trim() === {json.dumps(label)});
-            if (one) one.click();
-            return Boolean(one);
+            if (!one) return null;
+            one.scrollIntoView({{block: "center"}});
+            const box = one.getBoundingClientRect();
+            return [box.x + box.width / 2, box.y + box.height / 2];
         }})()"""
-        wait_for(lambda: self.evaluate(script))
+        x, y = wait_for(lambda: self.evaluate(script))
+        for kind in ("mousePressed", "mouseReleased"):
+            how = {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1}
+            self.ask("Input.dispatchMouseEvent", **how)
 
 
 @contextlib.contextmanager

@@ -67,6 +67,8 @@ def test_splats_of_two_runs_are_seen_and_follow_what_they_save(tmp_path, capsys)
             save(red, 6, (0.05, 0.9, 0.05))
             wait_for(lambda: seen(1, "left") > 1000)
             assert page.says("step 6, not finished")
+            (red / "finished.json").write_text('{"step": 6}')
+            wait_for(lambda: page.says("step 6, finished"))
     finally:
         stop.set()
         command.join()
