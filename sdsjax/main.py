@@ -13,7 +13,7 @@ from pathlib import Path
 from sdsjax import __version__
 from sdsjax.cli.arguments import HELP, Arguments, parse
 from sdsjax.cli.config_files import default_workdir, locate
-from sdsjax.distributed.launch import Launch, find_launch
+from sdsjax.distributed.launch import Launch, Part, find_launch, find_part
 from sdsjax.distributed.supervisor import end_with_parent, is_supervised, supervise
 from sdsjax.runs.exit_status import ExitStatus
 from sdsjax.training.config import ConfigError, load_json, to_json
@@ -57,8 +57,11 @@ def resolved(arguments: Arguments):
     return config, workdir
 
 
-def run(arguments: Arguments) -> int:
-    """Resolve the config, then train, or describe the run with --dry_run."""
+def run(arguments: Arguments, part: Part = Part()) -> int:
+    """Resolve the config, then train, or describe the run with --dry_run.
+
+    part: this process's share of a list of prompts.
+    """
     from sdsjax.cli import devices, listings, prompts
     from sdsjax.cli.live.watch import watched
     from sdsjax.distributed import hosts
@@ -66,7 +69,7 @@ def run(arguments: Arguments) -> int:
     devices.backend()  # before anything computes: a wrong JAX_PLATFORMS is one line
     prompts.check_arguments(arguments)
     if arguments.prompts is not None:
-        return prompts.run_file(arguments)
+        return prompts.run_file(arguments, part)
     try:
         config, workdir = resolved(arguments)
     except (ValueError, OSError):
@@ -107,12 +110,15 @@ def cli(argv: list[str] | None = None) -> int:
 
             print(listings.listing())
         else:
-            launch = find_launch(
+            numbers = (
                 arguments.coordinator_address,
                 arguments.num_processes,
                 arguments.process_id,
                 os.environ,
             )
+            if arguments.prompts is not None:
+                return run(arguments, find_part(*numbers))
+            launch = find_launch(*numbers)
             if launch is None:
                 return run(arguments)
             if is_supervised():

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from sdsjax.cli import checks
 from sdsjax.cli.arguments import Arguments
 from sdsjax.cli.config_files import default_workdir, locate
-from sdsjax.distributed import hosts
+from sdsjax.distributed.launch import Part
 from sdsjax.runs.exit_status import ExitStatus
 from sdsjax.training.config import Config, ConfigError
 
@@ -129,23 +129,24 @@ def check_arguments(arguments: Arguments) -> None:
             "--view watches one run: leave it out with --prompts, and look at what is "
             "saved by python -m sdsjax.view RUN RUN ..."
         )
-    if hosts.count() > 1:
-        raise ConfigError(
-            "--prompts spreads its assets over the devices of one process: start it on "
-            "each host with a part of the file, without --num_processes"
-        )
 
 
-def run_file(arguments: Arguments) -> int:
-    """Trains every prompt of a file, or describes it with --dry_run.
+def run_file(arguments: Arguments, part: Part = Part()) -> int:
+    """Trains a file's prompts, of several processes every so-manieth, or describes it.
 
     Returns the exit status: that of a run that diverged, if one did, else of the first
-    that failed. Raises as `run_prompts`.
+    that failed. Raises as `run_prompts`, and ConfigError for more processes than
+    prompts.
     """
     assert arguments.config is not None
     assert arguments.prompts is not None
     path, label = Path(arguments.prompts), locate(arguments.config).label
     lines = read_prompts(path)
+    if part.count > len(lines):
+        raise ConfigError(
+            f"{part.count} processes for the {len(lines)} prompt(s) of {path}: start "
+            "at most one for each"
+        )
     configs = resolve_each(path, lines, arguments.config, arguments.overrides)
     from sdsjax.cli import asset_memory, devices
     from sdsjax.training.prompts.job import Request, check_together, run_prompts
@@ -169,6 +170,7 @@ def run_file(arguments: Arguments) -> int:
             requests,
             root,
             assets_per_device=arguments.assets_per_device or fits,
+            part=part,
             allow_config_change=arguments.allow_config_change,
         )
     return report(outcomes)
@@ -178,8 +180,9 @@ def _alone(arguments: Arguments, config: Config, folder: Path) -> list[str]:
     # what asks for one of the assets by itself
     overrides = {**arguments.overrides, "prompt": config.prompt}
     one = arguments._replace(
-        prompts=None, assets_per_device=None, overrides=overrides, workdir=str(folder)
-    )
+        prompts=None, assets_per_device=None, num_processes=None, process_id=None,
+        overrides=overrides, workdir=str(folder),
+    )  # fmt: skip
     return one.command()
 
 

@@ -33,6 +33,17 @@ class Launch(NamedTuple):
     said_by: str
 
 
+class Part(NamedTuple):
+    """The share of independent work that process number `process` of `count` has."""
+
+    process: int = 0
+    count: int = 1
+
+    def of(self, items: int) -> range:
+        """The positions among so many items that are this process's, every count-th."""
+        return range(self.process, items, self.count)
+
+
 def from_flags(
     coordinator: str | None, processes: int | None, process: int | None
 ) -> Launch | None:
@@ -62,12 +73,16 @@ def from_flags(
             f"--coordinator_address {coordinator!r} is no HOST:PORT, such as "
             "10.0.0.1:12345, of the machine of process 0"
         )
+    _check_number(processes, process)
+    return Launch(coordinator, processes, process, "flags")
+
+
+def _check_number(processes: int, process: int) -> None:
     if processes < 1 or not 0 <= process < processes:
         raise LaunchError(
             f"--process_id {process} of --num_processes {processes}: processes are "
             "numbered 0..num_processes - 1"
         )
-    return Launch(coordinator, processes, process, "flags")
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:
@@ -110,3 +125,37 @@ def find_launch(
     """
     found = from_flags(coordinator, processes, process) or from_environment(environ)
     return None if found is not None and found.processes == 1 else found
+
+
+def find_part(
+    coordinator: str | None,
+    processes: int | None,
+    process: int | None,
+    environ: Mapping[str, str],
+) -> Part:
+    """Returns which share of independent runs is this process's.
+
+    Nothing passes between the processes, so they need no coordinator and do not join:
+    one that ends leaves the others alone. Raises LaunchError for half of the two
+    numbers, and where only JAX's own detection would know them.
+    """
+    if processes is not None and process is not None:
+        _check_number(processes, process)
+        return Part(process, processes)
+    if (processes, process) != (None, None) or coordinator is not None:
+        raise LaunchError(
+            "--prompts: the processes of a list work apart: pass --num_processes and "
+            "--process_id, both, and no address"
+        )
+    found = from_environment(environ)
+    if found is None:
+        return Part()
+    if found.said_by == "a TPU pod":
+        raise LaunchError(
+            "--prompts: a TPU pod's hosts are one machine to JAX and cannot work apart "
+            "as they are (not tried): use single hosts, each with --num_processes and "
+            "--process_id"
+        )
+    assert found.processes is not None
+    assert found.process is not None
+    return Part(found.process, found.processes)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sdsjax.distributed.launch import Launch, LaunchError, find_launch
+from sdsjax.distributed.launch import Launch, LaunchError, find_launch, find_part
 from sdsjax.distributed.supervisor import MARK, epitaph, supervise
 
 SLURM = {
@@ -44,6 +44,23 @@ def test_an_environment_counts_where_it_names_several_processes(environ, expecte
     found = find_launch(None, None, None, environ)
     assert (found and found[1:3]) == expected
     assert found is None or found.coordinator is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"), [({}, (0, 1)), (MPI, (3, 4))], ids=["alone", "Open MPI"]
+)
+def test_independent_work_is_shared_out_without_a_coordinator(environ, expected):
+    assert find_part(None, None, None, environ) == expected
+    assert find_part(None, 3, 2, environ) == (2, 3)
+    shares = [find_part(None, 3, k, {}).of(7) for k in range(3)]
+    assert sorted(i for share in shares for i in share) == list(range(7))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_pod_cannot_work_apart():
+    with pytest.raises(LaunchError, match="not tried") as error:
+        find_part(None, None, None, POD)
+    assert "\n" not in str(error.value)
 
 
 def test_flags_go_before_the_environment():

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from sdsjax.distributed.launch import Part
 from sdsjax.exports import ExportError
 from sdsjax.models.loading.weights import networks_kept
 from sdsjax.runs.checkpoints import CheckpointError, Checkpoints
@@ -266,21 +267,27 @@ def run_prompts(
     root: Path,
     *,
     assets_per_device: int | Callable[[RunComponents], int],
+    part: Part = Part(),
     allow_config_change: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> list[Outcome]:
     """Distils every request into its directory; `root` gets an index of all.
 
     requests: of one config, whose prompts differ; assets_per_device: how many are
-    trained together on a device, or how that is found. Returns an outcome each, in
-    order. Raises, before anything is written, ConfigError, RunError or the rooms' own
-    one-line errors for what cannot work; Interrupted, everything saved.
+    trained together on a device, or how that is found; part: which of them are this
+    process's; the index shows the others as their directories are. Returns an outcome
+    of each of its own, in order. Raises, before anything is written, ConfigError,
+    RunError or the rooms' own one-line errors for what cannot work; Interrupted,
+    everything saved.
     """
     say = say or (lambda line: print(f"sdsjax: {line}", file=sys.stderr, flush=True))
     enable_compile_cache()
     check_together(requests[0].config)
     check_root(root)
     inputs = input_files(requests[0].config)
+    every, requests = requests, [requests[i] for i in part.of(len(requests))]
+    if part.count > 1:
+        say(f"process {part.process} of {part.count}: {len(requests)} asset(s)")
     done = [is_done(one, inputs, allow_config_change) for one in requests]
     outcomes: list[Outcome | None] = [
         Outcome(one, skipped=True) if d else None for one, d in zip(requests, done)
@@ -300,31 +307,38 @@ def run_prompts(
         chunks = job.chunks
     try:
         for chunk in chunks:
-            write_page(root, requests, outcomes, say)
+            write_page(root, every, outcomes, part, say)
             for index, error in job.run_chunk(chunk).items():
                 outcomes[pending[index]] = Outcome(requests[pending[index]], error)
     finally:
-        write_page(root, requests, outcomes, say)
+        write_page(root, every, outcomes, part, say)
     say(f"{root / INDEX} shows all of them")
     return [outcome for outcome in outcomes if outcome is not None]
+
+
+def _entry(request: Request, outcome: Outcome | None) -> Entry:
+    # what another process makes is as finished as its directory says
+    found = (request.workdir / "finished.json").is_file()
+    status = outcome.status if outcome else "finished" if found else "waiting"
+    note = str(outcome.error) if outcome and outcome.error else ""
+    return Entry(request.config.prompt, request.workdir, status, note)
 
 
 def write_page(
     root: Path,
     requests: Sequence[Request],
-    outcomes: Sequence[Outcome | None],
+    own: Sequence[Outcome | None],
+    part: Part,
     say: Callable[[str], None],
 ) -> None:
-    """Writes the index of all; a disk that does not take it is only a warning."""
-    entries = [
-        Entry(
-            request.config.prompt,
-            request.workdir,
-            outcome.status if outcome else "waiting",
-            str(outcome.error) if outcome and outcome.error else "",
-        )
-        for request, outcome in zip(requests, outcomes)
-    ]
+    """Writes the index of all; a disk that does not take it is only a warning.
+
+    own: how this process's part of the requests ended, None for what has not yet.
+    """
+    outcomes: list[Outcome | None] = [None] * len(requests)
+    for position, outcome in zip(part.of(len(requests)), own):
+        outcomes[position] = outcome
+    entries = list(map(_entry, requests, outcomes))
     try:
         root.mkdir(parents=True, exist_ok=True)
         write_index(root / INDEX, f"{len(entries)} prompts", entries)
