@@ -38,7 +38,7 @@ def require_viser() -> None:
 def check_address(host: str, port: int | None) -> None:
     """Raises ViewError for an address that cannot be listened on."""
     if port is not None and not 1 <= port <= 65535:
-        raise ViewError(f"--port must be in 1..65535, not {port}")
+        raise ViewError(f"a port must be in 1..65535, not {port}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port or 0, type=socket.SOCK_STREAM
@@ -49,20 +49,20 @@ def check_address(host: str, port: int | None) -> None:
             probe.bind(address)
     except socket.gaierror:
         raise ViewError(
-            f"--host {host} is no address of this machine: leave it out for {LOCAL}"
+            f"host {host} is no address of this machine: leave it out for {LOCAL}"
         ) from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             why = "is taken"
-            advice = "choose another, or leave --port out for one that is free"
+            advice = "choose another, or leave it out for one that is free"
         elif error.errno == errno.EACCES:
             why, advice = "is not allowed", "choose one above 1023"
         else:
             raise ViewError(
-                f"--host {host} is no address of this machine ({error.strerror}): "
+                f"host {host} is no address of this machine ({error.strerror}): "
                 f"leave it out for {LOCAL}"
             ) from None
-        raise ViewError(f"--port {port} of {host} {why}: {advice}") from None
+        raise ViewError(f"port {port} of {host} {why}: {advice}") from None
 
 
 def open_server(host: str = LOCAL, port: int | None = None, label: str = "") -> Server:
@@ -80,7 +80,7 @@ def open_server(host: str = LOCAL, port: int | None = None, label: str = "") -> 
         server = viser.ViserServer(host, port or 0, label=label or None, verbose=False)
     if port is not None and server.get_port() != port:
         close(server)
-        raise ViewError(f"--port {port} of {host} was taken just now: choose another")
+        raise ViewError(f"port {port} of {host} was taken just now: choose another")
     server.gui.configure_theme(show_share_button=False, show_logo=False)
     server.scene.set_up_direction("+y")
     server.initial_camera.position = POSITION

@@ -63,7 +63,7 @@ def test_a_port_that_is_taken_is_one_line(some_viser, tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         line = mistake(capsys, str(begun(tmp_path / "a")), f"--port={port}")
-    assert f"--port {port} of 127.0.0.1 is taken" in line
+    assert f"port {port} of 127.0.0.1 is taken" in line
 
 
 def test_the_program_imports_no_viewer_by_itself():
