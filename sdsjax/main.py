@@ -63,6 +63,7 @@ def run(arguments: Arguments, part: Part = Part()) -> int:
     part: this process's share of a list of prompts.
     """
     from sdsjax.cli import devices, listings, prompts
+    from sdsjax.cli.live.watch import watched
     from sdsjax.distributed import hosts
 
     devices.backend()  # before anything computes: a wrong JAX_PLATFORMS is one line
@@ -84,12 +85,13 @@ def run(arguments: Arguments, part: Part = Part()) -> int:
     devices.warn(config, arguments.overrides)
     from sdsjax.training import train
 
-    with devices.memory_explained(config):
+    with watched(arguments, config) as on_event, devices.memory_explained(config):
         train.run(
             config,
             workdir,
             allow_config_change=arguments.allow_config_change,
             command=arguments.command(),
+            on_event=on_event,
         )
     return ExitStatus.DONE
 

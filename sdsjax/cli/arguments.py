@@ -21,12 +21,12 @@ usage: sdsjax --config=NAME[:VARIANT] [--config.KEY=VALUE ...] [--workdir=DIR]
 
   --config=NAME          ssd, sds:image, ... (see --list), or the path of a config file
   --config.KEY=VALUE     change one key, e.g. --config.prompt="a red mug"
-                         --config.steps=300 --config.estimator.threshold=400
   --workdir=DIR          the run directory; default runs/<config>-<prompt>-<seed>;
                          a run is continued by the same command, or by --workdir alone
   --prompts=FILE         an asset for each line of a text file, trained together (at
                          most --assets_per_device=N at a time); index.html shows all
   --allow_config_change  continue a run although its config or its input files differ
+  --view                 watch it in a browser; --view_every=STEPS (10), --view_port
   --dry_run [--compile]  print every key, and what it costs (by XLA's plan); run nothing
   --list                 configs and variants, estimators, timesteps, toybox words
   --coordinator_address  --num_processes  --process_id: one run on several hosts
@@ -57,6 +57,10 @@ class Arguments(NamedTuple):
     process_id: int | None = None
     traceback: bool = False
     compile: bool = False
+    view: bool = False
+    view_every: int | None = None
+    view_host: str | None = None
+    view_port: int | None = None
 
     def command(self) -> list[str]:
         """The command that asks for the same, in one spelling of its flags."""
@@ -80,15 +84,26 @@ def _define() -> flags.FlagValues:
     flags.DEFINE_integer(
         "assets_per_device", None, "assets", lower_bound=1, flag_values=values
     )
-    switches = ("allow_config_change", "dry_run", "list", "version", "traceback")
-    for name in (*switches, "compile"):
+    flags.DEFINE_integer("view_every", None, "steps", lower_bound=1, flag_values=values)
+    flags.DEFINE_string("view_host", None, "of --view", flag_values=values)
+    flags.DEFINE_integer("view_port", None, "of --view", flag_values=values)
+    switches = (
+        "view",
+        "allow_config_change",
+        "dry_run",
+        "list",
+        "version",
+        "traceback",
+        "compile",
+    )
+    for name in switches:
         flags.DEFINE_boolean(name, False, name, flag_values=values)
     flags.DEFINE_boolean("help", False, "help", short_name="h", flag_values=values)
     return values
 
 
-def _split_config(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
-    # (config, overrides, what is left)
+def split_config(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
+    """Splits words into (--config, overrides by key, what is left)."""
     config, overrides, rest = None, {}, []
     words = list(argv)
     while words:
@@ -114,7 +129,7 @@ def _split_config(argv: list[str]) -> tuple[str | None, dict[str, str], list[str
 
 def parse(argv: list[str]) -> Arguments:
     """Raises ConfigError for an unknown flag, a flag without value, a stray word."""
-    config, overrides, rest = _split_config(argv)
+    config, overrides, rest = split_config(argv)
     values = _define()
     try:
         stray = values(["sdsjax", *rest])[1:]
@@ -131,5 +146,9 @@ def parse(argv: list[str]) -> Arguments:
         raise ConfigError("--compile goes with --dry_run: a run compiles by itself")
     if values.prompts == "":
         raise ConfigError("--prompts is empty: pass a text file, a prompt a line")
+    if not values.view:
+        for name in ("view_every", "view_host", "view_port"):
+            if getattr(values, name) is not None:
+                raise ConfigError(f"--{name} is for --view: add it, or leave this out")
     chosen = {k: getattr(values, k) for k in Arguments._fields[2:]}
     return Arguments(config, overrides, **chosen)

@@ -124,6 +124,11 @@ def check_arguments(arguments: Arguments) -> None:
         )
     if arguments.config is None:
         raise ConfigError("--prompts needs a config: pass --config=ssd")
+    if arguments.view:
+        raise ConfigError(
+            "--view watches one run: leave it out with --prompts, and look at what is "
+            "saved by python -m sdsjax.view RUN RUN ..."
+        )
 
 
 def run_file(arguments: Arguments, part: Part = Part()) -> int:

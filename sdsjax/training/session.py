@@ -13,6 +13,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 import jax
 from jax.tree_util import Partial
@@ -33,9 +34,12 @@ from sdsjax.training.config import to_json
 from sdsjax.training.particles import state_of_particle
 from sdsjax.training.previews import picture, write_preview
 from sdsjax.training.programs import Programs
+from sdsjax.training.snapshots import Snapshot, take_snapshot
 from sdsjax.training.train_step import PREVIEW
 
-Event = Callable[[str, dict], None]
+# What a listener may answer after a step; other answers are not read.
+Request = Literal["pause", "save", "stop"]
+Event = Callable[[str, dict], Request | None]
 
 
 class Diverged(RuntimeError):
@@ -175,6 +179,20 @@ class Session:
     def advance(self, train_step) -> dict:
         """Takes one step."""
         return take_step(self, train_step)
+
+    def report_step(self) -> Request | None:
+        """Tells the listener that a step was taken; returns what it asks for."""
+        return self.notify("advance", {"step": self.step, "snapshot": self.snapshot})
+
+    def snapshot(self) -> Snapshot:
+        """Copies what is shown of this step, without waiting for it."""
+        return take_snapshot(
+            *self.particle(0),
+            self.components.representation,
+            phase=self.phase,
+            key=self.key,
+            step=self.step,
+        )
 
     def measure_variance(self, samples: int) -> dict:
         """Measures the variance of the gradient that is due next; changes nothing."""

@@ -10,7 +10,9 @@ has been trained but not exported is exported when the same is asked for again.
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -39,9 +41,12 @@ from sdsjax.training.programs import first_state
 from sdsjax.training.session import (
     Diverged,
     Event,
+    Request,
     Session,
     export_settings,
 )
+
+PAUSE_SECONDS = 0.1  # between two questions whether a run that waits may go on
 
 
 class Asset(NamedTuple):
@@ -68,9 +73,11 @@ def run(
     """Distils a validated config into `workdir`, continuing what is there.
 
     on_event(name, content): "step", "preview", "checkpoint", "finished", as they
-    happen. Raises RunError (the directory), CheckpointError, Diverged, Interrupted,
-    ExportError (trained, but not all written: running it again writes the rest); each
-    message is one line, each has an `exit_code` where it is not 2.
+    happen; "advance" after every step, which may be answered by "pause" (and is asked
+    again), "save" or "stop"; its content["snapshot"]() is what can be shown. Raises
+    RunError (the directory), CheckpointError, Diverged, Interrupted, ExportError
+    (trained, but not all written: running it again writes the rest); each message is
+    one line, each has an `exit_code` where it is not 2.
     """
     enable_compile_cache()
     workdir, frozen = Path(workdir), to_json(config)
@@ -209,6 +216,7 @@ class Trained(Protocol):
     advance: Callable[..., dict]
     check_finite: Callable
     save: Callable
+    report_step: Callable[[], Request | None]
     measure_variance: Callable[..., dict]
     record_metrics: Callable
     write_preview: Callable
@@ -226,11 +234,26 @@ def optimise(session: Trained, log: Log, stop: Stop) -> None:
             metrics = session.advance(train_step)
             log.timer.lap(session.step)
             write_what_is_due(session, log, metrics)
+            do_what_is_asked(session, log, stop)
             requested = hosts.agreed_signal(stop.requested, session.step)
             if requested:
                 session.save(log)
                 log.say(f"stopped: checkpoint {session.step} is written")
                 raise Interrupted(requested, session.step)
+
+
+def do_what_is_asked(session: Trained, log: Log, stop: Stop) -> None:
+    """Asks the listener after a step: it may save, stop, or have the run wait."""
+    while asked := session.report_step():
+        if asked == "save":
+            session.save(log)
+        elif asked == "stop":
+            stop.requested = stop.requested or signal.SIGINT
+        log.timer.pause()
+        if stop.requested:
+            return
+        if asked == "pause":
+            time.sleep(PAUSE_SECONDS)
 
 
 def write_what_is_due(session: Trained, log: Log, metrics: dict) -> None:

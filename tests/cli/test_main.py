@@ -253,7 +253,8 @@ def test_a_run_gets_the_checked_config(train_called, folder):
     assert workdir == "runs/ssd-a-red-mug-3"
     command = ["sdsjax", "--config=ssd", "--config.prompt=a red mug"]
     command += ["--config.seed=3", "--allow_config_change"]
-    assert options == {"allow_config_change": True, "command": command}
+    wanted = {"allow_config_change": True, "command": command, "on_event": None}
+    assert options == wanted
 
 
 def test_a_workdir_alone_continues_its_run(train_called, folder):

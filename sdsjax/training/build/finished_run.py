@@ -1,4 +1,4 @@
-"""The asset of a finished run, read from its directory without training.
+"""The asset of a run, read from its directory without training.
 
 Only the representation is built, from the config that the directory keeps: no weights,
 no estimator, no file that the run began from. Nothing is written.
@@ -14,14 +14,14 @@ import numpy as np
 from jax.tree_util import Partial
 
 from sdsjax.representations.gaussians import GaussianParams, as_gaussians
-from sdsjax.runs.checkpoints import Checkpoints, named_leaves
+from sdsjax.runs.checkpoints import CheckpointError, Checkpoints, named_leaves
 from sdsjax.runs.run_directory import RunError, read_json
 from sdsjax.training.build.representation import build_representation
 from sdsjax.training.config import Config, load_json
 
 
 class FinishedRun(NamedTuple):
-    """A finished run: its config, the step it ended at, and its first particle.
+    """A run as its directory keeps it: config, step, and its first particle.
 
     asset: Gaussians with their flags, or a field as a function of points (compiled).
     """
@@ -40,7 +40,43 @@ class _Parts(NamedTuple):
 def read_finished_run(folder: str | Path) -> FinishedRun:
     """Reads the asset that a finished run left. Raises RunError, CheckpointError."""
     folder = Path(folder)
-    config, step = _finished(folder)
+    _check_directory(folder)
+    finished = read_json(folder / "finished.json")
+    step = (finished or {}).get("step")
+    if not isinstance(step, int):
+        raise RunError(
+            f"{folder} is not finished: python -m sdsjax.main --workdir={folder} goes "
+            "on with it"
+        )
+    return _read(folder, step)
+
+
+def read_newest(folder: str | Path) -> FinishedRun:
+    """Reads the newest asset that a run has saved, whether it is finished or goes on.
+
+    Raises RunError, also where nothing is saved yet, and CheckpointError where no
+    checkpoint is intact.
+    """
+    folder = Path(folder)
+    _check_directory(folder)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    for step in reversed(checkpoints.steps()):
+        try:
+            checkpoints.verify(step)
+        except CheckpointError:  # being written, or removed just now
+            continue
+        return _read(folder, step)
+    raise RunError(
+        f"{folder} has no checkpoint yet: wait for its first (checkpoint_every), or "
+        "train it with --view"
+    )
+
+
+def _read(folder: Path, step: int) -> FinishedRun:
+    stored = folder / "config.json"
+    if not stored.is_file():
+        raise RunError(f"{folder} has lost its config.json")
+    config = load_json(stored)
     said = config.representation
     if said.name == "image":
         raise RunError(
@@ -73,24 +109,13 @@ def read_finished_run(folder: str | Path) -> FinishedRun:
     return FinishedRun(config, step, Partial(jax.jit(representation.field), *parts))
 
 
-def _finished(folder: Path) -> tuple[Config, int]:
-    """Returns the config and the last step. Raises RunError."""
+def _check_directory(folder: Path) -> None:
+    """Raises RunError for what is no directory of a run."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise RunError(f"{folder} {what}: pass the directory of a finished run")
+        raise RunError(f"{folder} {what}: pass the directory of a run")
     if read_json(folder / "run.json") is None:
         raise RunError(
             f"{folder} was not made by sdsjax (it holds no run.json): pass the "
-            "directory of a finished run"
+            "directory of a run"
         )
-    finished = read_json(folder / "finished.json")
-    step = (finished or {}).get("step")
-    if not isinstance(step, int):
-        raise RunError(
-            f"{folder} is not finished: python -m sdsjax.main --workdir={folder} goes "
-            "on with it"
-        )
-    stored = folder / "config.json"
-    if not stored.is_file():
-        raise RunError(f"{folder} has lost its config.json")
-    return load_json(stored), step

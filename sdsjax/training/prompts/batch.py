@@ -25,7 +25,7 @@ from sdsjax.training.prompts.stacking import (
     stack_states,
     state_of_asset,
 )
-from sdsjax.training.session import Diverged, Session, take_step
+from sdsjax.training.session import Diverged, Request, Session, take_step
 from sdsjax.training.train import write_abort
 
 Failure = Diverged | CheckpointError
@@ -111,6 +111,10 @@ class Batch:
     def advance(self, train_step) -> dict:
         """Takes one step of all."""
         return take_step(self, train_step)
+
+    def report_step(self) -> Request | None:
+        """Tells nobody: several assets have no listener."""
+        return None
 
     def settle(self, index: int) -> Session:
         """Gives a session its slice of the state, and returns it."""

@@ -1,0 +1,7 @@
+"""Runs `python -m sdsjax.view`."""
+
+import sys
+
+from sdsjax.cli.live.view_command import cli
+
+sys.exit(cli())
