@@ -7,7 +7,7 @@ else raises LoaderError with the file, the key, what was found and what was expe
 
 import contextlib
 import json
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -135,13 +135,27 @@ def _read_index(index: Path) -> dict[str, Path]:
     return {key: shards[name] for key, name in weight_map.items()}
 
 
-def key_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def key_shapes(
+    path: Path, types: Collection[str] | None = None
+) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of a file, from its header alone.
 
-    Raises LoaderError for a file that is not readable.
+    types: those that tensors may have; None: any. Raises LoaderError for a file that is
+    not readable, and for a tensor of another type.
     """
     with _open(path) as file:
-        return {k: tuple(file.get_slice(k).get_shape()) for k in list(file.keys())}
+        views = {key: file.get_slice(key) for key in list(file.keys())}
+        for key, view in views.items():
+            if types is not None:
+                _check_type(path, key, view, types)
+        return {key: tuple(view.get_shape()) for key, view in views.items()}
+
+
+def _check_type(path, key: str, view, types: Collection[str]) -> None:
+    if view.get_dtype() not in types:
+        raise LoaderError(
+            f"{path}: {key} has type {view.get_dtype()}; expected {', '.join(types)}"
+        )
 
 
 def read_tensor(path: Path, key: str) -> np.ndarray:
@@ -257,11 +271,7 @@ def _check_header(file, path, entry: Entry, shape) -> None:
         raise LoaderError(
             f"{path}: {entry.key} has shape {list(found)}; expected {list(expected)}"
         )
-    if view.get_dtype() not in DTYPES:
-        raise LoaderError(
-            f"{path}: {entry.key} has type {view.get_dtype()}; "
-            f"expected {', '.join(DTYPES)}"
-        )
+    _check_type(path, entry.key, view, DTYPES)
 
 
 def _read_pieces(file, path, entry: Entry, shape, dtype, sharding) -> jax.Array:
