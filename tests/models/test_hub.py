@@ -19,6 +19,7 @@ from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import hub
 from sdsjax.models.loading.errors import LoaderError
 from sdsjax.models.loading.hub import BUILT_IN
+from sdsjax.models.loading.sd3.folder import folders_of
 from sdsjax.training.build import PRIORS
 
 
@@ -183,6 +184,16 @@ def test_a_repository_of_single_files_is_said_to_be_one(monkeypatch, tmp_path):
         huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path)
     )
     refused("o/n: has no subfolder unet or transformer.*single files", "o/n")
+
+
+@pytest.mark.parametrize("third", [True, False])
+def test_t5_is_in_the_command_only_where_it_is_wanted(monkeypatch, third):
+    def offline(*_, **__):
+        raise hub_errors.LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    said = refused("hf download o/n", "o/n", folders=folders_of(third))
+    assert ('"text_encoder_3/*"' in said.partition("--exclude")[2]) != third
 
 
 def test_another_prior_s_folder_is_named(tmp_path):

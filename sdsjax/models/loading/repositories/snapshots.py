@@ -17,6 +17,7 @@ NETWORKS = ("unet", "transformer")
 FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 # what SDXL has beside them: a second text encoder, and how empty prompts are encoded
 MORE_FOLDERS = ("text_encoder_2", "tokenizer_2")
+T5_FOLDERS = ("text_encoder_3", "tokenizer_3")  # Stable Diffusion 3's third
 INDEX = "model_index.json"
 
 
@@ -62,6 +63,9 @@ def fetch(
         included.append(f'"{INDEX}"')
     # beside the weights wanted, folders hold other precisions and training leftovers
     skipped = ["*non_ema*"] if variant else ["*non_ema*", "*.fp16*"]
+    if "transformer" in folders:
+        # Stable Diffusion 3's T5, 9.5 GB, where it is left out
+        skipped += [f"{name}/*" for name in T5_FOLDERS if name not in folders]
     command = _command(repo, revision, included, skipped)
     if check is not None:
         check(_snapshot(repo, revision, CONFIGS, [], command))
