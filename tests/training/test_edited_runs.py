@@ -65,6 +65,8 @@ def test_the_prompt_of_a_run_is_read_from_it(said, tmp_path):
         ({"edit.path": "", "edit.source_prompt": ""}, "estimator 'dds' edits"),
         ({"edit.path": "nowhere.ply"}, "does not exist"),
         ({"edit.source_prompt": ""}, "source_prompt is empty"),
+        ({"edit.source_prompt": " a blue mug"}, "both 'a blue mug'.*no difference"),
+        ({"edit.path": __file__}, "is no PLY file"),
         ({"background": "random"}, "background=white"),
         ({"estimator.name": "ssd", "edit.path": ""}, "edit.path=RUN as well"),
         ({"estimator.name": "pds", "estimator.stride": 0}, "stride"),
