@@ -145,7 +145,7 @@ def run(said: argparse.Namespace) -> None:
                 f"--{name} must be at least {least}, not {getattr(said, name)}"
             )
     devices.backend()
-    kind = kind_of_folder(said.prior) or hub.kind_of(hub.resolve(said.prior))
+    kind = kind_of_folder(said.prior) or hub.kind_named(said.prior)
     overrides = {
         "prompt": said.prompt,
         "negative_prompt": said.negative,

@@ -72,9 +72,8 @@ def strict_promotion(request):
 # their SCHEDULE; True: slow then. The quick ones take the schedule as an argument, so
 # that one program serves both, or compile next to nothing.
 ON_FLOW_MATCHING = {
-    **dict.fromkeys(
-        ("test_estimators", "test_closed_forms", "test_exact_priors"), False
-    ),
+    **dict.fromkeys(("test_estimators", "test_closed_forms"), False),
+    **dict.fromkeys(("test_exact_priors", "test_editing"), False),
     **dict.fromkeys(("test_ssd", "test_inversion", "test_stein", "test_vsd"), True),
     **dict.fromkeys(("test_guidance_rescale", "test_group_samples"), True),
     **dict.fromkeys(("test_image_space", "test_empirical_views"), True),

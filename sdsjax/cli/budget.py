@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sdsjax.backend import target
+from sdsjax.backend import Target, compiling_for, target
 from sdsjax.cameras import OrbitRange
 from sdsjax.cli.prior_choice import BUILT_IN, KINDS
 from sdsjax.distributed.parameters import bytes_a_device, is_split
@@ -61,6 +61,8 @@ IF_OPERATIONS = 2 * 2879e9
 # VAE's; 1024 tokens of a 512x512 image with 333 of text
 SD35_PARAMETERS = 2_243_171_520 + 83_819_683
 SD35_OPERATIONS = 2 * 2443e9 + 2258e9
+# a target for which attention is neither cut into chunks nor another kernel's
+PLAIN = Target("tpu")
 
 
 class Cost(NamedTuple):
@@ -117,7 +119,9 @@ def encoder_residuals(source: PriorSource, resolution: int) -> float:
 def network_cost(source: PriorSource, resolution: int) -> Cost:
     """One view's cost, counted on the lowered program; nothing is compiled or run.
 
-    Of a prior that sees several together, a view's share.
+    Of a prior that sees several together, a view's share. Attention is counted as plain
+    products whatever the device: XLA counts the body of a loop over chunks once, and of
+    a kernel that is not its own nothing.
     """
     encode, x, views = _encoder(source, resolution)
 
@@ -128,7 +132,9 @@ def network_cost(source: PriorSource, resolution: int) -> Cost:
         return pull(direction.cond - direction.uncond)
 
     t = jax.ShapeDtypeStruct((), jnp.int32)
-    analysis = jax.jit(one_sample).lower(source.params, x, t).cost_analysis()
+    with compiling_for(PLAIN):
+        lowered = jax.jit(one_sample).lower(source.params, x, t)
+    analysis = lowered.cost_analysis()
     given = source.params
     return Cost(
         (analysis or {}).get("flops", 0.0) / views,

@@ -87,7 +87,8 @@ def _entries(folder: Path) -> list:
         prompt = str(config.get("prompt") or metrics.get("prompt") or run.name)
         said = str(metrics.get("status") or "unfinished")
         done = (run / "finished.json").is_file()
-        name = (config.get("estimator") or {}).get("name", "")
+        estimator = config.get("estimator")
+        name = estimator.get("name", "") if isinstance(estimator, dict) else ""
         status = "finished" if done else said if said != "finished" else "unfinished"
         found.append(Entry(prompt, run, status, f"{run.name} ({name})".strip()))
     return found

@@ -38,6 +38,16 @@ def check_edit(config: Config) -> None:
             f"edit.source_prompt is empty: say what {path} shows, "
             '--config.edit.source_prompt="a red mug"'
         )
+    if name in EDITING and edit["source_prompt"].strip() == config.prompt.strip():
+        raise ConfigError(
+            f"prompt and edit.source_prompt are both {config.prompt!r}, between which "
+            f"{name} finds no difference: say what {path} shall become"
+        )
+    if Path(path).expanduser().is_file() and Path(path).suffix.lower() != ".ply":
+        raise ConfigError(
+            f"edit.path {path!r} is no PLY file: pass a finished run's directory or a "
+            "splats.ply"
+        )
     if config.representation.name != "gaussians":
         raise ConfigError(
             f"edit.path begins from splats, and representation is "

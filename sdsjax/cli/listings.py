@@ -10,9 +10,10 @@ import textwrap
 from sdsjax.cli.budget import budget
 from sdsjax.cli.config_files import config_folder, config_names, read_module
 from sdsjax.cli.overrides import hyperparameters
+from sdsjax.cli.prior_choice import NEEDS
 from sdsjax.toybox.world.captions import vocabulary
 from sdsjax.toybox.world.objects import BASES, COLORS, KINDS
-from sdsjax.training.build import FACTORIES
+from sdsjax.training.build import FACTORIES, PRIORS
 from sdsjax.training.config import flatten
 
 
@@ -29,7 +30,7 @@ def _wrapped(text: str, depth: int) -> str:
 
 
 def listing() -> str:
-    """Configs with their variants, every named factory, the toybox's words."""
+    """Configs with their variants, every named factory, priors, the toybox's words."""
     lines = ["configs: --config=NAME or --config=NAME:VARIANT (by default the first)"]
     for name in config_names():
         module = read_module(config_folder() / f"{name}.py")
@@ -40,6 +41,8 @@ def listing() -> str:
         lines.append(f"{section}: --config.{section}.name=NAME, then its own keys")
         for name, factory in choices.items():
             lines.append(_wrapped(f"{name}: {', '.join(hyperparameters(factory))}", 1))
+    lines.append("prior: --config.prior.name=NAME (a folder says its own); it needs")
+    lines += [_wrapped(f"{name}: {NEEDS[name]}", 1) for name in PRIORS]
     rest = [w for w in vocabulary() if w not in {*COLORS, *KINDS}]
     lines += [
         "prompts for the toybox's priors: 'a red mug', or 'a red mug on a blue table'",

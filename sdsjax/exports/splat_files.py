@@ -114,18 +114,23 @@ def write_splats_glb(path: str | os.PathLike, gaussians: Gaussians) -> Path:
     return write_bytes(path, content)
 
 
+def import_gsply():
+    """Returns the library that writes SPZ. Raises MissingExtra where there is none."""
+    try:
+        return importlib.import_module("gsply")
+    except ImportError:
+        raise MissingExtra(
+            "SPZ needs the extra spz: pip install 'sdsjax[spz]'"
+        ) from None
+
+
 def write_splats_spz(path: str | os.PathLike, gaussians: Gaussians) -> Path:
     """Writes the alive rows as SPZ (version 3), in one step. Returns the path.
 
     Raises PlyError when nothing is alive or a value is not finite, and MissingExtra
     without gsply.
     """
-    try:
-        gsply = importlib.import_module("gsply")
-    except ImportError:
-        raise MissingExtra(
-            f"{path}: SPZ needs the extra spz: pip install 'sdsjax[spz]'"
-        ) from None
+    gsply = import_gsply()
     rows = _rows(path, gaussians)
     data = gsply.GSData.from_arrays(
         rows["means"],

@@ -149,7 +149,8 @@ def load(
     parameters go (models/loading/hub). Raises the loader's one-line errors and
     ValueError for an image size that the UNet cannot halve.
     """
-    root = hub.resolve(folder, revision=revision, variant=variant, folders=FOLDERS)
+    asked = {"revision": revision, "variant": variant, "prior": "deepfloyd"}
+    root = hub.resolve(folder, folders=FOLDERS, **asked)
     config, text, schedule = read_configs(root)
     size = image_size or config.sample_size
     factor = 2 ** (len(config.channels) - 1)

@@ -71,7 +71,8 @@ def _load_networks(
     if is_single_file(folder):
         return load_single_file(folder, "stable_diffusion", vae=vae, **lacking, **form)
     single_files_alone(folder, lacking)
-    root = hub.resolve(folder, revision=revision, variant=variant)
+    asked = {"revision": revision, "variant": variant, "prior": "stable_diffusion"}
+    root = hub.resolve(folder, **asked)
     if is_sdxl(root):
         if vae is not None:
             check_latents(vae_folder, hub.read_config(root, "unet").unet, vae.config)

@@ -83,7 +83,8 @@ def load(
     """
     check_folders(depth_folder, normals_folder)
     wanted = sd3.folders_of(text_encoder_3)
-    root = hub.resolve(folder, revision=revision, variant=variant, folders=wanted)
+    asked = {"revision": revision, "variant": variant, "prior": "stable_diffusion3"}
+    root = hub.resolve(folder, folders=wanted, **asked)
     text_encoder_3 = text_encoder_3 and sd3.t5_tokens(root) > 0
     config = sd3.check_parts(root, text_encoder_3)
     schedule, prediction_type = read_flow_schedule(root / "scheduler")

@@ -1,6 +1,7 @@
 """`python -m sdsjax.compare`: pages of several runs, and its mistakes."""
 
 import json
+import re
 
 import pytest
 
@@ -94,3 +95,30 @@ def test_an_index_of_somebody_else_stays(runs, tmp_path, capsys):
     assert cli([f"--gallery={tmp_path / 'runs'}"]) == 2
     assert mine.read_text() == "my own page"
     assert "not written by sdsjax" in capsys.readouterr().err
+
+
+ODD = ("{", "[]", "3", '{"estimator": ["x"], "prompt": {"a": 1}}', "\xff", None)
+ODD_METRICS = (
+    '{"status": ["x"], "prompt": 3, "truth": [1]}',
+    '{"truth": {"iou": NaN, "psnr": "high", "janus_rate": Infinity}}',
+    *ODD,
+)
+
+
+def test_a_gallery_shows_broken_runs_too(tmp_path, capsys):
+    """Whatever stands in their files: they are listed, and never a traceback."""
+    cases = [(c, m) for c in ODD for m in ODD_METRICS]
+    for i, (config, metrics) in enumerate(cases):
+        run = tmp_path / f"run {i} <b> ü%"
+        run.mkdir()
+        (run / "run.json").write_text("{")
+        for name, text in (("config.json", config), ("metrics.json", metrics)):
+            if text is not None:
+                (run / name).write_text(text, encoding="latin-1")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    assert cli([f"--gallery={tmp_path}"]) == 0
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert html.count("<figure>") == len(cases)
+    assert "<b>" not in html
+    assert not re.search(r"\b(nan|inf)\b", html)
+    assert str(tmp_path / "index.html") in capsys.readouterr().out

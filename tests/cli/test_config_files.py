@@ -17,7 +17,9 @@ from sdsjax.cli.config_files import (
     locate,
     read_module,
 )
+from sdsjax.cli.listings import listing
 from sdsjax.diffusion import NoiseSchedule
+from sdsjax.training.build import PRIORS
 from sdsjax.training.config import (
     ConfigError,
     flatten,
@@ -217,3 +219,17 @@ def test_default_workdir():
     label, config = locate("ssd:image").label, load("ssd:image")
     expected = f"runs/ssd-image-{slug(config.prompt)}-0"
     assert default_workdir(label, config) == expected
+
+
+def test_the_list_shows_each_prior_and_the_weights_that_variants_name():
+    """Every repository that a variant's prior is read from, beneath its prior."""
+    text = " ".join(listing().partition("\nprior: ")[2].split())
+    at = [text.index(f"{name}: ") for name in PRIORS]
+    parts = dict(zip(PRIORS, (text[a:b] for a, b in zip(at, [*at[1:], None]))))
+    for name in config_names():
+        module = read_module(config_folder() / f"{name}.py")
+        for make in module.VARIANTS.values():
+            prior = make().prior
+            if "/" in prior.folder:
+                assert prior.folder in parts[prior.name]
+    assert "gated" in parts["stable_diffusion3"]

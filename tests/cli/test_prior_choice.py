@@ -6,9 +6,10 @@ import shutil
 import pytest
 
 from sdsjax.cli.checks import resolve
+from sdsjax.cli.config_files import load
 from sdsjax.cli.prior_choice import kind_of_folder, single_views
 from sdsjax.models.loading.hub import BUILT_IN
-from sdsjax.training.build import build
+from sdsjax.training.build import PRIORS, build
 from sdsjax.training.config import ConfigError
 
 
@@ -94,3 +95,28 @@ def test_views_are_grouped_where_every_batch_allows_it(said, group, warned):
     assert (warning is not None) == warned
     if warning:
         assert f"batch_size = {config.batch_size}" in warning
+
+
+OF_FILES = {
+    "loras": (("x.safetensors", 1.0),),
+    "tokenizer_folder": str(BUILT_IN / "toybox-sd"),
+    "prediction_type": "epsilon",
+}
+NOT_TAKEN = {
+    "stable_diffusion3": {**OF_FILES, "vae_folder": "toybox-sd"},
+    "deepfloyd": {**OF_FILES, "perp_neg": True, "depth_folder": "toybox-dpt"},
+    "gaussian_mixture": OF_FILES,
+    "empirical": OF_FILES,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name, keys in NOT_TAKEN.items() for key in keys]
+)
+def test_what_a_prior_does_not_take_is_refused_and_not_ignored(name, key):
+    """Before a file is looked at: the folder is of another kind."""
+    said = {"prior.name": name, f"prior.{key}": NOT_TAKEN[name][key]}
+    config = load("ssd:toybox")
+    config.prior.update({k.removeprefix("prior."): v for k, v in said.items()})
+    with pytest.raises(ConfigError, match=f"prior.{key} = .*{name} does not take it"):
+        PRIORS[name](config)

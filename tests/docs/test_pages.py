@@ -56,6 +56,14 @@ def test_the_keys_that_threestudio_s_users_are_told_exist():
             assert there, key
 
 
+def test_every_page_is_in_the_table_of_contents():
+    """Sphinx warns of one that is not, and warnings are errors."""
+    lines = (DOCS / "index.md").read_text().splitlines()
+    for page in PAGES:
+        name = str(page.relative_to(DOCS).with_suffix(""))
+        assert name == "index" or name in lines
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(DOCS)))
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):

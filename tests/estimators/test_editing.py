@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from linear_prior import MEANS, SCHEDULE, gaussian_noise, level, linear_prior, slope
 
+from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
+from sdsjax.estimators.editing.pds import posterior_weights
 from sdsjax.types import NoisePrediction, Source
 
 Z, SOURCE = jnp.array([0.6, -0.2]), jnp.array([-0.3, 0.5])
@@ -74,19 +76,47 @@ def test_the_moments_of_dds(t, scale):
 
 
 def coefficients(t, stride):
-    """psi and chi from alphas_cumprod and betas, as PDS's published program has them:
-    two DDPM times, the posterior's mean c0 x0 + c1 x_t with one step's beta."""
-    bars = np.asarray(SCHEDULE.alphas, np.float64) ** 2
+    """psi and chi from the posterior's mean c0 zhat + c1 z_t and its deviation v, by
+    conditioning Gaussians: z_s given z and z_t, where one step keeps a = alpha_t /
+    alpha_(t-1) of z_s and adds noise. At two steps the published program has the
+    variance and the share of one."""
+    alphas, sigmas = (np.asarray(a, np.float64) for a in SCHEDULE)
+    kept = alphas[t] / alphas[t - 1]
+    added = sigmas[t] ** 2 - kept**2 * sigmas[t - 1] ** 2
+    alpha, alpha_s, sigma_s = alphas[t], alphas[t - stride], sigmas[t - stride]
+    # var(z_t | z), and the gain of z_t in E[z_s | z, z_t]
+    total, gain = sigmas[t] ** 2, kept * sigma_s**2 / sigmas[t] ** 2
+    c0 = alpha_s * added / total
+    v = np.sqrt(added * sigma_s**2 / total)
+
+    def latent(z, e):  # without the two noises, which the branches share
+        zhat = z - np.sqrt(total) / alpha * e
+        return (alpha_s * z - c0 * zhat - gain * alpha * z) / v
+
+    return latent(1.0, 0.0), latent(0.0, 1.0)
+
+
+def test_the_published_coefficients_of_pds():
+    """alphas_cumprod and betas as its program has them, variance preserving."""
+    schedule, t, stride = NoiseSchedule.scaled_linear(), 700, 2
+    bars = np.asarray(schedule.alphas, np.float64) ** 2
     bar, bar_s, beta = bars[t], bars[t - stride], 1 - bars[t] / bars[t - 1]
     c0 = np.sqrt(bar_s) * beta / (1 - bar)
     c1 = np.sqrt(1 - beta) * (1 - bar_s) / (1 - bar)
     v = np.sqrt((1 - bar_s) / (1 - bar) * beta)
+    psi = (np.sqrt(bar_s) - c0 - c1 * np.sqrt(bar)) / v
+    chi = c0 * np.sqrt(1 - bar) / np.sqrt(bar) / v
+    found = [weight[t] for weight in posterior_weights(schedule, stride)]
+    np.testing.assert_allclose(found, (psi, chi), rtol=1e-3)
 
-    def latent(z, e):  # without the two noises, which the branches share
-        zhat = z - np.sqrt(1 - bar) / np.sqrt(bar) * e
-        return (np.sqrt(bar_s) * z - c0 * zhat - c1 * np.sqrt(bar) * z) / v
 
-    return latent(1.0, 0.0), latent(0.0, 1.0)
+@pytest.mark.parametrize("stride", [1, 2, 50])
+def test_pds_pulls_towards_the_source_at_every_time(stride):
+    """Never away, and its weights are finite, at the ends too (t = 0 and T - 1)."""
+    psi, chi = map(np.asarray, posterior_weights(SCHEDULE, stride))
+    assert (psi >= -1e-3).all()
+    assert (chi > 0).all()
+    assert np.isfinite(psi + chi).all()
 
 
 @pytest.mark.parametrize(("t", "stride"), [(200, 2), (700, 2), (500, 20)])

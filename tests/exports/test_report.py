@@ -7,18 +7,21 @@ import shlex
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from configs.base import base_config
 from sdsjax import exports
 from sdsjax.diagnostics import plots
 from sdsjax.exports import viewer
 from sdsjax.exports.density_grid import SH_C0
 from sdsjax.exports.mesh import extract_mesh
 from sdsjax.exports.ply import read_splats
+from sdsjax.exports.report import Run, report_html
 from sdsjax.render.splatting.rasterize import rasterize
 from sdsjax.representations.gaussians import Gaussians
 from sdsjax.runs import provenance
@@ -117,6 +120,7 @@ def test_report_escapes_what_people_type(run):
 
 def test_report_needs_no_network(run):
     _, _, html = run
+    html = re.sub(r'<a href="https://[^"]*">', "", html)  # loads nothing by itself
     addresses = re.findall(r"""(?:src|href)="([^"]*)""", html)
     assert addresses
     files = {"turntable.mp4", "splats.ply", "mesh.glb", "views.png", "metrics.json"}
@@ -124,6 +128,22 @@ def test_report_needs_no_network(run):
     for address in addresses:
         assert address.startswith("data:") or address in files
     assert not re.search(r"https?://|@import|url\(", html)
+
+
+def test_report_links_to_what_the_docs_say_of_its_keys():
+    """Each link is a page of the repository and a heading there, by GitHub's slugs."""
+    config = base_config().to_dict()
+    blank = Run("", "", "finished", config, {}, [], [], {}, [], ("", ""))
+    links = re.findall(
+        r'<a href="https://[^"]*/blob/main/([^"]*)">', report_html(blank)
+    )
+    assert len(links) == 4
+    root = Path(__file__).resolve().parents[2]
+    for link in links:
+        page, _, anchor = link.partition("#")
+        headings = re.findall(r"^#+ (.*)$", (root / page).read_text(), re.MULTILINE)
+        slugs = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+        assert not anchor or anchor in slugs
 
 
 def test_report_shows_every_section(run):

@@ -12,6 +12,7 @@ import trimesh
 from plyfile import PlyData
 
 from sdsjax.cameras import orbit_camera
+from sdsjax.exports.formats import write_formats
 from sdsjax.exports.ply import PlyError, write_splats
 from sdsjax.exports.splat_files import (
     MissingExtra,
@@ -217,3 +218,6 @@ def test_spz_names_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gsply", None)
     with pytest.raises(MissingExtra, match=r"sdsjax\[spz\]"):
         write_splats_spz(tmp_path / "s.spz", cloud())
+    with pytest.raises(MissingExtra):
+        write_formats(tmp_path, cloud(), ("ply", "spz"))
+    assert not list(tmp_path.iterdir())

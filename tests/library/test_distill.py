@@ -11,6 +11,8 @@ from sdsjax.cameras import OrbitRange, orbit_camera, random_orbits
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.library.load_prior import LoadedPrior
 from sdsjax.priors import gaussian_mixture
+from sdsjax.toybox.world.captions import parse_caption
+from sdsjax.toybox.world.sheet import render_specs
 from sdsjax.types import Estimate, Estimator, NoisePrediction, Prior, View
 
 SCHEDULE = NoiseSchedule.scaled_linear()
@@ -186,3 +188,17 @@ def test_priors_are_loaded_by_name_and_their_mistakes_are_one_line():
         with pytest.raises(ValueError, match=r".") as caught:
             sdsjax.load_prior(*asked)
         assert "\n" not in str(caught.value)
+
+
+def test_the_exact_prior_pulls_towards_the_true_picture_of_the_camera():
+    """What a grey picture lacks of what the toybox draws there, before white."""
+    small = {"resolution": 8, "vae_folder": "", "captions": (), "views": 1}
+    prior = sdsjax.load_prior("a red mug", "exact", elevations=(15.0,), **small)
+    camera = orbit_camera(40.0, 15.0, 2.95, fov=40.0, width=8, height=8)
+    found = sdsjax.distill(
+        lambda rgb, camera: rgb, jnp.full((8, 8, 3), 0.5), camera, KEY, prior=prior,
+        estimator="denoised_l2", guidance_scale=1.0, weighting="one", t=900,
+    )  # fmt: skip
+    specs, orbits = [parse_caption("a red mug")[0]], [(40.0, 15.0, 2.95)]
+    truth = render_specs(specs, orbits, size=8, background=(1.0, 1.0, 1.0))[0]
+    np.testing.assert_allclose(-found.grads / 2, 2 * truth - 1, atol=5e-3)

@@ -1,6 +1,7 @@
 """How DPT's and CLIP's folders are read: published layouts, and what is refused."""
 
 import fixed_vision as vision
+import huggingface_hub
 import jax
 import numpy as np
 import pytest
@@ -171,7 +172,7 @@ def test_a_flat_repository_is_asked_for_its_own_files(monkeypatch):
         asked.update(options)
         raise OSError("offline")
 
-    monkeypatch.setattr(hub.huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(LoaderError) as caught:
         companions.load_companion("owner/name", "depth")
     assert asked["allow_patterns"][0] == "*.json"

@@ -9,12 +9,18 @@ from types import SimpleNamespace
 import huggingface_hub
 import numpy as np
 import pytest
-from folders import write_folder
+from folders import weights_path, write_folder
 from huggingface_hub import errors as hub_errors
+from if_folders import write_if_folder
+from sd3_folders import write_sd3_folder
 
+from sdsjax.cli.checks import resolve
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import hub
 from sdsjax.models.loading.errors import LoaderError
+from sdsjax.models.loading.hub import BUILT_IN
+from sdsjax.models.loading.sd3.folder import folders_of
+from sdsjax.training.build import PRIORS
 
 
 def refused(match, *args, **options):
@@ -100,7 +106,10 @@ def test_what_is_asked_of_the_hub(monkeypatch, tmp_path, variant):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", record)
     hub.resolve("o/n", revision="r2", variant=variant, folders=("unet",))
-    ((repo, options),) = calls
+    (_, small), (repo, options) = calls
+    assert small["allow_patterns"] == [
+        *("model_index.json", "unet/config.json", "transformer/config.json")
+    ]
     assert (repo, options["revision"]) == ("o/n", "r2")
     endings = {pattern.rsplit("*", 1)[1] for pattern in options["allow_patterns"]}
     assert endings == {".json", ".safetensors", ".txt", ".model"}
@@ -113,14 +122,16 @@ def test_of_a_variant_its_own_files_are_asked_for(monkeypatch, tmp_path):
 
     def record(repo, allow_patterns, **_):
         asked.append(allow_patterns)
+        if len(asked) == 1:
+            return str(write_folder(tmp_path, "unet"))
         raise hub_errors.LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", record)
     said = refused("hf download o/n", "o/n", variant="fp16")
-    assert "unet/*.fp16*.safetensors" in asked[0]
-    assert "unet/*.safetensors" not in asked[0]
+    assert "unet/*.fp16*.safetensors" in asked[1]
+    assert "unet/*.safetensors" not in asked[1]
     assert {"text_encoder_2/*.json", "tokenizer_2/*.txt", "model_index.json"} < {
-        *asked[0]
+        *asked[1]
     }
     assert '"*/*.fp16*.safetensors"' in said
     assert '"model_index.json"' in said
@@ -131,12 +142,67 @@ def test_fp16_is_fetched_where_there_is_nothing_else(monkeypatch, tmp_path):
 
     def record(repo, ignore_patterns, **_):
         ignored.append(ignore_patterns)
-        (tmp_path / "unet").mkdir(exist_ok=True)
+        weights_path(write_folder(tmp_path, "unet"), "unet").unlink()
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", record)
     hub.resolve("o/n", folders=("unet",))
-    assert ["*.fp16*" in patterns for patterns in ignored] == [True, False]
+    assert ["*.fp16*" in patterns for patterns in ignored] == [False, True, False]
+
+
+REPOSITORIES = {
+    "stable_diffusion": lambda root: write_folder(root, "unet"),
+    "stable_diffusion3": write_sd3_folder,
+    "deepfloyd": write_if_folder,
+}
+
+
+@pytest.mark.parametrize("prior", [*REPOSITORIES, "multiview"])
+@pytest.mark.parametrize("other", REPOSITORIES)
+def test_another_prior_s_repository_is_named_before_it_is_fetched(
+    monkeypatch, tmp_path, prior, other
+):
+    """By every prior's own loader, and nothing but small files has come."""
+    if other == prior:
+        return
+    root, asked = REPOSITORIES[other](tmp_path), []
+
+    def record(repo, allow_patterns, **_):
+        asked.extend(allow_patterns)
+        return str(root)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", record)
+    config = resolve("ssd:toybox", {"prior.name": prior, "prior.folder": "o/n"})
+    with pytest.raises(LoaderError, match=f"o/n: .* {other}.*prior.name={other}"):
+        PRIORS[prior](config)
+    assert all(name.endswith(".json") for name in asked)
+    assert hub.kind_named("o/n") == other
+
+
+def test_a_repository_of_single_files_is_said_to_be_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path)
+    )
+    refused("o/n: has no subfolder unet or transformer.*single files", "o/n")
+
+
+@pytest.mark.parametrize("third", [True, False])
+def test_t5_is_in_the_command_only_where_it_is_wanted(monkeypatch, third):
+    def offline(*_, **__):
+        raise hub_errors.LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    said = refused("hf download o/n", "o/n", folders=folders_of(third))
+    assert ('"text_encoder_3/*"' in said.partition("--exclude")[2]) != third
+
+
+def test_another_prior_s_folder_is_named(tmp_path):
+    root = write_sd3_folder(tmp_path)
+    said = "a transformer and no unet; load it as the prior stable_diffusion3"
+    refused(said, root)
+    refused(
+        "a unet and no transformer", BUILT_IN / "toybox-sd", folders=("transformer",)
+    )
 
 
 def test_offline_reads_the_cache_and_names_the_command(tmp_path):

@@ -51,6 +51,30 @@ def test_layouts(tmp_path, tensors):
     )
 
 
+def test_headers_are_checked_before_anything_is_read(tmp_path, tensors, monkeypatch):
+    last = max(tensors["unet"])
+    wrong = {**tensors["unet"], last: tensors["unet"][last][:1]}
+    write_folder(tmp_path, "unet", tensors=wrong)
+    monkeypatch.setattr(jax, "device_put", None)
+    refused(tmp_path, "unet", f"{last} has shape [1")
+
+
+def test_an_fp8_file_is_refused_by_name(tmp_path, tensors):
+    write_folder(tmp_path, "unet")
+    path = weights_path(tmp_path, "unet")
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + size])
+    header.pop("__metadata__", None)
+    begin = 0
+    for entry in header.values():
+        end = begin + int(np.prod(entry["shape"]))
+        entry.update(dtype="F8_E4M3", data_offsets=[begin, end])
+        begin = end
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(begin))
+    refused(tmp_path, "unet", "type F8_E4M3", "expected F32, F16, BF16")
+
+
 @pytest.mark.parametrize("source", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("target", ["float16", "bfloat16", "float32"])
 def test_dtypes(tmp_path, tensors, source, target):

@@ -1,5 +1,7 @@
 """LoRA files merged at load: each spelling, the formula, and what is refused."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -143,6 +145,25 @@ def test_the_config_says_which(tmp_path, folder, networks):
         ({f"lora_unet_{FLAT}_to_k.hada_w1_a": K}, "it is a LoHa"),
         ({f"lora_unet_{FLAT}_to_k.dora_scale": K}, "it is a DoRA"),
         (pair(f"unet.{DOWN}.to_k", K * np.nan, V, "peft"), "not finite"),
+        ({}, "holds no tensors"),
+        (pair(f"unet.{DOWN}.to_k", K[:0], V[:, :0], "peft"), "do not fit a layer"),
+        (pair(f"unet.{DOWN}.to_k", np.array(1, "f4"), V, "peft"), "do not fit a layer"),
+        (pair(f"unet.{DOWN}.to_k", K.astype("i4"), V, "peft"), "type I32; expected"),
+        (
+            {
+                **pair(f"lora_unet_{FLAT}_to_k", K, V, "kohya"),
+                f"lora_unet_{FLAT}_to_k.alpha": np.ones(2, "f4"),
+            },
+            r"alpha has shape \[2\]; expected one number",
+        ),
+        (
+            {
+                **pair(f"lora_unet_{FLAT}_to_k", K, V, "kohya"),
+                f"lora_unet_{FLAT}_to_k.alpha": np.array(np.inf, "f4"),
+            },
+            "not finite",
+        ),
+        ({f"unet.{DOWN}.to_k.lora_B.bias": K[0]}, "a LoRA with biases"),
     ],
 )
 def test_what_does_not_fit_is_one_line(tmp_path, networks, keys, said):
@@ -167,3 +188,68 @@ def test_what_does_not_fit_is_one_line(tmp_path, networks, keys, said):
 def test_entries_that_are_none(networks, entry, said):
     with pytest.raises(LoaderError, match=said):
         with_loras(networks, [entry])
+
+
+@pytest.mark.parametrize(
+    ("record", "scale"),
+    [
+        ({"unet.r": 3, "unet.lora_alpha": 6}, 6 / 3),
+        ({"unet.lora_alpha": 6, "unet.use_rslora": True}, 6 / 3**0.5),
+        ({"unet.lora_alpha": 6, "unet.alpha_pattern": {"attn2.to_k": 9}}, 9 / 3),
+        ({"unet.alpha_pattern": {r".*\.to_(k|v)": 9, "to_k": 1}}, 9 / 3),
+        ({"unet.alpha_pattern": {"o_k": 9}}, 1.0),  # whole parts of a name
+        ({"text_encoder.lora_alpha": 6, "unet.alpha_pattern": None}, 1.0),
+    ],
+)
+def test_what_is_recorded_of_alpha(tmp_path, networks, record, scale):
+    """By diffusers in the file, and by peft in a file beside it."""
+    ours = tmp_path / "pytorch_lora_weights.safetensors"
+    metadata = {"lora_adapter_metadata": json.dumps(record)}
+    save_file(pair(f"unet.{DOWN}.to_k", K, V, "peft"), ours, metadata)
+    beside = tmp_path / "adapter_model.safetensors"
+    save_file(pair(f"base_model.model.{DOWN}.to_k", K, V, "peft"), beside)
+    of_unet = {k[5:]: v for k, v in record.items() if k.startswith("unet.")}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(of_unet))
+    before = kernel(networks.unet, *QUERY, "to_k")
+    for path in (ours, beside):
+        merged = with_loras(networks, [(str(path), 0.5)])
+        added = kernel(merged.unet, *QUERY, "to_k") - before
+        expected = 0.5 * scale * (V.astype("f8") @ K.astype("f8")).T
+        np.testing.assert_allclose(added, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ("{", "not readable as JSON"),
+        ("[1]", "not readable as JSON"),
+        ('{"unet.use_dora": true}', "a DoRA"),
+        ('{"unet.lora_alpha": "big"}', "cannot be read: 'big'"),
+        ('{"unet.lora_alpha": 2, "unet.alpha_pattern": {"(": 1}}', "cannot be read"),
+        ('{"unet.alpha_pattern": [1]}', "cannot be read"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_one_line(tmp_path, networks, record, said):
+    path = tmp_path / "lora.safetensors"
+    keys = pair(f"unet.{DOWN}.to_k", K, V, "peft")
+    save_file(keys, path, {"lora_adapter_metadata": record})
+    with pytest.raises(LoaderError, match=said) as caught:
+        with_loras(networks, [(str(path), 1.0)])
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_weight_that_overflows_the_type_is_named(tmp_path, folder):
+    half, path = load_sdxl(folder, dtype="float16"), tmp_path / "lora.safetensors"
+    save_file(pair(f"unet.{DOWN}.to_k", K, V, "peft"), path)
+    with pytest.raises(LoaderError, match="not finite in float16: lower the weight"):
+        with_loras(half, [(str(path), 1e6)])
+
+
+def test_at_strength_zero_nothing_changes(tmp_path, networks):
+    path = tmp_path / "mit Leerzeichen und \u00fc.safetensors"
+    save_file(pair(f"unet.{DOWN}.to_k", K, V, "peft"), path)
+    merged = with_loras(networks, [(str(path), 0.0)])
+    jax.tree.map(
+        np.testing.assert_array_equal, networks.unet.params, merged.unet.params
+    )

@@ -36,12 +36,13 @@ def _no_gradients():
         yield
 
 
-def adapted(model, name):
+def adapted(model, name, **options):
     """Random adapters put into a model by peft; their state."""
     torch.manual_seed(1)
     config = peft.LoraConfig(
-        r=RANK, lora_alpha=ALPHA, target_modules=TARGETS[name], init_lora_weights=False
-    )
+        r=RANK, lora_alpha=ALPHA, target_modules=TARGETS[name],
+        init_lora_weights=False, **options,
+    )  # fmt: skip
     peft.inject_adapter_in_model(config, model)
     return peft.get_peft_model_state_dict(model)
 
@@ -114,12 +115,38 @@ def test_merged_is_what_peft_merges(tmp_path, pipeline, style):  # noqa: F811
         same_kernels(*parts, COMPONENTS[name], merged, len(state) // 2)
 
 
-@pytest.mark.parametrize("style", ["diffusers", "kohya"])
+RECORDED = {
+    "use_rslora": True,
+    "alpha_pattern": {"attn1.to_q": 9, r"down_blocks\.1\..*\.to_k": 2},
+    "rank_pattern": {"attn2.to_q": 5},
+}
+
+
+@pytest.mark.parametrize("options", [{}, RECORDED], ids=["plain", "patterns"])
+def test_merged_is_what_peft_merges_of_its_own_folder(tmp_path, pipeline, options):  # noqa: F811
+    """save_pretrained: adapter_model.safetensors, with adapter_config.json beside."""
+    oracle, folder = pipeline
+    torch.manual_seed(1)
+    config = peft.LoraConfig(
+        r=RANK, lora_alpha=ALPHA, target_modules=TARGETS["unet"],
+        init_lora_weights=False, **options,
+    )  # fmt: skip
+    adapter = peft.get_peft_model(oracle.unet, config)
+    adapter.save_pretrained(tmp_path)
+    plain = load_sdxl(folder)
+    file = str(tmp_path / "adapter_model.safetensors")
+    ours = with_loras(plain, [(file, WEIGHT)])
+    layers = len(peft.get_peft_model_state_dict(adapter)) // 2
+    merged = merged_by_peft(oracle.unet)
+    same_kernels(ours.unet, plain.unet, COMPONENTS["unet"], merged, layers)
+
+
+@pytest.mark.parametrize("style", ["diffusers", "patterns", "kohya"])
 def test_merged_is_what_diffusers_fuses(tmp_path, pipeline, style):  # noqa: F811
     """Its own files, with the record of alpha that it keeps, and kohya's."""
     oracle, folder = pipeline
     model = oracle.unet
-    state = adapted(model, "unet")
+    state = adapted(model, "unet", **(RECORDED if style == "patterns" else {}))
     if style == "kohya":
         file = tmp_path / "kohya.safetensors"
         write(file, "unet", state, style)

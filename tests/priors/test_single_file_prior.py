@@ -133,7 +133,7 @@ def test_loras_are_said_as_pairs(kinds, words, tmp_path, capsys):
         },
     )
     assert config.prior.loras == ((str(lora), 0.25),)
-    assert list(input_files(config)["prior.loras"]) == ["lora.safetensors"]
+    assert list(input_files(config)["prior.loras"]) == [str(lora)]
     plain, merged = (
         stable_diffusion.load(
             kinds["1.x"], "a red mug", tokenizer_folder=words, loras=loras

@@ -8,9 +8,10 @@ from tiny_variants import write_source
 
 from sdsjax.cli.checks import resolve
 from sdsjax.exports.ply import read_splats, write_splats
+from sdsjax.models.loading.weights import kept_or_made
 from sdsjax.render.rasterize import rasterize
 from sdsjax.runs.run_directory import RunError
-from sdsjax.training.build import build
+from sdsjax.training.build import PRIORS, build
 from sdsjax.training.build.input_files import input_files
 from sdsjax.training.config import ConfigError
 from sdsjax.types import View
@@ -64,6 +65,8 @@ def test_the_prompt_of_a_run_is_read_from_it(said, tmp_path):
         ({"edit.path": "", "edit.source_prompt": ""}, "estimator 'dds' edits"),
         ({"edit.path": "nowhere.ply"}, "does not exist"),
         ({"edit.source_prompt": ""}, "source_prompt is empty"),
+        ({"edit.source_prompt": " a blue mug"}, "both 'a blue mug'.*no difference"),
+        ({"edit.path": __file__}, "is no PLY file"),
         ({"background": "random"}, "background=white"),
         ({"estimator.name": "ssd", "edit.path": ""}, "edit.path=RUN as well"),
         ({"estimator.name": "pds", "estimator.stride": 0}, "stride"),
@@ -98,3 +101,20 @@ def test_splats_written_by_another_program_begin_at_their_own_degree(said, tmp_p
     said["edit.path"] = str(write_splats(tmp_path / "degree-1.ply", rows))
     pieces = build(resolve("edit", {**said, "representation.sh_degree": 1}))
     assert pieces.representation.init(jax.random.key(0))[0].sh.shape == (6, 4, 3)
+
+
+def test_networks_are_kept_for_two_prompts_alone(said, monkeypatch):
+    """A run of one prompt holds no text encoder while the rest is read."""
+    kept, own = [], PRIORS["gaussian_mixture"]
+
+    def load(config, sharding=None):
+        kept.append(kept_or_made("a network", lambda: len(kept)))
+        return own(config, sharding)
+
+    monkeypatch.setitem(PRIORS, "gaussian_mixture", load)
+    build(resolve("edit", said))
+    assert kept == [0, 0]
+    plain = {key: said[key] for key in said if not key.startswith("edit.")}
+    for _ in range(2):
+        build(resolve("ssd", plain))
+    assert kept == [0, 0, 2, 3]

@@ -1,35 +1,44 @@
 """Posterior Distillation Sampling (arXiv 2311.13831, eqs. 9-13).
 
-d = psi (z - z') + chi (e(z_t; y, t) - e(z'_t; y', t)).
+d = psi (z - z') + chi (e(z_t; y, t) - e(z'_t; y', t)). It was published for
+variance-preserving diffusion; the posterior's mean and variance in general (arXiv
+2107.00630, appendix A) give it for flow matching too.
 """
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from sdsjax.diffusion import NoiseSchedule, Weighting, alpha_sigma
+from sdsjax.diffusion import NoiseSchedule, Weighting
 from sdsjax.estimators.common import from_direction, guidance
 from sdsjax.estimators.editing.pairs import check_source, compare
 from sdsjax.types import Estimator
 
 
-def posterior_weights(schedule: NoiseSchedule, t, stride: int, dtype=jnp.float32):
-    """Returns (psi, chi) of PDS, scalars; times below 0 count as 0.
+def posterior_weights(
+    schedule: NoiseSchedule, stride: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns (psi, chi) of PDS at every time of a schedule, [T] each.
 
-    beta = 1 - (alpha_t / alpha_(t-1))^2, one step's whatever the stride.
+    Of the posterior q(z_s | z_t, z) for any alpha and sigma: beta = sigma_t^2 -
+    (alpha_t / alpha_(t-1))^2 sigma_(t-1)^2 is the variance that one step adds, whatever
+    the stride; it is 1 - (alpha_t / alpha_(t-1))^2 on a variance-preserving schedule.
+    Times s below 0 count as 0, and t = 0, before which there is nothing, as 1.
     """
-    s, before = jnp.maximum(t - stride, 0), jnp.maximum(t - 1, 0)
-    alpha, sigma = alpha_sigma(schedule, t)
-    alpha_s, sigma_s = alpha_sigma(schedule, s)
-    alpha_before = jnp.where(t > 0, alpha_sigma(schedule, before)[0], 1.0)
-    kept = (alpha / alpha_before) ** 2
-    beta = 1.0 - kept
+    alphas, sigmas = (np.asarray(a, np.float64) for a in schedule)
+    t = np.maximum(np.arange(len(alphas)), 1)
+    s = np.maximum(t - stride, 0)
+    alpha, sigma, alpha_s, sigma_s = alphas[t], sigmas[t], alphas[s], sigmas[s]
+    kept = alpha / alphas[t - 1]
+    beta = sigma**2 - (kept * sigmas[t - 1]) ** 2
     gamma = alpha_s * beta / sigma**2
-    delta = jnp.sqrt(kept) * sigma_s**2 / sigma**2
-    deviation = sigma_s / sigma * jnp.sqrt(beta)
+    delta = kept * sigma_s**2 / sigma**2
+    deviation = sigma_s / sigma * np.sqrt(beta)
     psi = (alpha_s - gamma - delta * alpha) / deviation
     chi = gamma * sigma / (alpha * deviation)
-    return psi.astype(dtype), chi.astype(dtype)
+    return jnp.asarray(psi, jnp.float32), jnp.asarray(chi, jnp.float32)
 
 
 def pds(
@@ -50,10 +59,11 @@ def pds(
     if stride < 1:
         raise ValueError(f"pds: stride = {stride} must be at least 1")
     guided = guidance(schedule, guidance_scale, guidance_rescale)
+    weights = posterior_weights(schedule, stride)
 
     def direction(prior, key, state, z, t, view):
         pair = compare(schedule, guided, prior, key, z, t, view)
-        psi, chi = posterior_weights(schedule, t, stride, z.dtype)
+        psi, chi = (weight[t].astype(z.dtype) for weight in weights)
         return psi * pair.moved + chi * pair.difference, pair.aux
 
     return from_direction(schedule, direction, weighting, init=check_source("pds"))

@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import huggingface_hub
 import jax
 import jax.numpy as jnp
-from huggingface_hub import errors as hub_errors
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import configs, configs_deepfloyd, mapping, mapping_deepfloyd
 from sdsjax.models.loading.errors import LoaderError, unreadable_format
+from sdsjax.models.loading.repositories.snapshots import (
+    FOLDERS,
+    NETWORKS,
+    fetch,
+    fetch_configs,
+)
 from sdsjax.models.loading.scheduler import read_schedule
 from sdsjax.models.loading.sd3.configs import transformer_config
 from sdsjax.models.loading.sd3.mapping import transformer_table
@@ -42,12 +46,8 @@ from sdsjax.models.unets.stable_diffusion import UNet2DCondition, UNetConfig
 from sdsjax.models.vae import AutoencoderKL
 
 BUILT_IN = Path(__file__).resolve().parents[2] / "weights"
-FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 OF_DIFFUSION = ("unet", "vae", "text_encoder")
-FOLDERS = (*OF_DIFFUSION, "tokenizer", "scheduler")
-# what SDXL has beside them: a second text encoder, and how empty prompts are encoded
-MORE_FOLDERS = ("text_encoder_2", "tokenizer_2")
-INDEX, STEM = "model_index.json", "diffusion_pytorch_model"
+STEM = "diffusion_pytorch_model"
 
 
 class Network(NamedTuple):
@@ -239,7 +239,8 @@ def load_stable_diffusion(
 
     Raises LoaderError, also where the components do not belong together.
     """
-    root = resolve(folder_or_repo, revision=revision, variant=variant)
+    asked = {"revision": revision, "variant": variant, "prior": "stable_diffusion"}
+    root = resolve(folder_or_repo, **asked)
     return _load_diffusion(root, UNetConfig, variant, dtype, remat, sharding)
 
 
@@ -253,7 +254,8 @@ def load_multiview(
     sharding=None,
 ) -> StableDiffusion:
     """Load all of a folder whose UNet is multi-view, as `load_stable_diffusion`."""
-    root = resolve(folder_or_repo, revision=revision, variant=variant)
+    asked = {"revision": revision, "variant": variant, "prior": "multiview"}
+    root = resolve(folder_or_repo, **asked)
     return _load_diffusion(root, MultiViewConfig, variant, dtype, remat, sharding)
 
 
@@ -274,6 +276,15 @@ def kind_of(root: Path) -> str:
     """
     name = "transformer" if (root / "transformer").is_dir() else "unet"
     return OWNERS[type(read_config(root, name))][1]
+
+
+def kind_named(folder_or_repo) -> str:
+    """Names the kind of prior that reads a folder or repository, as `kind_of`.
+
+    Of a repository the configs alone are fetched.
+    """
+    local = _local(folder_or_repo, None)
+    return kind_of(local or fetch_configs(os.fspath(folder_or_repo)))
 
 
 def _load_diffusion(root, kind, variant, dtype, remat, sharding) -> StableDiffusion:
@@ -315,13 +326,27 @@ def resolve(
     revision: str | None = None,
     variant: str | None = None,
     folders: tuple[str, ...] = FOLDERS,
+    prior: str | None = None,
 ) -> Path:
     """A folder on disk for a path, a built-in name or a repository id.
 
     Raises LoaderError; for a repository that is neither cached nor reachable it names
     the command that fetches it. folders: the subfolders wanted; ("",) for a network
-    whose files stand at the top.
+    whose files stand at the top. prior: the one that asks, None: any; a repository for
+    another is refused before its weights are fetched.
     """
+    local = _local(folder_or_repo, revision)
+    if local is not None:
+        _check_network(local, local, folders)
+        return local
+    repo, held = os.fspath(folder_or_repo), [f for f in folders if f in COMPONENTS]
+    check = partial(_check_repository, repo=repo, folders=folders, prior=prior)
+    whole = not set(NETWORKS).isdisjoint(folders)
+    return fetch(repo, revision, variant, folders, held, check if whole else None)
+
+
+def _local(folder_or_repo, revision: str | None) -> Path | None:
+    # None for a repository's id; LoaderError for what is neither
     text = os.fspath(folder_or_repo)
     path = Path(text).expanduser()
     if text and path.is_dir():
@@ -343,57 +368,30 @@ def resolve(
             f"{text!r}: no such folder; expected a local folder, a repository id "
             f"'owner/name', or one of the built-in {', '.join(known) or '(none here)'}"
         )
-    return _snapshot(text, revision, variant, folders)
+    return None
 
 
-def _snapshot(repo, revision, variant, folders) -> Path:
-    # of a variant its own files alone: SDXL's others are 14 GB beside its 7
-    weights = f"*.{variant}*.safetensors" if variant else "*.safetensors"
-    kinds = [weights if kind == "*.safetensors" else kind for kind in FILES]
-    if folders == FOLDERS:
-        folders = FOLDERS + MORE_FOLDERS
-    patterns = [f"{name}/{kind}".lstrip("/") for name in folders for kind in kinds]
-    patterns += [INDEX] * (folders[-1] in MORE_FOLDERS)
-    # beside the weights wanted, folders hold other precisions and training leftovers
-    skipped = ["*non_ema*"] if variant else ["*non_ema*", "*.fp16*"]
-
-    def fetch(ignore):
-        return Path(
-            huggingface_hub.snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=patterns,
-                ignore_patterns=ignore,
-            )
+def _check_network(root: Path, said, folders: Collection[str]) -> None:
+    # LoaderError for a transformer where a UNet is asked for, or the reverse
+    wanted = [name for name in NETWORKS if name in folders]
+    there = [name for name in NETWORKS if (root / name / "config.json").is_file()]
+    if wanted and there and not set(wanted) & set(there):
+        raise LoaderError(
+            f"{said}: has a {there[0]} and no {wanted[0]}; load it as the prior "
+            f"{kind_of(root)} (prior.name={kind_of(root)})"
         )
 
-    command = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
-    # subfolders only: the top of a repository holds whole-model checkpoints, many GB
-    within = "" if folders == ("",) else "*/"
-    top = [f'"{INDEX}"'] * (INDEX in patterns)
-    command += " --include " + " ".join([*(f'"{within}{k}"' for k in kinds), *top])
-    command += " --exclude " + " ".join(f'"{kind}"' for kind in skipped)
-    try:
-        root = fetch(skipped)
-        wanted = [root / name for name in folders if name in COMPONENTS]
-        if not variant and not all(any(f.glob("*.safetensors")) for f in wanted):
-            root = fetch(["*non_ema*"])
-        return root
-    except hub_errors.GatedRepoError:
+
+def _check_repository(root: Path, repo: str, folders, prior: str | None) -> None:
+    # LoaderError for one that is no whole model, or that another prior reads
+    _check_network(root, repo, folders)
+    if not any((root / name).is_dir() for name in NETWORKS):
         raise LoaderError(
-            f"{repo}: gated; accept its licence on its page at the hub, log in with "
-            "'hf auth login' (or set HF_TOKEN), and run again"
-        ) from None
-    except hub_errors.RevisionNotFoundError:
-        raise LoaderError(f"{repo}: no revision {revision!r} at the hub") from None
-    except hub_errors.RepositoryNotFoundError:
+            f"{repo}: has no subfolder unet or transformer, as models in the Hugging "
+            "Face layout have; of a repository of single files, fetch one and name it"
+        )
+    kind = kind_of(root)
+    if prior is not None and kind != prior:
         raise LoaderError(
-            f"{repo}: neither a local folder nor a public repository at the hub; if it "
-            "is private, log in with 'hf auth login'"
-        ) from None
-    except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise LoaderError(
-            f"{repo}: not in the local cache and not reachable; with network, fetch it "
-            f"once by: {command}  ({type(error).__name__}: {reason})"
-        ) from None
+            f"{repo}: load it as the prior {kind}, not {prior} (prior.name={kind})"
+        )

@@ -7,7 +7,7 @@ else raises LoaderError with the file, the key, what was found and what was expe
 
 import contextlib
 import json
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -135,13 +135,27 @@ def _read_index(index: Path) -> dict[str, Path]:
     return {key: shards[name] for key, name in weight_map.items()}
 
 
-def key_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def key_shapes(
+    path: Path, types: Collection[str] | None = None
+) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of a file, from its header alone.
 
-    Raises LoaderError for a file that is not readable.
+    types: those that tensors may have; None: any. Raises LoaderError for a file that is
+    not readable, and for a tensor of another type.
     """
     with _open(path) as file:
-        return {k: tuple(file.get_slice(k).get_shape()) for k in list(file.keys())}
+        views = {key: file.get_slice(key) for key in list(file.keys())}
+        for key, view in views.items():
+            if types is not None:
+                _check_type(path, key, view, types)
+        return {key: tuple(view.get_shape()) for key, view in views.items()}
+
+
+def _check_type(path, key: str, view, types: Collection[str]) -> None:
+    if view.get_dtype() not in types:
+        raise LoaderError(
+            f"{path}: {key} has type {view.get_dtype()}; expected {', '.join(types)}"
+        )
 
 
 def read_tensor(path: Path, key: str) -> np.ndarray:
@@ -205,13 +219,18 @@ def load_params(
     the pieces of this process's devices are read. Peak memory is one copy of the
     parameters, one tensor and REOPEN_BYTES of file.
     Raises LoaderError for missing, unexpected, misshapen, non-finite tensors and for
-    types other than F32, F16, BF16.
+    types other than F32, F16, BF16; but for values that are not finite, of all files
+    before anything is read.
     """
     shapes = check_table(table, target, str(source.name))
     _same_keys(source.name, source.files, (e.key for e in table), "expected")
     by_file: dict[Path, list[Entry]] = {}
     for entry in table:
         by_file.setdefault(source.files[entry.key], []).append(entry)
+    for path, entries in by_file.items():
+        with _open(path) as file:
+            for entry in entries:
+                _check_header(file, path, entry, shapes[entry.path].shape)
     params = {}
     for path, entries in by_file.items():
         for chunk in _chunks(entries, shapes):
@@ -223,9 +242,11 @@ def load_params(
                             file, path, entry, shape, dtype, sharding(shape)
                         )
                     else:
+                        tensor = file.get_tensor(entry.key)
                         array = jax.device_put(
-                            _read(file, path, entry, shape, dtype), sharding
+                            _converted(path, entry, tensor, dtype), sharding
                         )
+                        del tensor
                     params[entry.path] = array
                     del array
     return unflatten_dict(params)
@@ -242,29 +263,19 @@ def _chunks(entries, shapes):
     yield chunk
 
 
-def _view(file, path, entry: Entry, shape):
-    # the tensor unread, its shape and type as expected
+def _check_header(file, path, entry: Entry, shape) -> None:
+    # shape and type are as expected; the tensor itself stays unread
     view = file.get_slice(entry.key)
     found, expected = tuple(view.get_shape()), torch_shape(entry.kind, shape)
     if found != expected:
         raise LoaderError(
             f"{path}: {entry.key} has shape {list(found)}; expected {list(expected)}"
         )
-    if view.get_dtype() not in DTYPES:
-        raise LoaderError(
-            f"{path}: {entry.key} has type {view.get_dtype()}; "
-            f"expected {', '.join(DTYPES)}"
-        )
-    return view
-
-
-def _read(file, path, entry: Entry, shape, dtype) -> np.ndarray:
-    _view(file, path, entry, shape)
-    return _converted(path, entry, file.get_tensor(entry.key), dtype)
+    _check_type(path, entry.key, view, DTYPES)
 
 
 def _read_pieces(file, path, entry: Entry, shape, dtype, sharding) -> jax.Array:
-    view, read = _view(file, path, entry, shape), {}
+    view, read = file.get_slice(entry.key), {}
 
     def piece(index):
         # devices that hold the same piece share one reading of it

@@ -38,11 +38,6 @@ class SDXLConfig(NamedTuple):
     pooled: int
     size_width: int
 
-    @property
-    def added_width(self) -> int:
-        """The width p + 6 f of the row that is embedded beside t."""
-        return self.pooled + SIZES * self.size_width
-
 
 class TextAndSize(NamedTuple):
     """What the network is told of a text and of the picture's size.

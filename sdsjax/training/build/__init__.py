@@ -8,6 +8,7 @@ make; `finished_run` reads an asset back without the rest.
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import jax
@@ -139,8 +140,9 @@ def build(config: Config) -> RunComponents:
     meshes = build_meshes(config)
     # where parameters are split, all phases share one mesh
     sharding = parameter_sharding(meshes[-1])
-    # once for both prompts of an editing run
-    with networks_kept():
+    # once for both prompts of an editing run; of another's text encoders nothing is
+    # kept while the rest is read, T5 least of all
+    with networks_kept() if edits(config) else contextlib.nullcontext():
         source = PRIORS[config.prior.name](config, sharding)
         edited = _edited_prior(config, sharding)
     bound = source.bind(source.params)

@@ -56,7 +56,10 @@ def input_files(config: Config) -> dict[str, dict[str, str]]:
     if points.lower().endswith(".ply"):
         found["representation.init"] = fingerprints(Path(points).parent, [Path(points)])
     for path in _loras(config.prior):
-        found.setdefault("prior.loras", {}).update(fingerprints(path.parent, [path]))
+        # two files of one name may lie in two folders
+        said = fingerprints(path.parent, [path, path.with_name("adapter_config.json")])
+        of_all = found.setdefault("prior.loras", {})
+        of_all.update({str(path.parent / name): said[name] for name in said})
     edited = Path(str((config.get("edit") or {}).get("path") or ""))
     if edited.suffix.lower() == ".ply":
         found["edit.path"] = fingerprints(edited.parent, [edited])
@@ -79,6 +82,11 @@ def _loras(prior: Config) -> list[Path]:
 def _weights(folder: str, revision: str | None, key: str) -> dict[str, str]:
     # Imported here: the loaders take a second to import.
     from sdsjax.models.loading import hub
+    from sdsjax.models.loading.repositories.snapshots import (
+        FILES,
+        FOLDERS,
+        MORE_FOLDERS,
+    )
     from sdsjax.models.loading.sd3 import folder as sd3
     from sdsjax.priors import deepfloyd
 
@@ -99,9 +107,9 @@ def _weights(folder: str, revision: str | None, key: str) -> dict[str, str]:
     if key in AT_THE_TOP:
         patterns = [*OF_COMPANIONS]
     else:
-        known = hub.FOLDERS, hub.MORE_FOLDERS, deepfloyd.FOLDERS, sd3.folders_of(True)
+        known = FOLDERS, MORE_FOLDERS, deepfloyd.FOLDERS, sd3.folders_of(True)
         components = sorted({name for folders in known for name in folders})
-        patterns = [f"{name}/{kind}" for name in components for kind in hub.FILES]
+        patterns = [f"{name}/{kind}" for name in components for kind in FILES]
         # or what is wanted of it alone
         patterns += AT_THE_TOP_TOO.get(key, ())
     return fingerprints(root, {path for p in patterns for path in root.glob(p)})

@@ -80,12 +80,7 @@ def _stable_diffusion3(config: Config, sharding=None) -> PriorSource:
     from sdsjax.priors import stable_diffusion3
 
     prior = config.prior
-    for key in ("adapter_folder", "vae_folder"):
-        if prior[key]:
-            raise ConfigError(
-                f"prior.{key} = {prior[key]!r}: stable_diffusion3 takes its own "
-                "folder's; leave it out"
-            )
+    _leave_out(prior, "adapter_folder", "vae_folder", *_of_files(prior))
     return stable_diffusion3.load(
         **_folder_and_prompt(config, sharding),
         text_encoder_3=prior.text_encoder_3,
@@ -120,13 +115,15 @@ def _deepfloyd(config: Config, sharding=None) -> PriorSource:
     """Loads the first stage of DeepFloyd IF, which denoises pixels."""
     from sdsjax.priors import deepfloyd
 
-    _leave_out(config.prior, "vae_folder", *_of_files(config.prior))
+    others = ("vae_folder", "adapter_folder", "depth_folder", "normals_folder")
+    _leave_out(config.prior, *others, "perp_neg", *_of_files(config.prior))
     return deepfloyd.load(**_folder_and_prompt(config, sharding))
 
 
 def _gaussian_mixture(config: Config, sharding=None) -> PriorSource:
     """Makes a mixture of k flat colours with isotropic variances, on images x."""
     del sharding  # no parameters of a network
+    _leave_out(config.prior, "vae_folder", *_of_files(config.prior))
     prior, shape = config.prior, (config.resolution, config.resolution, 3)
     colors = 2.0 * np.asarray(prior.means, np.float32) - 1.0
     means = np.broadcast_to(colors[:, None, None, :], (len(colors), *shape))
@@ -151,6 +148,7 @@ def _empirical(config: Config, sharding=None) -> PriorSource:
     from sdsjax.training.build.true_renders import true_renders
 
     del sharding  # the toybox's VAE, where there is one: 3 MB
+    _leave_out(config.prior, *_of_files(config.prior))
     return true_renders(config)
 
 

@@ -8,6 +8,7 @@ of what the directories hold, anew each time.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -85,7 +86,9 @@ def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {
         key: value
         for key, value in known.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
     }
 
 

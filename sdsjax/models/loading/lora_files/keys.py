@@ -34,6 +34,7 @@ OTHERS = (
     ("hada_w", "a LoHa"),
     ("lokr_", "a LoKr"),
     ("lora_mid", "a LoCon with a core of its own"),
+    (".lora_B.bias", "a LoRA with biases"),
     (".diff", "a full difference of weights"),
     ("bundle_emb", "a LoRA with textual inversions"),
     ("double_blocks", "a LoRA for Flux"),
@@ -112,8 +113,9 @@ def base_of(shapes: dict[str, tuple[int, ...]]) -> str:
     for key, shape in shapes.items():
         parsed = parse_key(key)
         cross = "attn2" in key and re.search(r"to_[kv]", key)
-        if parsed and parsed[1] == "down" and cross and shape[1] in BASES:
-            return f"it seems to be for Stable Diffusion {BASES[shape[1]]}"
+        width = shape[1] if len(shape) > 1 else None
+        if parsed and parsed[1] == "down" and cross and width in BASES:
+            return f"it seems to be for Stable Diffusion {BASES[width]}"
     if any(key.startswith(("lora_te2_", "text_encoder_2.")) for key in shapes):
         return "it seems to be for Stable Diffusion XL"
     return "it is for another base"

@@ -1,12 +1,11 @@
-"""Adds LoRA files to the kernels of networks: W + weight (alpha / r) up down.
+"""Adds LoRA files to the kernels of networks: W + weight scale up down.
 
 Notation: a layer's kernel in torch's layout is W `[o i]` or `[o i h w]`; its change has
-the factors down `[r i]` (or `[r i h w]`) and up `[o r]` (or `[o r 1 1]`), r the rank,
-and alpha, r where the file does not say. Source: Hu et al. 2021 (arXiv 2106.09685); for
+the factors down `[r i]` (or `[r i h w]`) and up `[o r]` (or `[o r 1 1]`), r the rank;
+scale: alpha / r (scaling.py). Source: Hu et al. 2021 (arXiv 2106.09685); for
 convolutions as in kohya's LoCon. Sums are float32, the result has the kernel's type.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +13,6 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import safe_open
 
 from sdsjax.models.loading.errors import LoaderError, unreadable_format
 from sdsjax.models.loading.lora_files.keys import (
@@ -24,12 +22,11 @@ from sdsjax.models.loading.lora_files.keys import (
     parse_key,
     refuse_others,
 )
+from sdsjax.models.loading.lora_files.scaling import scaling_of
 from sdsjax.models.loading.mapping import to_flax, torch_shape
-from sdsjax.models.loading.weights import key_shapes, read_tensor
+from sdsjax.models.loading.weights import DTYPES, key_shapes, read_tensor
 
 Networks = TypeVar("Networks")
-# diffusers' own record of how an adapter was made
-METADATA = "lora_adapter_metadata"
 
 
 def with_loras(networks: Networks, loras: Sequence[tuple[str, float]]) -> Networks:
@@ -50,7 +47,13 @@ def with_loras(networks: Networks, loras: Sequence[tuple[str, float]]) -> Networ
             delta = weight * to_flax(layer.entry.kind, delta)
             exact = np.asarray(kernel, np.float32) + delta
             # to where the kernel is, as pieces where it is cut
-            whole = np.asarray(exact, kernel.dtype)
+            with np.errstate(over="ignore"):  # said below
+                whole = np.asarray(exact, kernel.dtype)
+            if not np.isfinite(whole).all():
+                raise LoaderError(
+                    f"{path}: merged at {weight} a kernel has values that are not "
+                    f"finite in {kernel.dtype}: lower the weight, or raise prior.dtype"
+                )
             flat[layer.entry.path] = jax.device_put(whole, kernel.sharding)
     merged: Any = networks
     for name, flat in changed.items():
@@ -89,8 +92,10 @@ def _readable(file: str) -> Path:
 
 def _deltas(path: Path, names: dict[str, Layer], networks):
     """The change `[o i]` or `[o i h w]` of each layer that a file changes."""
-    shapes = key_shapes(path)
+    shapes = key_shapes(path, DTYPES)
     refuse_others(path, shapes)
+    if not shapes:
+        raise LoaderError(f"{path}: holds no tensors; expected a LoRA's factors")
     parts: dict[str, dict[str, str]] = {}
     for key in shapes:
         parsed = parse_key(key)
@@ -100,7 +105,7 @@ def _deltas(path: Path, names: dict[str, Layer], networks):
                 f"{base_of(shapes)}"
             )
         parts.setdefault(parsed[0], {})[parsed[1]] = key
-    alphas, params = _alphas(path), {}
+    scaling, params = scaling_of(path), {}
     for name, keys in parts.items():
         for role in ("down", "up"):
             if role not in keys:
@@ -110,47 +115,31 @@ def _deltas(path: Path, names: dict[str, Layer], networks):
             params[layer.network] = _flat(networks, layer.network)
         kernel = params[layer.network][layer.entry.path].shape
         expected = torch_shape(layer.entry.kind, kernel)
-        yield layer, _delta(path, name, keys, expected, shapes, alphas)
+        yield layer, _delta(path, name, keys, expected, shapes, scaling)
 
 
-def _delta(path, name: str, keys, expected, shapes, alphas) -> np.ndarray:
+def _delta(path, name: str, keys, expected, shapes, scaling) -> np.ndarray:
     """One layer's change; expected: its kernel's shape in torch's layout."""
-    down, up = (
-        np.asarray(read_tensor(path, keys[role]), np.float32) for role in ("down", "up")
-    )
-    rank = down.shape[0]
-    alpha = alphas(name, rank)
-    if "alpha" in keys:
-        alpha = float(np.asarray(read_tensor(path, keys["alpha"]), np.float32).item())
-    flat = None
-    if up.ndim in (2, 4) and up.shape[1:] in ((rank,), (rank, 1, 1)):
-        flat = up.reshape(up.shape[0], -1) @ down.reshape(rank, -1)
+    down, up = (shapes[keys[role]] for role in ("down", "up"))
+    rank = down[0] if down else 0
     pixel = expected[2:] == (1, 1)  # a 1x1 convolution's factors may be matrices
-    if flat is None or not (
-        (up.shape[0], *down.shape[1:]) == expected
-        or (pixel and (up.shape[0], *down.shape[1:]) == expected[:2])
-    ):
+    fits = (*up[:1], *down[1:]) in ((expected, expected[:2]) if pixel else (expected,))
+    if not (fits and rank and up[1:] in ((rank,), (rank, 1, 1))):
         raise LoaderError(
-            f"{path}: {keys['down']} {list(down.shape)} and {keys['up']} "
-            f"{list(up.shape)} do not fit a layer of {list(expected)}; "
-            f"{base_of(shapes)}"
+            f"{path}: {keys['down']} {list(down)} and {keys['up']} {list(up)} do not "
+            f"fit a layer of {list(expected)}; {base_of(shapes)}"
         )
-    if not np.isfinite(flat).all():
+    alpha = None
+    if "alpha" in keys:
+        if np.prod(shapes[keys["alpha"]], dtype=int) != 1:
+            raise LoaderError(
+                f"{path}: {keys['alpha']} has shape {list(shapes[keys['alpha']])}; "
+                "expected one number"
+            )
+        alpha = float(np.asarray(read_tensor(path, keys["alpha"]), np.float32).item())
+    factors = (read_tensor(path, keys[role]) for role in ("up", "down"))
+    wide, narrow = (f.astype(np.float32).reshape(len(f), -1) for f in factors)
+    change = scaling(name, rank, alpha) * (wide @ narrow)
+    if not np.isfinite(change).all():
         raise LoaderError(f"{path}: {name} holds values that are not finite")
-    return (alpha / rank) * flat.reshape(expected)
-
-
-def _alphas(path: Path):
-    """(name, rank) -> alpha by the record that diffusers keeps; the rank without it."""
-    with safe_open(str(path), "np") as file:
-        said = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-    for key, value in said.items():
-        if key.rpartition(".")[2] in ("use_rslora", "use_dora") and value:
-            raise LoaderError(f"{path}: made with {key}, which is not implemented")
-
-    def alpha(name: str, rank: int) -> float:
-        network, _, layer = name.partition(".")
-        patterns = said.get(f"{network}.alpha_pattern") or {}
-        return float(patterns.get(layer, said.get(f"{network}.lora_alpha", rank)))
-
-    return alpha
+    return change.reshape(expected)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from sdsjax.models.loading import hub
 from sdsjax.models.loading.errors import LoaderError
 from sdsjax.models.loading.hub import Network
+from sdsjax.models.loading.repositories.snapshots import T5_FOLDERS
 from sdsjax.models.loading.sdxl.folder import SECOND_ENCODER
 from sdsjax.models.loading.weights import read_json
 from sdsjax.models.mmdit import MMDiTConfig, cropped
@@ -27,7 +28,6 @@ FOLDERS = (
     *("transformer", "vae", "scheduler", "text_encoder", "tokenizer"),
     *("text_encoder_2", "tokenizer_2"),
 )
-T5_FOLDERS = ("text_encoder_3", "tokenizer_3")
 T5_TOKENS = 256
 # of model_index.json, where a folder's transformer was trained with another number of
 # T5's tokens (0: without any); diffusers ignores it
