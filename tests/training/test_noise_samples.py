@@ -191,10 +191,12 @@ def test_variance_is_lower_where_theory_says_so(less, more):
 def test_strata_over_the_batch_lower_the_variance_of_its_mean():
     """And a common t raises it: a batch of one t averages no t.
 
-    In pairs, so that nothing but t varies.
+    In pairs, so that nothing but t varies, and up to t = 500, where the direction
+    rises with t: the halves of a hump have one mean.
     """
+    rising = TIMESTEPS["uniform"](t_max=500)
     (strata, e_s), (plain, e_p), (common, e_c) = (
-        variance(directions_of(noise).mean(1), over=(1, 2, 3))
+        variance(directions_of(noise, rising).mean(1), over=(1, 2, 3))
         for noise in (
             NoiseSamples(2, True, antithetic=True),
             NoiseSamples(2, antithetic=True),
