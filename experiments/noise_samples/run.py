@@ -21,7 +21,6 @@ from sdsjax.studies.runner import Experiment, Option, Run, run
 from sdsjax.training.noise_samples import NoiseSamples
 
 HERE = Path(__file__).resolve().parent
-REFERENCE = "plain, k = 8"
 # Operations of a view on Stable Diffusion 2.1: two branches of the UNet, and what does
 # not depend on the noise, the encoder with its gradient
 SD21 = 2 * 804.0, 2258.0
@@ -42,18 +41,27 @@ OPTIONS = {
     for k in sizes
 }
 
+FEW = (
+    "plain, k = 1", "plain, k = 4", "strata, k = 4", "pairs, k = 4", "common t, k = 1",
+    "importance, k = 1", "strata, pairs, importance, k = 4",
+)  # fmt: skip
+
 
 class Plan(NamedTuple):
-    """Priors, prompts, samples of each, and the step (of total) they are taken at."""
+    """Priors, prompts, samples of each, and the step (of total) they are taken at.
+
+    options: names of OPTIONS, with plain sampling at k = 1 and at a larger k.
+    """
 
     priors: tuple[str, ...]
     prompts: tuple[str, ...]
     samples: int
     steps: int
     total: int
+    options: tuple[str, ...] = tuple(OPTIONS)
 
 
-SMALL = Plan(("exact",), ("a red snowman",), 16, 20, 600)
+SMALL = Plan(("exact",), ("a red snowman",), 16, 20, 600, FEW)
 FULL = Plan(("exact", "toybox-sd", "toybox-mv"), ("a red snowman",), 24, 60, 600)
 
 
@@ -70,11 +78,13 @@ def worker(run: Run):
     def perform(job: tuple[str, str]) -> dict:
         plan = run.plan
         point = reach(*job, plan.steps, plan.total)
-        sizes = sorted({noise.per_view for noise in OPTIONS.values()})
+        options = {name: OPTIONS[name] for name in plan.options}
+        sizes = sorted({noise.per_view for noise in options.values()})
+        reference = [name for name in options if name.startswith("plain")][-1]
         row = {"samples": plan.samples, "step": plan.steps}
         row["flops"] = {str(k): step_flops(point, k) for k in sizes}
-        found = gather(point, OPTIONS, plan.samples)
-        return row | describe(found, REFERENCE)
+        found = gather(point, options, plan.samples)
+        return row | describe(found, reference)
 
     return perform
 
@@ -119,9 +129,10 @@ def best_size(row: dict, fixed: float, each: float) -> float:
 
 
 def split_flops(row: dict) -> tuple[float, float]:
-    """(flops of a step that no noise changes, flops of a noise), from k = 1 and 8."""
-    one, eight = row["flops"]["1"], row["flops"]["8"]
-    return one - (eight - one) / 7, (eight - one) / 7
+    """(flops of a step that no noise changes, flops of a noise), by its ends in k."""
+    one, most = row["flops"]["1"], max(map(int, row["flops"]))
+    each = (row["flops"][str(most)] - one) / (most - 1)
+    return one - each, each
 
 
 def table(run: Run) -> str:
@@ -160,6 +171,7 @@ def figure(run: Run) -> None:
         for column, (key, row) in enumerate(run.rows.items()):
             for axes, kind in zip(grid, ("noise", "total")):
                 for label, (_, sizes) in KINDS.items():
+                    sizes = [k for k in sizes if f"{label}, k = {k}" in row["options"]]
                     names = [f"{label}, k = {k}" for k in sizes]
                     ratios = [worth(row, name, kind)["flops"] for name in names]
                     value, error = np.array(ratios).T
@@ -183,6 +195,7 @@ def main(argv=None) -> None:
             options={
                 "priors": Option("so named", tuple(FULL.priors)),
                 "samples": Option("of each option"),
+                "options": Option("so named", tuple(OPTIONS)),
             },
         ),
     )  # fmt: skip

@@ -104,7 +104,8 @@ def annealed_window(*, t_min: int = 20, t_max: int = 980, t_end: int = 500) -> S
     _check(t_min=t_min, t_max=t_max, t_end=t_end)
 
     def ends(step, total):
-        return t_min, jnp.round(t_max + (t_end - t_max) * _fraction(step, total))
+        high = t_max + (t_end - t_max) * _fraction(step, total)
+        return t_min, jnp.round(high)
 
     return _evenly(ends)
 
