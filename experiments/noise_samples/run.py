@@ -172,6 +172,8 @@ def figure(run: Run) -> None:
             for axes, kind in zip(grid, ("noise", "total")):
                 for label, (_, sizes) in KINDS.items():
                     sizes = [k for k in sizes if f"{label}, k = {k}" in row["options"]]
+                    if not sizes:
+                        continue
                     names = [f"{label}, k = {k}" for k in sizes]
                     ratios = [worth(row, name, kind)["flops"] for name in names]
                     value, error = np.array(ratios).T
