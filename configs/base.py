@@ -70,6 +70,20 @@ def _prior() -> Config:
     return prior
 
 
+def _noise() -> Config:
+    """How the noises of a step are drawn; each option leaves the mean as it is."""
+    noise = ConfigDict()
+    # one t in each equal part of the timestep sampler's distribution: over the
+    # samples of a view, or, where they share one t, over the views of a batch
+    noise.stratified = False
+    noise.antithetic = False  # eps and -eps in pairs that share t: even samples only
+    noise.common_time = False  # the same t for all views of a step
+    # t more often where gradients have been large, and weighted back; not for
+    # estimators that learn (vsd, stein with a fit)
+    noise.importance = False
+    return noise
+
+
 def _camera() -> Config:
     """Where views are taken from, and the phases of a run."""
     camera = ConfigDict()  # each pair is a range to draw from
@@ -168,6 +182,9 @@ def base_config() -> Config:
     # views that a device renders and encodes at once, the rest in turn: less memory for
     # one more forward pass of each; 0: all of them
     config.microbatch = 0
+    # noises for each rendering (of a multi-view prior: each group of views), their mean
+    # pulled back once: less variance, for as many calls of the network
+    config.samples_per_view = 1
     config.particles = 1  # assets side by side, for vsd: step i trains i mod particles
     config.resolution = 64  # pixels, height and width of a view
     config.background = "random"  # or "white", "black", "r,g,b" in [0, 1]
@@ -180,6 +197,7 @@ def base_config() -> Config:
     config.estimator.threshold = 500.0  # SSD's M: mode-seeking at and below it
     config.timesteps = ConfigDict({"name": "annealed_window"})
     config.timesteps.update(t_min=20, t_max=980, t_end=500)
+    config.noise = _noise()
 
     config.representation = representation = ConfigDict({"name": "gaussians"})
     representation.count = 2000  # rows; control = "3dgs", ... decides which live

@@ -35,6 +35,7 @@ UNITS = {
     "diagnostics.every": "steps",
     "representation.control_(every|start|stop|reset_every)": "steps",
     "batch_size": "views",
+    "samples_per_view": "noises",
     "*.first_batch_size": "views",
     "prior.(views|group)": "views",
     "(resolution|*.first_resolution|prior.image_size)": "px",

@@ -39,20 +39,19 @@ GIB = 2.0**30
 # UNet branches and the encoder with its gradient, at 512x512; its residuals with
 # rematerialisation in float32, bytes.
 SD21_PARAMETERS = 865_910_724 + 83_653_863
-SD21_OPERATIONS = 2 * 804e9 + 2258e9
+SD21_NETWORK = 2 * 804e9
+SD21_OPERATIONS = SD21_NETWORK + 2258e9
 SD21_RESIDUALS = 610e6
 # SDXL base likewise, by the side of the picture: two UNet branches and the encoder with
 # its gradient, as XLA counts them on the lowered programs
 SDXL_PARAMETERS = 2_567_463_684 + 83_653_863
-SDXL_OPERATIONS = {
-    512: 2 * 1580e9 + 2257e9,
-    768: 2 * 3636e9 + 5382e9,
-    1024: 2 * 6768e9 + 10302e9,
-}
+SDXL_NETWORK = {512: 2 * 1580e9, 768: 2 * 3636e9, 1024: 2 * 6768e9}
+SDXL_ENCODER = {512: 2257e9, 768: 5382e9, 1024: 10302e9}
 # MVDream: parameters likewise; a view's share of a group of 4 at 256x256, where its
 # UNet has Stable Diffusion's 181e9 operations and 23e9 of attention to other views
 MVDREAM_PARAMETERS = 867_572_164 + 83_653_863
-MVDREAM_OPERATIONS = 2 * 204e9 + 2258e9 / 4
+MVDREAM_NETWORK = 2 * 204e9
+MVDREAM_OPERATIONS = MVDREAM_NETWORK + 2258e9 / 4
 # DeepFloyd IF-I-XL: parameters of the UNet, operations of its two branches at 64x64;
 # its encoder is the identity.
 IF_PARAMETERS = 4_304_695_110
@@ -60,7 +59,8 @@ IF_OPERATIONS = 2 * 2879e9
 # Stable Diffusion 3.5-medium: parameters without its table of positions, and with its
 # VAE's; 1024 tokens of a 512x512 image with 333 of text
 SD35_PARAMETERS = 2_243_171_520 + 83_819_683
-SD35_OPERATIONS = 2 * 2443e9 + 2258e9
+SD35_NETWORK = 2 * 2443e9
+SD35_OPERATIONS = SD35_NETWORK + 2258e9
 # a target for which attention is neither cut into chunks nor another kernel's
 PLAIN = Target("tpu")
 
@@ -68,11 +68,12 @@ PLAIN = Target("tpu")
 class Cost(NamedTuple):
     """The cost of one view, and where its numbers are from.
 
-    Operations and residual bytes kept for the pullback, of one view; parameters, of the
-    prior.
+    Operations and residual bytes kept for the pullback, of one view; network: those of
+    the operations that every further noise repeats; parameters, of the prior.
     """
 
     operations: float
+    network: float
     residuals: float
     parameters: int
     derived: str
@@ -131,13 +132,19 @@ def network_cost(source: PriorSource, resolution: int) -> Cost:
         direction: Any = eps
         return pull(direction.cond - direction.uncond)
 
-    t = jax.ShapeDtypeStruct((), jnp.int32)
-    with compiling_for(PLAIN):
-        lowered = jax.jit(one_sample).lower(source.params, x, t)
-    analysis = lowered.cost_analysis()
-    given = source.params
+    def one_noise(params, z, t):
+        return source.bind(params).noise(z, t, None)
+
+    def counted(function, *arguments):
+        with compiling_for(PLAIN):
+            lowered = jax.jit(function).lower(*arguments)
+        return (lowered.cost_analysis() or {}).get("flops", 0.0) / views
+
+    t, given = jax.ShapeDtypeStruct((), jnp.int32), source.params
+    z = jax.eval_shape(lambda p, x: source.bind(p).encode(x), given, x)
     return Cost(
-        (analysis or {}).get("flops", 0.0) / views,
+        counted(one_sample, given, x, t),
+        counted(one_noise, given, z, t),
         encoder_residuals(source, resolution),
         count(given.prior if isinstance(given, Attached) else given),
         "operations counted by XLA on the lowered program",
@@ -152,23 +159,28 @@ def published_cost(name: str, dtype: str, xl_size: int | None = None) -> Cost:
     """
     if name == "deepfloyd":
         derived = "published sizes of DeepFloyd IF-I-XL: the weights are not local"
-        return Cost(IF_OPERATIONS, 0.0, IF_PARAMETERS, derived)
+        return Cost(IF_OPERATIONS, IF_OPERATIONS, 0.0, IF_PARAMETERS, derived)
     share = 0.5 if dtype == "bfloat16" else 1.0
     if name == "stable_diffusion3":
         derived = "published sizes of Stable Diffusion 3.5-medium: not local"
         kept = SD21_RESIDUALS * share
-        return Cost(SD35_OPERATIONS, kept, SD35_PARAMETERS, derived)
+        return Cost(SD35_OPERATIONS, SD35_NETWORK, kept, SD35_PARAMETERS, derived)
     if name == "multiview":
         derived = "published sizes of MVDream: the weights are not local"
         kept = SD21_RESIDUALS * share / 4
-        return Cost(MVDREAM_OPERATIONS, kept, MVDREAM_PARAMETERS, derived)
+        return Cost(
+            MVDREAM_OPERATIONS, MVDREAM_NETWORK, kept, MVDREAM_PARAMETERS, derived
+        )
     if xl_size is not None:
-        side = min((s for s in SDXL_OPERATIONS if s >= xl_size), default=1024)
+        side = min((s for s in SDXL_NETWORK if s >= xl_size), default=1024)
         derived = f"SDXL base's sizes at {side}x{side}: the weights are not local"
         kept = SD21_RESIDUALS * share * (side / 512) ** 2
-        return Cost(SDXL_OPERATIONS[side], kept, SDXL_PARAMETERS, derived)
+        network = SDXL_NETWORK[side]
+        whole = network + SDXL_ENCODER[side]
+        return Cost(whole, network, kept, SDXL_PARAMETERS, derived)
     return Cost(
         SD21_OPERATIONS,
+        SD21_NETWORK,
         SD21_RESIDUALS * share,
         SD21_PARAMETERS,
         "published sizes of Stable Diffusion 2.1-base: the weights are not local",
@@ -296,12 +308,14 @@ def budget(config, compiled: bool = False) -> list[str]:
     speed = measured_speed()
     # parameters, gradients and two moments of Adam
     states = 4 * 4 * count(params)
-    total = views * cost.operations
+    noises = config.samples_per_view
+    operations = cost.operations + (noises - 1) * cost.network
+    total, said = views * operations, f", {noises} noises each" if noises > 1 else ""
     lines = [
         f"parameters: {config.representation.name} {_sized(count(params))}, "
         f"prior {_sized(cost.parameters)}",
-        f"network operations: {_sized(cost.operations)}FLOP a view, {_sized(views)} "
-        f"views, {_sized(total)}FLOP in all ({cost.derived})",
+        f"network operations: {_sized(operations)}FLOP a view, {_sized(views)} "
+        f"views{said}, {_sized(total)}FLOP in all ({cost.derived})",
         f"network time: {_duration(total / speed)} to {_duration(4 * total / speed)}, "
         f"at 100% to 25% of the {_sized(speed)}FLOP/s that a float32 matrix product "
         f"just reached here ({jax.devices()[0].device_kind}), of one device; "

@@ -40,6 +40,7 @@ from sdsjax.training.build import (
     OPTIMIZERS,
     PRIORS,
     arguments,
+    build_noise,
     build_representation,
 )
 from sdsjax.training.config import Config, ConfigError, flatten, one_of
@@ -328,6 +329,7 @@ def check_settings(config: Config) -> None:
     check_pairs(config)
     check_factories(config)
     check_camera(config)
+    build_noise(config)
     check_reference(config)
     check_edit(config)
     if config.prior.name == "gaussian_mixture":

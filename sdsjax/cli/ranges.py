@@ -19,6 +19,7 @@ RANGES = {
     "steps": (1, 10_000_000),
     "batch_size": (1, 4096),
     "microbatch": (0, 4096),
+    "samples_per_view": (1, 1024),
     "particles": (1, 256),
     "resolution": (8, 2048),
     "checkpoint_every": (0, ANY),

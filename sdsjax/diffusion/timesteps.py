@@ -1,5 +1,8 @@
 """Timestep samplers: functions (key, step, total, shape) -> int32 diffusion times t.
 
+Each has `quantile(u, step, total)`, its inverse distribution function: of a u that is
+uniform in [0, 1) it makes a t distributed as the sampler's own, so that strata of u are
+strata of t.
 `step` counts from 0 and `total` is the run's number of steps (there is no second
 number that could disagree with it); i/N below is step / total. Every sampler is pure
 and traceable in `key` and `step`. Intervals [low, high] include both ends.
@@ -8,12 +11,26 @@ and traceable in `key` and `step`. Intervals [low, high] include both ends.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Sampler = Callable[[jax.Array, jax.Array, int, tuple[int, ...]], jax.Array]
+
+class Sampler(NamedTuple):
+    """A timestep sampler: call it to draw, or ask for its quantiles.
+
+    draw: (key, step, total, shape) -> int32 t of that shape, what a call does;
+    quantile: (u, step, total) -> int32 t of u's shape, u in [0, 1), non-decreasing.
+    """
+
+    draw: Callable[[jax.Array, jax.Array, int, tuple[int, ...]], jax.Array]
+    quantile: Callable[[jax.Array, jax.Array, int], jax.Array]
+
+    def __call__(self, key, step, total, shape) -> jax.Array:
+        """Draws int32 times of `shape`."""
+        return self.draw(key, step, total, shape)
 
 
 def _check(**times: int) -> None:
@@ -30,26 +47,36 @@ def _fraction(step: jax.Array, total: int) -> jax.Array:
     return jnp.clip(jnp.asarray(step, jnp.float32) / max(total, 1), 0.0, 1.0)
 
 
-def _draw(key, shape, low: jax.Array | int, high: jax.Array | int) -> jax.Array:
-    # Traced ends: randint would recompile nothing but refuses float bounds.
-    unit = jax.random.uniform(key, shape)
-    t = low + jnp.floor(unit * (high - low + 1.0))
-    return jnp.clip(t, low, high).astype(jnp.int32)
+def _evenly(ends: Callable) -> Sampler:
+    # Evenly over the integers of ends(step, total) -> (low, high), traced or not.
+    def quantile(u, step, total):
+        low, high = ends(step, total)
+        # Traced ends: randint would recompile nothing but refuses float bounds.
+        t = low + jnp.floor(u * (high - low + 1.0))
+        return jnp.clip(t, low, high).astype(jnp.int32)
+
+    def draw(key, step, total, shape):
+        return quantile(jax.random.uniform(key, shape), step, total)
+
+    return Sampler(draw, quantile)
 
 
 def _constant(level: Callable[[jax.Array], jax.Array]) -> Sampler:
-    def sample(key, step, total, shape):
-        del key
+    # One t a step: all its quantiles.
+    def broadcast(step, total, shape):
         t = jnp.round(level(_fraction(step, total))).astype(jnp.int32)
         return jnp.broadcast_to(t, shape)
 
-    return sample
+    return Sampler(
+        lambda key, step, total, shape: broadcast(step, total, shape),
+        lambda u, step, total: broadcast(step, total, jnp.shape(u)),
+    )
 
 
 def uniform(*, t_min: int = 20, t_max: int = 980) -> Sampler:
     """Samples U[t_min, t_max] throughout (DreamFusion, arXiv 2209.14988)."""
     _check(t_min=t_min, t_max=t_max)
-    return lambda key, step, total, shape: _draw(key, shape, t_min, t_max)
+    return _evenly(lambda step, total: (t_min, t_max))
 
 
 def two_phase(
@@ -62,11 +89,11 @@ def two_phase(
     """
     _check(t_min=t_min, t_max=t_max, t_end=t_end)
 
-    def sample(key, step, total, shape):
+    def ends(step, total):
         late = _fraction(step, total) >= switch
-        return _draw(key, shape, t_min, jnp.where(late, t_end, t_max))
+        return t_min, jnp.where(late, t_end, t_max)
 
-    return sample
+    return _evenly(ends)
 
 
 def annealed_window(*, t_min: int = 20, t_max: int = 980, t_end: int = 500) -> Sampler:
@@ -76,11 +103,11 @@ def annealed_window(*, t_min: int = 20, t_max: int = 980, t_end: int = 500) -> S
     """
     _check(t_min=t_min, t_max=t_max, t_end=t_end)
 
-    def sample(key, step, total, shape):
+    def ends(step, total):
         high = t_max + (t_end - t_max) * _fraction(step, total)
-        return _draw(key, shape, t_min, jnp.round(high))
+        return t_min, jnp.round(high)
 
-    return sample
+    return _evenly(ends)
 
 
 def falling_window(
@@ -96,12 +123,12 @@ def falling_window(
     if not 0 < until <= 1:
         raise ValueError(f"timesteps: until = {until} must be in 0..1, and not 0")
 
-    def sample(key, step, total, shape):
+    def ends(step, total):
         done = jnp.minimum(_fraction(step, total) / until, 1.0)
         low, high = (jnp.round(t_max + (end - t_max) * done) for end in (t_min, t_end))
-        return _draw(key, shape, low, high)
+        return low, high
 
-    return sample
+    return _evenly(ends)
 
 
 def sqrt(*, t_min: int = 20, t_max: int = 980) -> Sampler:

@@ -97,10 +97,10 @@ def distill(
     sampler = _sampler(t, bound.schedule.num_steps)
     gradient = make_gradient(source, draw, representation, made, sampler, 1)
     keys = step_keys(key, jnp.zeros((), jnp.int32))
-    grads, state, _, metrics = gradient(train_state, source.params, views, keys)
+    grads, learnt, _, metrics = gradient(train_state, source.params, views, keys)
     grads = merge(grads, jax.tree.map(jnp.zeros_like, params))
     metrics = {k: v for k, v in metrics.items() if not k.startswith("regularizer")}
-    return Distilled(grads, metrics, state)
+    return Distilled(grads, metrics, learnt["estimator_state"])
 
 
 def _views(camera: Camera | None) -> Camera:

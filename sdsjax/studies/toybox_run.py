@@ -77,7 +77,13 @@ def drawn_times(sampler: Sampler, seed: int, steps: int, views: int) -> Array:
 
 def from_table(times: Array) -> Sampler:
     """The sampler that reads t [steps views], which may be traced."""
-    return lambda key, step, total, shape: jnp.broadcast_to(times[step], shape)
+
+    def quantile(u, step, total):
+        raise ValueError("a table of t has no distribution: no strata, no importance")
+
+    return Sampler(
+        lambda key, step, total, shape: jnp.broadcast_to(times[step], shape), quantile
+    )
 
 
 class ToyboxRuns:

@@ -1,15 +1,17 @@
 """The variance of a run's own gradient, measured while it trains.
 
 At the state of a step: that step's cameras are drawn as the step draws them, then
-(t, eps) `samples` times for all n views at once. With g_v the estimate of view v:
+(t, eps) `samples` times for all n views at once, each time as many noises a view and
+drawn in the same way as in the step (noise_samples.py). With g_v the mean direction of
+view v:
     z      G = (g_1, ..., g_n) / sqrt(n): variance and signal are means over the views;
     theta  G = sum_v J_v^T g_v / n, what the optimiser sees but for the regularisers.
-c*, r and what each reduction would leave are measured at the t of the step itself,
-view by view, and averaged. Error bars: see gradient_stats and noise_projection; only
-(t, eps) vary, the views are the step's.
+c*, r and what each reduction would leave are measured at the t of the step itself (the
+first of a view's), view by view, and averaged. Error bars: see gradient_stats and
+noise_projection; only (t, eps) vary, the views are the step's.
 Keys are folded from the step's under a number that no step uses, so that a run draws
 the same with and without. One sample of all views is held at a time: the memory of a
-training step; the cost is `samples` estimates and pullbacks and 2 x `samples`
+training step; the cost is `samples` steps' estimates and pullbacks, and 2 x `samples`
 predictions for every view.
 """
 
@@ -23,13 +25,13 @@ import jax.numpy as jnp
 from sdsjax.diagnostics.gradient_stats import Measured, describe_groups
 from sdsjax.diagnostics.moments import Draw, observe
 from sdsjax.diagnostics.noise_projection import noise_projection
-from sdsjax.distributed.sharding import map_views
 from sdsjax.training.encoding import bind
 from sdsjax.training.forward_pass import make_forward
-from sdsjax.training.groups import into_groups, out_of_groups, render_keys
+from sdsjax.training.groups import into_groups, render_keys
+from sdsjax.training.noise_samples import NoiseSamples, draw_noises
 from sdsjax.training.particles import state_of_particle
 from sdsjax.training.pullback import floating
-from sdsjax.training.train_step import make_estimate, step_keys
+from sdsjax.training.train_step import Directions, make_directions, step_keys
 from sdsjax.types import PriorSource, View
 
 OWN = 2**31  # no step splits its key so often
@@ -63,13 +65,13 @@ def named(measured: dict[str, Measured]) -> dict[str, jax.Array]:
     return row
 
 
-def pulled_back(estimates, z, x, pull: Callable, group: int) -> Draw:
-    """Pulls the estimates of n views back to theta; one draw of both spaces."""
-    n = z.shape[0]
-    g_z, g_x = out_of_groups(estimates.grad, group).astype(z.dtype), None
+def pulled_back(drawn: Directions, z, x, pull: Callable) -> Draw:
+    """Pulls the directions of n views back to theta; one draw of both spaces."""
+    n, g_z, g_x = z.shape[0], drawn.g_z, drawn.g_x
     if x is not None:
-        image = out_of_groups(estimates.image_grad, group)
-        g_x = jnp.zeros_like(x) if image is None else image.astype(x.dtype)
+        g_x = jnp.zeros_like(x) if g_x is None else g_x.astype(x.dtype)
+    else:
+        g_x = None
     g_theta = pull(jax.tree.map(lambda g: g / n, (g_z, g_x)))[0]
     return Draw({"z": g_z / jnp.sqrt(n), "theta": g_theta}, {})
 
@@ -93,22 +95,20 @@ def projection_by_name(projection) -> dict[str, Measured]:
     return measured | left
 
 
-def rendered_views(draw: Callable, state, prior_params, views, key, group: int):
+def rendered_views(draw: Callable, state, prior_params, views, keys):
     """Renders n views and keeps the way back from their latents to the parameters.
 
-    draw: `make_forward`'s. Returns (z, x, pull, zs, seen): x is None where the
-    estimator sees latents alone, zs and seen are z and the views in groups that the
-    prior sees together. z and what is seen carry no gradient.
+    draw: `make_forward`'s. Returns (z, x, pull, seen): x is None where the estimator
+    sees latents alone, seen: the n views. z and what is seen carry no gradient.
     """
 
     def forward(theta):
-        (z, x, _), (drawn, _) = draw(theta, None, state, prior_params, views, key)
+        (z, x, _), (drawn, _) = draw(theta, None, state, prior_params, views, keys)
         return (z, x), drawn
 
     (z, x), pull, drawn = jax.vjp(forward, floating(state.params), has_aux=True)
     z, drawn = jax.lax.stop_gradient((z, drawn))
-    zs, seen = into_groups((z, View(views, drawn)), group)
-    return z, x, pull, zs, seen
+    return z, x, pull, View(views, drawn)
 
 
 def make_step_variance(
@@ -122,6 +122,7 @@ def make_step_variance(
     samples: int,
     particles: int = 1,
     microbatch: int = 0,
+    noise: NoiseSamples = NoiseSamples(),
 ) -> Callable:
     """Makes measure(state, prior_params, base_key) -> scalars by name.
 
@@ -133,7 +134,9 @@ def make_step_variance(
     samples, groups = whole_groups(samples)
     sizes = {"samples": samples, "groups": groups, "chunk": 1}
     draw = make_forward(source, representation, microbatch=microbatch)
-    estimate_one = make_estimate(source, estimator)
+    directions = make_directions(
+        source, estimator, sampler, total, None, microbatch, noise
+    )
 
     def measure(states, prior_params, base_key):
         state = state_of_particle(states, states.step % particles, particles)
@@ -145,24 +148,26 @@ def make_step_variance(
         prior = bind(source, prior_params)
         group = prior.group
         key_render = render_keys(keys["render"], n, group)
-        z, x, pull, zs, seen = rendered_views(
-            draw, state, prior_params, views, key_render, group
-        )
+        z, x, pull, seen = rendered_views(draw, state, prior_params, views, key_render)
 
         def sample(key):
-            key_t, key_estimate = jax.random.split(key)
-            t = sampler(key_t, state.step, total, (n // group,))
-            keys = jax.random.split(key_estimate, n // group)
-            estimates = map_views(estimate_one, None, -(-microbatch // group))(
-                (prior_params, state.estimator_state), (keys, zs, t, seen)
-            )
-            return pulled_back(estimates, z, x, pull, group)
+            drawn = directions(state, prior_params, jax.random.split(key), z, seen)
+            return pulled_back(drawn, z, x, pull)
 
         found, _ = observe(sample, key_own, **sizes)
-        t = sampler(keys["t"], state.step, total, (n // group,))
+        noises = draw_noises(
+            noise, sampler, keys["t"], keys["estimate"], state.step, total, n // group,
+            state.noise_state if noise.importance else (),
+        )  # fmt: skip
+        zs, grouped = into_groups((z, seen), group)
         projection = jax.vmap(
             lambda k, z, t, view: noise_projection(prior, z, t, k, view=view, **sizes)
-        )(jax.random.split(key_projection, n // group), zs, t, seen)
+        )(
+            jax.random.split(key_projection, n // group),
+            zs,
+            noises.t[:: noise.per_view],
+            grouped,
+        )
         return named(moments_by_name(found) | projection_by_name(projection))
 
     return jax.jit(measure)

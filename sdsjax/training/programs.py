@@ -33,6 +33,7 @@ def first_state(components: RunComponents, config):
             jax.random.fold_in(key, INIT),
             config.particles,
             z_spec=components.z_spec,
+            noise=components.noise,
         )
 
     start = jax.jit(start, compiler_options=light_compilation(1))
@@ -84,6 +85,7 @@ class Programs:
             particles=self.config.particles,
             supervise=components.supervise,
             microbatch=self.config.microbatch,
+            noise=components.noise,
             compiler_options=light_compilation(1),
             **how,
         )
@@ -124,5 +126,6 @@ class Programs:
                 samples=samples,
                 particles=self.config.particles,
                 microbatch=self.config.microbatch,
+                noise=components.noise,
             )
         return self._variances[phase]

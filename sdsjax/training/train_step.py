@@ -8,7 +8,8 @@ loss: an estimate is a direction, not the gradient of one.
 
 Randomness: key = fold_in(base_key, step), split by name, so that a resumed run draws
 what the whole run drew. [n ...] is a batch of n views; a multi-view prior takes g of
-them as one sample (groups.py), so that an estimator meets [n / g ...] samples.
+them together (groups.py), and each such rendering is given k noises, whose directions
+are averaged (noise_samples.py): an estimator meets [k n / g ...] samples.
 """
 
 from __future__ import annotations
@@ -32,11 +33,21 @@ from sdsjax.training.groups import (
     render_keys,
     sample_shape,
 )
+from sdsjax.training.noise_samples import (
+    DrawnNoise,
+    NoiseSamples,
+    draw_noises,
+    first_statistics,
+    linear_of_samples,
+    mean_of_samples,
+    noted,
+    repeated,
+)
 from sdsjax.training.optimizers import make_control
 from sdsjax.training.particles import state_of_particle, with_particle
 from sdsjax.training.pullback import all_finite, floating, linear_maps, merge
 from sdsjax.training.supervision import Penalty
-from sdsjax.types import Array, PriorSource, PyTree, View
+from sdsjax.types import Array, Estimate, PriorSource, PyTree, View
 
 # Folded into the base key in a step's place: no step's number.
 INIT, PREVIEW = 2**32 - 1, 2**32 - 2
@@ -47,8 +58,9 @@ class TrainState(NamedTuple):
     """A state is all that the next step needs; nothing else is checkpointed.
 
     step: int32 scalar, updates done; params: theta; rep_state: the representation's;
-    opt_state: optax's; estimator_state: the estimator's. Several particles have a
-    leading axis in the first three (sdsjax.training.particles).
+    opt_state: optax's; estimator_state: the estimator's; noise_state: the statistics of
+    importance sampling, () without it. Several particles have a leading axis in params,
+    rep_state and opt_state (sdsjax.training.particles).
     """
 
     step: Array
@@ -56,6 +68,7 @@ class TrainState(NamedTuple):
     rep_state: PyTree
     opt_state: PyTree
     estimator_state: PyTree
+    noise_state: PyTree = ()
 
 
 def step_keys(base_key: Array, step: Array) -> dict[str, Array]:
@@ -74,11 +87,13 @@ def init_state(
     key,
     particles: int = 1,
     z_spec=None,
+    noise: NoiseSamples = NoiseSamples(),
 ) -> TrainState:
     """Makes the state before the first step; traceable.
 
     cameras: key -> cameras [n]; particles: see sdsjax.training.particles; z_spec: the
-    shape of one view's z, found by tracing one view where it is not given.
+    shape of one view's z, found by tracing one view where it is not given; noise: as
+    the step's.
     """
     key_params, key_estimator = jax.random.split(key)
     params, rep_state = representation.init(key_params)
@@ -105,6 +120,7 @@ def init_state(
         estimator_state=estimator.init(
             prior, key_estimator, sample_shape(z_spec, prior.group)
         ),
+        noise_state=first_statistics(noise),
     )
 
 
@@ -134,20 +150,103 @@ def make_estimate(source: PriorSource, estimator) -> Callable:
     return estimate_one
 
 
+class Directions(NamedTuple):
+    """What a step's noises gave: of samples [k m ...], and of its n views.
+
+    noises: (key, t, weight) of each sample; zs, seen: its z and view; estimates: its
+    Estimate; g_z: the mean direction of each view [n ...]; g_x: the same on the image,
+    or None.
+    """
+
+    noises: DrawnNoise
+    zs: Array
+    seen: View
+    estimates: Estimate
+    g_z: Array
+    g_x: Array | None
+
+
+def make_directions(
+    source: PriorSource,
+    estimator,
+    sampler,
+    total: int,
+    mesh=None,
+    microbatch: int = 0,
+    noise: NoiseSamples = NoiseSamples(),
+) -> Callable:
+    """Makes (state, prior_params, (key_t, key_estimate), z, views) -> Directions.
+
+    z [n ...] and views carry no gradient; the prior sees `group` of them together.
+    Other arguments as `make_train_step`'s.
+    """
+    estimate_one, k = make_estimate(source, estimator), noise.per_view
+
+    def directions(state, prior_params, keys, z, views) -> Directions:
+        group = bind(source, prior_params).group
+        key_t, key_estimate = keys
+        noises = draw_noises(
+            noise, sampler, key_t, key_estimate, state.step, total, z.shape[0] // group,
+            state.noise_state if noise.importance else (),
+        )  # fmt: skip
+        zs, seen = repeated(into_groups((z, views), group), k)
+        estimates = jax.lax.stop_gradient(
+            map_views(estimate_one, mesh, -(-microbatch // group))(
+                (prior_params, state.estimator_state), (noises.keys, zs, noises.t, seen)
+            )
+        )
+
+        def mean(values):
+            return out_of_groups(mean_of_samples(values, k, noises.weights), group)
+
+        image = estimates.image_grad
+        g_x = None if image is None else mean(image)
+        g_z = mean(estimates.grad).astype(z.dtype)
+        return Directions(noises, zs, seen, estimates, g_z, g_x)
+
+    return directions
+
+
+def learn(estimator, noise: NoiseSamples, prior, key, state, found, linear) -> dict:
+    """Learns from a step's samples: the new fields of the state, by name.
+
+    found: `Directions`; linear: the renderer's maps between views and theta.
+    """
+    linear = linear_of_samples(grouped_linear(linear, prior.group), noise.per_view)
+    noises, estimates = found.noises, found.estimates
+    return {
+        "estimator_state": estimator.learn(
+            prior, key, state.estimator_state,
+            found.zs, noises.t, found.seen, estimates, linear,
+        ),
+        "noise_state": noted(noise, state.noise_state, noises, estimates),
+    }  # fmt: skip
+
+
 def make_gradient(
-    source, draw, representation, estimator, sampler, total, mesh=None, microbatch=0
+    source,
+    draw,
+    representation,
+    estimator,
+    sampler,
+    total,
+    mesh=None,
+    microbatch=0,
+    noise: NoiseSamples = NoiseSamples(),
 ):
     """Makes (state, prior_params, views, keys) -> what a step is made of.
 
-    (grads, estimator_state, screen, metrics); screen: what density control reads."""
+    (grads, learnt, screen, metrics); learnt: the new fields of the state by name;
+    screen: what density control reads."""
 
-    estimate_one = make_estimate(source, estimator)
+    directions = make_directions(
+        source, estimator, sampler, total, mesh, microbatch, noise
+    )
 
     def gradient(state, prior_params, views, keys):
         prior = bind(source, prior_params)
         group, n = prior.group, views.focal.shape[0]
         key_render = render_keys(keys["render"], n, group)
-        key_estimate = jax.random.split(keys["estimate"], n // group)
         forward = partial(
             draw, state=state, prior_params=prior_params, views=views, keys=key_render,
             key=keys["penalty"],
@@ -159,36 +258,28 @@ def make_gradient(
         )
 
         z, drawn = jax.lax.stop_gradient((z, drawn))
-        t = sampler(keys["t"], state.step, total, (n // group,))
-        zs, seen = into_groups((z, View(views, drawn)), group)
-        estimates = jax.lax.stop_gradient(
-            map_views(estimate_one, mesh, -(-microbatch // group))(
-                (prior_params, state.estimator_state), (key_estimate, zs, t, seen)
-            )
+        found = directions(
+            state, prior_params, (keys["t"], keys["estimate"]), z, View(views, drawn)
         )
-
-        g_z = out_of_groups(estimates.grad, group).astype(z.dtype)
-        g_x = zero_x = None if x is None else jnp.zeros_like(x)
-        if estimates.image_grad is not None and x is not None:
-            g_x = out_of_groups(estimates.image_grad, group).astype(x.dtype) / n
-        grads, watched = pull_all((g_z / n, g_x, jnp.ones_like(penalty)))
+        zero_x = None if x is None else jnp.zeros_like(x)
+        g_x = zero_x
+        if found.g_x is not None and x is not None:
+            g_x = found.g_x.astype(x.dtype) / n
+        grads, watched = pull_all((found.g_z / n, g_x, jnp.ones_like(penalty)))
         linear = linear_maps(
             lambda theta: forward(theta, probe),
             theta,
             lambda cotangent: pull_all(cotangent)[:1],
             (zero_x, jnp.zeros_like(penalty)),
         )
-        estimator_state = estimator.learn(
-            prior, keys["learn"], state.estimator_state,
-            zs, t, seen, estimates, grouped_linear(linear, group),
-        )  # fmt: skip
+        learnt = learn(estimator, noise, prior, keys["learn"], state, found, linear)
         metrics = {
-            "grad_z": jnp.mean(jax.vmap(norm)(g_z)),
-            "t": jnp.mean(t.astype(jnp.float32)),
-            **summarise(estimates.aux, penalty, terms),
+            "grad_z": jnp.mean(jax.vmap(norm)(found.g_z)),
+            "t": jnp.mean(found.noises.t.astype(jnp.float32)),
+            **summarise(found.estimates.aux, penalty, terms),
         }
         screen = {"renderings": drawn, "probe": watched}
-        return grads, estimator_state, screen, metrics
+        return grads, learnt, screen, metrics
 
     return gradient
 
@@ -207,6 +298,7 @@ def make_train_step(
     supervise: Penalty | None = None,
     spread: Callable[[Callable], Callable] | None = None,
     microbatch: int = 0,
+    noise: NoiseSamples = NoiseSamples(),
     compiler_options: dict | None = None,
 ) -> Callable:
     """Makes step(state, prior_params, base_key) -> (state, metrics), state donated.
@@ -215,10 +307,11 @@ def make_train_step(
     t; total: the run's number of steps; mesh: see distributed/sharding; particles: see
     particles.py; density control counts the steps of its own particle; supervise: see
     supervision.py; spread: this step -> that of several assets; microbatch: views that
-    a device takes at once, 0: all; compiler_options: of `jax.jit`. Metrics are scalars.
+    a device takes at once, 0: all; noise: how many noises a rendering is given, and how
+    they are drawn; compiler_options: of `jax.jit`. Metrics are scalars.
     """
     draw = make_forward(source, representation, mesh, supervise, microbatch)
-    parts = draw, representation, estimator, sampler, total, mesh, microbatch
+    parts = draw, representation, estimator, sampler, total, mesh, microbatch, noise
     gradient = make_gradient(source, *parts)
     control = make_control(representation)
 
@@ -227,9 +320,7 @@ def make_train_step(
         state = state_of_particle(states, turn, particles)
         keys = step_keys(base_key, state.step)
         views = cameras(keys["camera"])
-        grads, estimator_state, screen, metrics = gradient(
-            state, prior_params, views, keys
-        )
+        grads, learnt, screen, metrics = gradient(state, prior_params, views, keys)
 
         # optax meets every leaf: those that no gradient reaches get zeros.
         grads = merge(grads, jax.tree.map(lambda p: jnp.zeros(p.shape), state.params))
@@ -248,7 +339,7 @@ def make_train_step(
             aux,
         )
         metrics |= {f"control/{name}": value for name, value in report.items()}
-        new = TrainState(state.step + 1, params, rep_state, opt_state, estimator_state)
+        new = TrainState(state.step + 1, params, rep_state, opt_state, **learnt)
         return with_particle(states, turn, new, particles), metrics
 
     how = {"donate_argnums": 0, "compiler_options": compiler_options}

@@ -23,6 +23,21 @@ def test_contract(name):
         np.testing.assert_array_equal(t, draw(KEY, step))
 
 
+@pytest.mark.parametrize("name", TIMESTEPS)
+def test_quantiles_are_the_sampler_s_own_distribution(name):
+    """Evenly spaced u give each t its share of many draws, and never a smaller t."""
+    sampler = TIMESTEPS[name](t_min=20, t_max=60)
+    u = jnp.arange(4000) / 4000
+    for step in (0, 40, 100):
+        t = np.asarray(sampler.quantile(u, step, 100))
+        assert t.dtype == np.int32
+        assert (np.diff(t) >= 0).all()
+        drawn = np.asarray(sampler(KEY, step, 100, (20_000,)))
+        shares = [np.bincount(v, minlength=1000) / v.size for v in (t, drawn)]
+        assert np.abs(np.cumsum(shares[0]) - np.cumsum(shares[1])).max() < 0.012
+        assert (t.min(), t.max()) == (drawn.min(), drawn.max())
+
+
 def test_uniform_reaches_both_ends_evenly():
     t = TIMESTEPS["uniform"](t_min=3, t_max=6)(KEY, 0, 10, (40000,))
     share = np.bincount(np.asarray(t), minlength=8) / 40000

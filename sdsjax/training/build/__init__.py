@@ -29,6 +29,7 @@ from sdsjax.training.build.editing import (
     with_source,
 )
 from sdsjax.training.build.factories import FACTORIES, arguments
+from sdsjax.training.build.noise import build_noise, check_estimator
 from sdsjax.training.build.optimizer import OPTIMIZERS, build_optimizer
 from sdsjax.training.build.phases import Phase, build_meshes, build_phases
 from sdsjax.training.build.priors import PRIORS
@@ -42,6 +43,7 @@ from sdsjax.training.build.representation import (
 from sdsjax.training.build.supervision import build_supervision
 from sdsjax.training.config import Config, ConfigError
 from sdsjax.training.groups import sample_shape
+from sdsjax.training.noise_samples import NoiseSamples
 from sdsjax.training.supervision import Penalty
 from sdsjax.types import Estimator, PriorSource, Representation
 
@@ -58,6 +60,7 @@ __all__ = [
     "build",
     "build_estimator",
     "build_meshes",
+    "build_noise",
     "build_optimizer",
     "build_phases",
     "build_representation",
@@ -73,7 +76,8 @@ class RunComponents(NamedTuple):
     orbit: where views are drawn; phases: one or more, in order, covering all steps;
     supervise: what else is asked of renderings, or None (training/supervision);
     z_spec: the shape of one view's z, None for a representation that is in latent
-    space itself; group: how many views the prior sees together.
+    space itself; group: how many views the prior sees together; noise: how many noises
+    a rendering is given, and how they are drawn.
     """
 
     source: PriorSource
@@ -89,6 +93,7 @@ class RunComponents(NamedTuple):
     supervise: Penalty | None = None
     z_spec: jax.ShapeDtypeStruct | None = None
     group: int = 1
+    noise: NoiseSamples = NoiseSamples()
 
 
 def latent_shape(config: Config, source: PriorSource) -> jax.ShapeDtypeStruct:
@@ -163,6 +168,8 @@ def build(config: Config) -> RunComponents:
     if edited is not None:
         source = with_source(source, edited, representation)
     estimator = build_estimator(config, source, schedule, z_spec)
+    noise = build_noise(config)
+    check_estimator(noise, config.estimator.name, estimator)
     source, supervise = build_supervision(config, source, representation)
     return RunComponents(
         source=source,
@@ -178,6 +185,7 @@ def build(config: Config) -> RunComponents:
         supervise=supervise,
         z_spec=z_spec if representation.space == "image" else None,
         group=group,
+        noise=noise,
     )
 
 
