@@ -184,8 +184,9 @@ def make_directions(
 
     def directions(state, prior_params, keys, z, views) -> Directions:
         group = bind(source, prior_params).group
+        key_t, key_estimate = keys
         noises = draw_noises(
-            noise, sampler, *keys, state.step, total, z.shape[0] // group,
+            noise, sampler, key_t, key_estimate, state.step, total, z.shape[0] // group,
             state.noise_state if noise.importance else (),
         )  # fmt: skip
         zs, seen = repeated(into_groups((z, views), group), k)
