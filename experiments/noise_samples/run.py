@@ -18,7 +18,7 @@ from sampling import describe, gather, reach, step_flops
 from sdsjax.runs.compile_cache import enable_compile_cache
 from sdsjax.studies.report import markdown_table, plus_minus, saved_figure
 from sdsjax.studies.runner import Experiment, Option, Run, run
-from sdsjax.training.noise_samples import NoiseSamples
+from sdsjax.training.noises.samples import NoiseSamples
 
 HERE = Path(__file__).resolve().parent
 # Operations of a view on Stable Diffusion 2.1: two branches of the UNet, and what does

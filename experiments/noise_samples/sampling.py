@@ -24,7 +24,7 @@ from sdsjax.training.build import RunComponents, build
 from sdsjax.training.forward_pass import make_forward
 from sdsjax.training.gradient_variance import rendered_views
 from sdsjax.training.groups import render_keys
-from sdsjax.training.noise_samples import NoiseSamples
+from sdsjax.training.noises.samples import NoiseSamples
 from sdsjax.training.train_step import (
     INIT,
     init_state,

@@ -28,7 +28,7 @@ from sdsjax.diagnostics.noise_projection import noise_projection
 from sdsjax.training.encoding import bind
 from sdsjax.training.forward_pass import make_forward
 from sdsjax.training.groups import into_groups, render_keys
-from sdsjax.training.noise_samples import NoiseSamples, draw_noises
+from sdsjax.training.noises.samples import NoiseSamples, draw_noises
 from sdsjax.training.particles import state_of_particle
 from sdsjax.training.pullback import floating
 from sdsjax.training.train_step import Directions, make_directions, step_keys

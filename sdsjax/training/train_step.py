@@ -33,7 +33,7 @@ from sdsjax.training.groups import (
     render_keys,
     sample_shape,
 )
-from sdsjax.training.noise_samples import (
+from sdsjax.training.noises.samples import (
     DrawnNoise,
     NoiseSamples,
     draw_noises,

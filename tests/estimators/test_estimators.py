@@ -83,10 +83,20 @@ def first_input(case, schedule, key, z, t):
     return calls[-1 if name == "sdi" else 0]
 
 
-@cache
+# estimators that make tables of a schedule when they are made: none that is traced
+WITH_TABLES = ("pds",)
+
+
 def compiled(case):
+    """`compiled_for` a case: one program for all schedules where it can be one."""
+    return compiled_for(case, float(SCHEDULE.alphas[500]) if case in WITH_TABLES else 0)
+
+
+@cache
+def compiled_for(case, own):
     """(one, batch, traces), functions of a schedule. one: everything that is asked of
-    one view; batch: the estimates of several."""
+    one view; batch: the estimates of several. own: tells schedules that are not traced
+    from one another, 0 for one that is."""
     traces = []
 
     def estimate(schedule, key, z, t, **extra):
@@ -105,12 +115,16 @@ def compiled(case):
         traces.append("batch")
         return jax.vmap(partial(estimate, schedule))(keys, zs, ts)
 
+    if own:
+        own_one = jax.jit(partial(one, SCHEDULE), compiler_options=HURRY)
+        own_batch = jax.jit(partial(batch, SCHEDULE), compiler_options=HURRY)
+        return lambda _, *at: own_one(*at), lambda _, *at: own_batch(*at), traces
     jitted = (jax.jit(f, compiler_options=HURRY) for f in (one, batch))
     return *jitted, traces
 
 
 # One program for every schedule.
-SHARED = (compiled,)
+SHARED = (compiled_for,)
 
 
 def shapes_of(case, p, dtype=jnp.float32):

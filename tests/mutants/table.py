@@ -87,7 +87,7 @@ DIFFUSION = [
          "test_fixed_schedules_follow_their_formulas"),
         ("dreamtime_deviation", "s1: int = 300", "s1: int = 310",
          "test_dreamtime_never_rises_and_spends_its_time_as_weighted")),
-    *of("training/noise_samples.py", "training/test_noise_samples.py",
+    *of("training/noises/samples.py", "training/test_noise_samples.py",
         ("strata_too_few", "u = (jnp.arange(p) + u) / p",
          "u = (jnp.arange(p) + u) / (p + 1)",
          "test_each_part_of_the_distribution_has_one_t"),

@@ -17,7 +17,7 @@ from sdsjax.diffusion.importance import no_statistics, observed
 from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.priors import gaussian_mixture
-from sdsjax.training.noise_samples import (
+from sdsjax.training.noises.samples import (
     NoiseSamples,
     check_noise,
     draw_noises,

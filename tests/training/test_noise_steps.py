@@ -19,7 +19,7 @@ from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.training.build.noise import build_noise, check_estimator
 from sdsjax.training.config import ConfigError
-from sdsjax.training.noise_samples import NoiseSamples, first_statistics
+from sdsjax.training.noises.samples import NoiseSamples, first_statistics
 from sdsjax.types import Estimate, Estimator
 
 ALL = NoiseSamples(4, True, True, False, True)

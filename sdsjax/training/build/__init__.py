@@ -43,7 +43,7 @@ from sdsjax.training.build.representation import (
 from sdsjax.training.build.supervision import build_supervision
 from sdsjax.training.config import Config, ConfigError
 from sdsjax.training.groups import sample_shape
-from sdsjax.training.noise_samples import NoiseSamples
+from sdsjax.training.noises.samples import NoiseSamples
 from sdsjax.training.supervision import Penalty
 from sdsjax.types import Estimator, PriorSource, Representation
 

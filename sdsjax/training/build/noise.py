@@ -1,9 +1,9 @@
-"""From a config to how a step's noises are drawn (`sdsjax.training.noise_samples`)."""
+"""From a config to how a step's noises are drawn (`sdsjax.training.noises.samples`)."""
 
 from __future__ import annotations
 
 from sdsjax.training.config import Config, ConfigError
-from sdsjax.training.noise_samples import NoiseSamples, check_noise
+from sdsjax.training.noises.samples import NoiseSamples, check_noise
 from sdsjax.types import Estimator, keep_state
 
 
