@@ -78,7 +78,7 @@ def tiny(name, folder):
         overrides["representation.count"] = 30
     if name.startswith("edit"):
         overrides["edit.path"] = str(write_source(folder))
-        overrides["edit.source_prompt"] = "a red mug"
+        overrides["edit.source_prompt"] = "a red ball"
         overrides["representation.count"] = 4
     return overrides
 
