@@ -34,10 +34,14 @@ from if_folders import write_if_folder
 from sd3_folders import write_sd3_folder
 from sdxl_folders import write_sdxl_folder
 
+# whose programs are those of sd21 with another network: of them two methods are lowered,
+# one that only reads it and one that trains beside it
+NETWORKS, SHOWN = ("sdxl", "sd3"), ("sds", "vsd")
 ALL = [
     f"{stem}:{variant}"
     for stem in config_names()
     for variant in read_module(config_folder() / f"{stem}.py").VARIANTS
+    if variant not in NETWORKS or stem in SHOWN
 ]
 LATENT = (
     "stable_diffusion",
