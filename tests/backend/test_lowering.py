@@ -34,8 +34,8 @@ from if_folders import write_if_folder
 from sd3_folders import write_sd3_folder
 from sdxl_folders import write_sdxl_folder
 
-# whose programs are those of sd21 with another network: of them two methods are lowered,
-# one that only reads it and one that trains beside it
+# whose programs are those of sd21 with another network: of them two methods are
+# lowered, one that only reads it and one that trains beside it
 NETWORKS, SHOWN = ("sdxl", "sd3"), ("sds", "vsd")
 ALL = [
     f"{stem}:{variant}"
