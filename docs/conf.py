@@ -14,6 +14,7 @@ project = "sdsjax"
 author = "the sdsjax authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
 html_theme = "furo"
+html_show_copyright = False
 html_title = "sdsjax"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
