@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_estimators import CASES, HURRY, make
+from test_estimators import CASES, HURRY, SCHEDULE, make
 from test_estimators import prior as of_views
 
 GROUP, VIEW = 4, (2, 3, 2)
@@ -17,7 +17,7 @@ T = jnp.int32(300)
 @cache
 def prior(shape):
     """The prior of single views, over a group's numbers in one layout or the other."""
-    return of_views(shape=shape)._replace(group=GROUP if shape == WHOLE else 1)
+    return of_views(SCHEDULE, shape)._replace(group=GROUP if shape == WHOLE else 1)
 
 
 @cache
