@@ -19,6 +19,7 @@ from typing import Any
 
 from sdsjax.cli.export_command import Parser
 from sdsjax.cli.live.addresses import add_address, run_command, stay_off_accelerators
+from sdsjax.cli.live.stopping import stopped_by_signals
 from sdsjax.training.config import ConfigError, one_of
 
 
@@ -132,7 +133,7 @@ def studio(argv: list[str], stop: threading.Event | None = None) -> None:
             page = Studio(server, folder, jobs, plan, choices, **begin)
             page.refresh()
             print(f"sdsjax: {pages.address(server)} (Ctrl-C ends it)", flush=True)
-            keep_fresh(page, stop or threading.Event())
+            keep_fresh(page, stop or stopped_by_signals())
     finally:
         pages.close(server)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sdsjax.cli.export_command import Parser
 from sdsjax.cli.live.addresses import add_address, run_command, stay_off_accelerators
+from sdsjax.cli.live.stopping import stopped_by_signals
 from sdsjax.training.config import ConfigError
 
 EVERY = 2.0  # seconds between two looks at the runs
@@ -54,7 +55,7 @@ def view(argv: list[str], stop: threading.Event | None = None) -> None:
     try:
         shown = show_runs(server, runs)
         print(f"sdsjax: {pages.address(server)} (Ctrl-C ends it)", flush=True)
-        follow(shown, EVERY, stop or threading.Event())
+        follow(shown, EVERY, stop or stopped_by_signals())
     finally:
         pages.close(server)
 
