@@ -10,14 +10,8 @@ Command: python -m sdsjax.main --config=configs/dreamgaussian.py
 
 from ml_collections import ConfigDict
 
-from configs.base import (
-    base_config,
-    choice,
-    mv_of,
-    sd3_of,
-    sdxl_of,
-    stable_diffusion_21,
-)
+from configs.base import base_config, choice, mv_of, stable_diffusion_21
+from configs.networks import sd3_of, sdxl_of
 from sdsjax.training.config import Config
 
 

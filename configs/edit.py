@@ -2,7 +2,7 @@
 
 DDS (arXiv 2304.07090) by default, PDS (arXiv 2311.13831) as `:pds`: both compare every
 view with the same view of the source asset, so that what the two prompts share stays.
-Cost: about a minute and a half on 2 CPU cores.
+Cost: about two minutes on 2 CPU cores, `:pds` three to four.
 Command: python -m sdsjax.main --config=edit --config.edit.path=runs/ssd-a-red-mug-0
     --config.prompt="a blue mug"
 """

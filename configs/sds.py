@@ -16,10 +16,9 @@ from configs.base import (
     exact_of,
     image_of,
     mv_of,
-    sd3_of,
     sd21_of,
-    sdxl_of,
 )
+from configs.networks import sd3_of, sdxl_of
 from sdsjax.training.config import Config
 
 

@@ -9,7 +9,8 @@ Command: python -m sdsjax.main --config=configs/sds_plus.py --config.prompt="a r
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, image_of, sd3_of, stable_diffusion_21
+from configs.base import base_config, choice, image_of, stable_diffusion_21
+from configs.networks import sd3_of
 from sdsjax.training.config import Config
 
 

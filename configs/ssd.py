@@ -13,16 +13,8 @@ Command: python -m sdsjax.main --config=configs/ssd.py --config.prompt="a red mu
 from ml_collections import ConfigDict
 
 from configs import nerf as fields
-from configs.base import (
-    base_config,
-    choice,
-    exact_of,
-    image_of,
-    mv_of,
-    sd3_of,
-    sd21_of,
-    sdxl_of,
-)
+from configs.base import base_config, choice, exact_of, image_of, mv_of, sd21_of
+from configs.networks import sd3_of, sdxl_of
 from sdsjax.training.config import Config
 
 

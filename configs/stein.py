@@ -12,7 +12,8 @@ Command: python -m sdsjax.main --config=configs/stein.py --config.prompt="a red 
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, image_of, sd3_of, sd21_of
+from configs.base import base_config, choice, image_of, sd21_of
+from configs.networks import sd3_of
 from sdsjax.training.config import Config
 
 

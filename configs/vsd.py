@@ -12,7 +12,8 @@ Command: python -m sdsjax.main --config=configs/vsd.py --config.prompt="a red mu
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, image_2d, mv_of, sd3_of, sd21_of, sdxl_of
+from configs.base import base_config, choice, image_2d, mv_of, sd21_of
+from configs.networks import sd3_of, sdxl_of
 from sdsjax.training.config import Config
 
 

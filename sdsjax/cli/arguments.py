@@ -27,8 +27,8 @@ usage: sdsjax --config=NAME[:VARIANT] [--config.KEY=VALUE ...] [--workdir=DIR]
                          most --assets_per_device=N at a time); index.html shows all
   --allow_config_change  continue a run although its config or its input files differ
   --view                 watch it in a browser; --view_every=STEPS (10), --view_port
-  --dry_run [--compile]  print every key, and what it costs (by XLA's plan); run nothing
-  --list                 configs and variants, estimators, timesteps, toybox words
+  --dry_run [--compile]  print every key, time and memory (by XLA's plan); run nothing
+  --list                 configs, variants, estimators, timesteps, priors, toybox words
   --coordinator_address  --num_processes  --process_id: one run on several hosts
   --traceback            show where an error came from; --version --help: print, leave
 

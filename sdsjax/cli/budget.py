@@ -117,9 +117,10 @@ def encoder_residuals(source: PriorSource, resolution: int) -> float:
     return max(kept - held, 0) / views
 
 
-def network_cost(source: PriorSource, resolution: int) -> Cost:
+def network_cost(source: PriorSource, resolution: int, noises: int = 1) -> Cost:
     """One view's cost, counted on the lowered program; nothing is compiled or run.
 
+    noises: for each rendering; what a further one repeats is counted if there is any.
     Of a prior that sees several together, a view's share. Attention is counted as plain
     products whatever the device: XLA counts the body of a loop over chunks once, and of
     a kernel that is not its own nothing.
@@ -144,7 +145,7 @@ def network_cost(source: PriorSource, resolution: int) -> Cost:
     z = jax.eval_shape(lambda p, x: source.bind(p).encode(x), given, x)
     return Cost(
         counted(one_sample, given, x, t),
-        counted(one_noise, given, z, t),
+        counted(one_noise, given, z, t) if noises > 1 else 0.0,
         encoder_residuals(source, resolution),
         count(given.prior if isinstance(given, Attached) else given),
         "operations counted by XLA on the lowered program",
@@ -289,7 +290,7 @@ def budget(config, compiled: bool = False) -> list[str]:
     pieces = None
     if _is_local(config):
         pieces = build(config)
-        cost = network_cost(pieces.source, config.resolution)
+        cost = network_cost(pieces.source, config.resolution, config.samples_per_view)
         representation, phases = pieces.representation, pieces.phases
         held = _on_one_device(pieces.source.params, cost.parameters * width)
     else:

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdsjax.cli.export_command import Parser
-from sdsjax.runs.exit_status import ExitStatus
+from sdsjax.cli.export_command import Parser, run_command, say_written
 from sdsjax.training.config import ConfigError
 
 INDEX = "index.html"
@@ -135,13 +133,4 @@ def compare(argv: list[str]) -> Path:
 
 def cli(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status (runs/exit_status)."""
-    try:
-        path = compare(list(sys.argv[1:] if argv is None else argv))
-        print(f"{path}  {path.stat().st_size:,} bytes")
-    except KeyboardInterrupt:
-        return ExitStatus.INTERRUPTED
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        from sdsjax.cli.devices import report
-
-        return report(error)
-    return ExitStatus.DONE
+    return run_command(lambda words: say_written([compare(words)]), argv)

@@ -52,7 +52,7 @@ def config_folder() -> Path:
 
 def config_names() -> list[str]:
     """Names that `--config=<name>` understands."""
-    hidden = ("__init__", "base")
+    hidden = ("__init__", "base", "networks")
     return sorted(p.stem for p in config_folder().glob("*.py") if p.stem not in hidden)
 
 

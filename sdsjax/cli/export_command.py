@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -108,12 +109,29 @@ def export(argv: list[str]) -> dict[str, Path]:
 
 def cli(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status (runs/exit_status)."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    return run_command(lambda words: say_written(export(words).values()), argv)
+
+
+def say_written(paths: Iterable[Path]) -> None:
+    """Prints each file that a command has written, with its size."""
+    for path in paths:
+        print(f"{path}  {path.stat().st_size:,} bytes")
+
+
+def run_command(
+    command: Callable[[list[str]], None],
+    argv: list[str] | None,
+    interrupted: int = ExitStatus.INTERRUPTED,
+) -> int:
+    """Runs a command beside the main one; returns the exit status.
+
+    argv: None for the process's own; interrupted: the status after Ctrl-C. A mistake is
+    one line on stderr.
+    """
     try:
-        for path in export(argv).values():
-            print(f"{path}  {path.stat().st_size:,} bytes")
+        command(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
-        return ExitStatus.INTERRUPTED
+        return interrupted
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         from sdsjax.cli.devices import report
 

@@ -47,8 +47,12 @@ def _fraction(step: jax.Array, total: int) -> jax.Array:
     return jnp.clip(jnp.asarray(step, jnp.float32) / max(total, 1), 0.0, 1.0)
 
 
-def _evenly(ends: Callable) -> Sampler:
-    # Evenly over the integers of ends(step, total) -> (low, high), traced or not.
+def evenly(ends: Callable) -> Sampler:
+    """Samples evenly the integers of ends(step, total) -> (low, high), both included.
+
+    The ends may be traced.
+    """
+
     def quantile(u, step, total):
         low, high = ends(step, total)
         # Traced ends: randint would recompile nothing but refuses float bounds.
@@ -76,7 +80,7 @@ def _constant(level: Callable[[jax.Array], jax.Array]) -> Sampler:
 def uniform(*, t_min: int = 20, t_max: int = 980) -> Sampler:
     """Samples U[t_min, t_max] throughout (DreamFusion, arXiv 2209.14988)."""
     _check(t_min=t_min, t_max=t_max)
-    return _evenly(lambda step, total: (t_min, t_max))
+    return evenly(lambda step, total: (t_min, t_max))
 
 
 def two_phase(
@@ -93,7 +97,7 @@ def two_phase(
         late = _fraction(step, total) >= switch
         return t_min, jnp.where(late, t_end, t_max)
 
-    return _evenly(ends)
+    return evenly(ends)
 
 
 def annealed_window(*, t_min: int = 20, t_max: int = 980, t_end: int = 500) -> Sampler:
@@ -107,7 +111,7 @@ def annealed_window(*, t_min: int = 20, t_max: int = 980, t_end: int = 500) -> S
         high = t_max + (t_end - t_max) * _fraction(step, total)
         return t_min, jnp.round(high)
 
-    return _evenly(ends)
+    return evenly(ends)
 
 
 def falling_window(
@@ -128,7 +132,7 @@ def falling_window(
         low, high = (jnp.round(t_max + (end - t_max) * done) for end in (t_min, t_end))
         return low, high
 
-    return _evenly(ends)
+    return evenly(ends)
 
 
 def sqrt(*, t_min: int = 20, t_max: int = 980) -> Sampler:

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdsjax.diagnostics.plots import number
-from sdsjax.exports.report import TRUTH_ROWS, figure, page, section, table
+from sdsjax.exports.report import (
+    TRUTH_ROWS,
+    figure,
+    is_marked,
+    page,
+    section,
+    table,
+)
 from sdsjax.files.atomic import write_bytes
 
 # The turntables follow the first one: same frame, same pause.
@@ -45,12 +52,7 @@ class CompareError(ValueError):
 
 def is_compare_page(path: Path) -> bool:
     """Tells whether a file is such a page, or nothing at all: it may be replaced."""
-    try:
-        return MARK in path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):
-        return False
+    return is_marked(path, MARK)
 
 
 class Entry(NamedTuple):

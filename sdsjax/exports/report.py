@@ -135,6 +135,16 @@ def page(title: str, body: str) -> str:
     )
 
 
+def is_marked(path: Path, mark: str) -> bool:
+    """Tells whether a file holds a page's mark, or is not there: it may be replaced."""
+    try:
+        return mark in path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+
+
 def truth_table(truth: Mapping | None) -> str:
     """The scores against ground truth, beside their ceiling where it is known.
 

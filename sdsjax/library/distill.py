@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from sdsjax.cameras import Camera
+from sdsjax.diffusion.timesteps import Sampler, evenly
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.library.load_prior import LoadedPrior, as_loaded
 from sdsjax.training.encoding import bind, to_latent
@@ -171,17 +172,11 @@ def _first_state(made: Estimator, source, representation, params, views, key):
     return made.init(prior, jax.random.fold_in(key, 1), z_spec)
 
 
-def _sampler(t: Any, num_steps: int):
+def _sampler(t: Any, num_steps: int) -> Sampler:
     low, high = t if isinstance(t, tuple) else (t, t)
     for end in (low, high):
         if not isinstance(end, jax.core.Tracer) and not 0 <= int(end) < num_steps:
             raise ValueError(
                 f"t = {int(end)} is outside the schedule: choose 0..{num_steps - 1}"
             )
-
-    def sample(key, step, total, shape):
-        del step, total
-        spread = jnp.floor(jax.random.uniform(key, shape) * (high - low + 1.0))
-        return jnp.clip(low + spread, low, high).astype(jnp.int32)
-
-    return sample
+    return evenly(lambda step, total: (low, high))

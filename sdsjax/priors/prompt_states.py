@@ -39,6 +39,11 @@ class PromptStates(NamedTuple):
         return row_of(self.cond, index)
 
 
+def of_texts(told: PyTree) -> PromptStates:
+    """Splits what is told of the prompt's rows, no prompt and the negative one."""
+    return PromptStates(*(row_of(told, rows) for rows in (slice(-2), -2, -1)))
+
+
 def row_of(states: PyTree, index) -> PyTree:
     """Picks rows of a table of text states, in every leaf."""
     return jax.tree.map(lambda leaf: leaf[index], states)
@@ -71,7 +76,7 @@ def encode_prompts(
     else:
         encoder, ids = networks.text_encoder, jnp.asarray(networks.tokenizer(texts))
         states = encode_tokens(encoder.module, encoder.params, ids)
-    return PromptStates(*(row_of(states, rows) for rows in (slice(-2), -2, -1)))
+    return of_texts(states)
 
 
 def text_and_size(networks: SDXL, texts: list[str], size: int) -> TextAndSize:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from sdsjax.models.loading import hub
-from sdsjax.models.loading.lora_files.merge import with_loras
+from sdsjax.models.loading.lora_files.merge import pairs_of, with_loras
 from sdsjax.models.loading.sdxl.folder import (
     SDXL,
     check_latents,
@@ -58,8 +58,9 @@ def _merged(loras, load: Callable, folder: str, form: dict) -> Any:
     if not loras:
         return load()
     # several prompts share the kernels that were changed, as they do the others
-    asked = "loras", folder, tuple(map(tuple, loras)), str(form.get("dtype"))
-    return kept_or_made(asked, lambda: with_loras(load(), loras))
+    pairs = pairs_of(loras)
+    asked = "loras", folder, pairs, str(form.get("dtype"))
+    return kept_or_made(asked, lambda: with_loras(load(), pairs))
 
 
 def _load_networks(

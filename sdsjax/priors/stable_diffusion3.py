@@ -22,7 +22,7 @@ from sdsjax.models.loading.scheduler import read_flow_schedule
 from sdsjax.models.loading.sd3 import folder as sd3
 from sdsjax.models.mmdit import MMDiTConfig, Text
 from sdsjax.priors.monocular import check_folders, with_networks
-from sdsjax.priors.prompt_states import PromptStates, encode_tokens, row_of
+from sdsjax.priors.prompt_states import PromptStates, encode_tokens, of_texts
 from sdsjax.priors.second_network import AdapterNetwork
 from sdsjax.priors.stable_diffusion import (
     REMAT_FROM,
@@ -131,8 +131,7 @@ def _prompt_states(
         prompt = tokenizer.shorten(prompt, prompts.view_endings(words))
     table = prompts.view_prompts(prompt, words or prompts.TWO_SIDED)
     told = encode_texts(encoders, [*table, "", negative], width)
-    told = jax.block_until_ready(told)
-    return PromptStates(*(row_of(told, rows) for rows in (slice(-2), -2, -1)))
+    return of_texts(jax.block_until_ready(told))
 
 
 def _image_size(

@@ -2,7 +2,7 @@
 
 At the state of a step: that step's cameras are drawn as the step draws them, then
 (t, eps) `samples` times for all n views at once, each time as many noises a view and
-drawn in the same way as in the step (noise_samples.py). With g_v the mean direction of
+drawn in the same way as in the step (noises/samples.py). With g_v the mean direction of
 view v:
     z      G = (g_1, ..., g_n) / sqrt(n): variance and signal are means over the views;
     theta  G = sum_v J_v^T g_v / n, what the optimiser sees but for the regularisers.

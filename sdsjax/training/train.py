@@ -243,14 +243,19 @@ def optimise(session: Trained, log: Log, stop: Stop) -> None:
 
 
 def do_what_is_asked(session: Trained, log: Log, stop: Stop) -> None:
-    """Asks the listener after a step: it may save, stop, or have the run wait."""
+    """Asks the listener after a step: it may save, stop, or have the run wait.
+
+    Only one that has it wait is asked again, and may then save as well.
+    """
+    waits = False
     while asked := session.report_step():
+        waits = waits or asked == "pause"
         if asked == "save":
             session.save(log)
         elif asked == "stop":
             stop.requested = stop.requested or signal.SIGINT
         log.timer.pause()
-        if stop.requested:
+        if stop.requested or not waits:
             return
         if asked == "pause":
             time.sleep(PAUSE_SECONDS)

@@ -9,7 +9,7 @@ loss: an estimate is a direction, not the gradient of one.
 Randomness: key = fold_in(base_key, step), split by name, so that a resumed run draws
 what the whole run drew. [n ...] is a batch of n views; a multi-view prior takes g of
 them together (groups.py), and each such rendering is given k noises, whose directions
-are averaged (noise_samples.py): an estimator meets [k n / g ...] samples.
+are averaged (noises/samples.py): an estimator meets [k n / g ...] samples.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def make_estimate(source: PriorSource, estimator) -> Callable:
 
 
 class Directions(NamedTuple):
-    """What a step's noises gave: of samples [k m ...], and of its n views.
+    """What a step's noises gave: of samples [m k ...], and of its n views.
 
     noises: (key, t, weight) of each sample; zs, seen: its z and view; estimates: its
     Estimate; g_z: the mean direction of each view [n ...]; g_x: the same on the image,

@@ -142,7 +142,8 @@ def asked(answers, monkeypatch):
 
 def test_the_loop_does_what_a_listener_asks(monkeypatch):
     assert asked([None], monkeypatch) == ([], None)
-    assert asked(["save", None], monkeypatch) == (["save"], None)
+    # once a step: it may answer the same however often it is asked
+    assert asked(["save"], monkeypatch) == (["save"], None)
     done = ["wait", "save", "wait"]
     assert asked(["pause", "save", "pause", None], monkeypatch) == (done, None)
     done, requested = asked(["pause", "stop"], monkeypatch)

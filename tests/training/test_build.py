@@ -50,6 +50,21 @@ def test_priors_can_be_bound_inside_jit():
     np.testing.assert_allclose(inside, outside, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "loras",
+    [
+        ("a.safetensors", 0.8),
+        (("a.safetensors",),),
+        (("a.safetensors", True),),
+        ((3, 0.8),),
+    ],
+)
+def test_loras_that_are_no_pairs_are_one_line(loras):
+    with pytest.raises(ValueError, match=r"prior\.loras: .* expected pairs") as caught:
+        build(resolve("ssd:toybox", {"prior.loras": loras}))
+    assert "\n" not in str(caught.value)
+
+
 def test_the_mixture_keeps_what_the_prompt_keeps():
     red = ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
     pieces = pieces_of(**{"prior.means": red, "prior.conditional": (True, False)})

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
-
-from sdsjax.runs.exit_status import ExitStatus
 
 LOCAL = "127.0.0.1"
 
@@ -26,16 +22,3 @@ def stay_off_accelerators() -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-
-
-def run_command(command: Callable[[list[str]], None], argv: list[str] | None) -> int:
-    """Runs a command that ends by Ctrl-C; returns the exit status."""
-    try:
-        command(list(sys.argv[1:] if argv is None else argv))
-    except KeyboardInterrupt:
-        return ExitStatus.DONE
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        from sdsjax.cli.devices import report
-
-        return report(error)
-    return ExitStatus.DONE

@@ -17,9 +17,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from sdsjax.cli.export_command import Parser
-from sdsjax.cli.live.addresses import add_address, run_command, stay_off_accelerators
+from sdsjax.cli.export_command import Parser, run_command
+from sdsjax.cli.live.addresses import add_address, stay_off_accelerators
 from sdsjax.cli.live.stopping import stopped_by_signals
+from sdsjax.runs.exit_status import ExitStatus
 from sdsjax.training.config import ConfigError, one_of
 
 
@@ -140,4 +141,4 @@ def studio(argv: list[str], stop: threading.Event | None = None) -> None:
 
 def cli(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status (runs/exit_status)."""
-    return run_command(studio, argv)
+    return run_command(studio, argv, interrupted=ExitStatus.DONE)

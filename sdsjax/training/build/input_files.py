@@ -14,6 +14,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from sdsjax.files.fingerprints import fingerprints
 from sdsjax.files.reference_images import BadReference, files_of_reference
+from sdsjax.training.build.editing import edits
 from sdsjax.training.build.supervision import TOYBOX
 from sdsjax.training.config import Config
 
@@ -60,7 +61,7 @@ def input_files(config: Config) -> dict[str, dict[str, str]]:
         said = fingerprints(path.parent, [path, path.with_name("adapter_config.json")])
         of_all = found.setdefault("prior.loras", {})
         of_all.update({str(path.parent / name): said[name] for name in said})
-    edited = Path(str((config.get("edit") or {}).get("path") or ""))
+    edited = Path(config.edit.path).expanduser() if edits(config) else Path()
     if edited.suffix.lower() == ".ply":
         found["edit.path"] = fingerprints(edited.parent, [edited])
     elif edited != Path():  # finished.json holds the digest of the trained state

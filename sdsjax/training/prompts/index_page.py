@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from sdsjax.diagnostics.plots import number
-from sdsjax.exports.report import TRUTH_ROWS, page, section, table
+from sdsjax.exports.report import TRUTH_ROWS, is_marked, page, section, table
 from sdsjax.files.atomic import write_bytes
 
 MARK = '<div class="assets"'  # what tells a page of ours from somebody else's
@@ -48,12 +48,7 @@ class Entry(NamedTuple):
 
 def is_index(path: Path) -> bool:
     """Tells whether a file is such a page, or nothing at all: it may be replaced."""
-    try:
-        return MARK in path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):
-        return False
+    return is_marked(path, MARK)
 
 
 def _metrics(folder: Path) -> Mapping[str, Any]:

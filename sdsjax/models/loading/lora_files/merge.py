@@ -37,7 +37,7 @@ def with_loras(networks: Networks, loras: Sequence[tuple[str, float]]) -> Networ
     """
     names = layers_by_name(networks)
     changed: dict[str, dict[tuple, Any]] = {}
-    for file, weight in map(_pair, loras):
+    for file, weight in pairs_of(loras):
         path = _readable(file)
         for layer, delta in _deltas(path, names, networks):
             if layer.network not in changed:
@@ -66,11 +66,16 @@ def _flat(networks, name: str) -> dict[tuple, Any]:
     return dict(flatten_dict(getattr(networks, name).params))
 
 
+def pairs_of(loras) -> tuple[tuple[str, float], ...]:
+    """Returns (file, weight) of each entry of `prior.loras`. Raises LoaderError."""
+    return tuple(map(_pair, loras))
+
+
 def _pair(entry) -> tuple[str, float]:
     pair = entry if isinstance(entry, tuple | list) and len(entry) == 2 else (None, 0)
     file, weight = pair
-    number = isinstance(weight, int | float) and abs(weight) < float("inf")
-    if not isinstance(file, str) or not number:
+    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not isinstance(file, str) or not number or not abs(weight) < float("inf"):
         raise LoaderError(
             f"prior.loras: {entry!r}; expected pairs of a file and the weight it is "
             'merged at, as in (("file.safetensors", 0.8),)'

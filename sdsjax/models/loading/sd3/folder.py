@@ -17,7 +17,11 @@ from sdsjax.models.loading import hub
 from sdsjax.models.loading.errors import LoaderError
 from sdsjax.models.loading.hub import Network
 from sdsjax.models.loading.repositories.snapshots import T5_FOLDERS
-from sdsjax.models.loading.sdxl.folder import SECOND_ENCODER
+from sdsjax.models.loading.sdxl.folder import (
+    SECOND_ENCODER,
+    check_tokens,
+    read_tokenizers,
+)
 from sdsjax.models.loading.weights import read_json
 from sdsjax.models.mmdit import MMDiTConfig, cropped
 from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
@@ -121,31 +125,16 @@ def load_text(root: Path, text_encoder_3: bool, **form) -> TextEncoders:
 
     Raises LoaderError, also for a tokenizer with more tokens than its encoder knows.
     """
-    clips = []
-    for name, words in zip(CLIPS, ("tokenizer", "tokenizer_2")):
-        network = hub.load(SECOND_ENCODER, root / name, **form)
-        text = network.config.text
-        tokenizer = Tokenizer.from_folder(root / words, text.positions)
-        _check_tokens(root / words, tokenizer.vocab_size, text.vocab_size)
-        clips.append((network, tokenizer))
+    networks = [hub.load(SECOND_ENCODER, root / name, **form) for name in CLIPS]
+    texts = [network.config.text for network in networks]
+    clips = tuple(zip(networks, read_tokenizers(root, texts), strict=True))
     tokens = t5_tokens(root)
-    lengths = {tokenizer.length for _, tokenizer in clips}
-    if len(lengths) > 1:
-        raise LoaderError(
-            f"{root}: its tokenizers give {min(lengths)} and {max(lengths)} tokens; "
-            "expected equally many, since their states stand side by side"
-        )
     if not text_encoder_3:
-        return TextEncoders(tuple(clips), None, tokens)
+        return TextEncoders(clips, None, tokens)
     third = hub.load(hub.COMPONENTS["text_encoder"], root / "text_encoder_3", **form)
     tokenizer = T5Tokenizer.from_folder(root / "tokenizer_3", tokens)
-    _check_tokens(root / "tokenizer_3", tokenizer.vocab_size, third.config.vocab_size)
-    return TextEncoders(tuple(clips), (third, tokenizer), tokens)
-
-
-def _check_tokens(folder: Path, tokens: int, known: int) -> None:
-    if tokens > known:
-        raise LoaderError(f"{folder}: has {tokens} tokens, its text encoder {known}")
+    check_tokens(root / "tokenizer_3", tokenizer.vocab_size, third.config.vocab_size)
+    return TextEncoders(clips, (third, tokenizer), tokens)
 
 
 def with_positions(network: Network, side: int) -> Network:

@@ -5,6 +5,7 @@ encoded by both encoders; states of the layer before the last are put side by si
 second one's projection is the pooled text.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,28 +78,37 @@ def load_sdxl(
     second = hub.load(SECOND_ENCODER, root / "text_encoder_2", variant, dtype, sharding)
     check_latents(root, unet.config.unet, vae.config)
     schedule, prediction_type = read_schedule(root / "scheduler")
-    tokenizers = []
-    for folder, config in (
-        ("tokenizer", text.config),
-        ("tokenizer_2", second.config.text),
-    ):
-        tokenizer = Tokenizer.from_folder(root / folder, config.positions)
-        if tokenizer.vocab_size > config.vocab_size:
-            raise LoaderError(
-                f"{root / folder}: has {tokenizer.vocab_size} tokens, its text encoder "
-                f"{config.vocab_size}"
-            )
-        tokenizers.append(tokenizer)
-    lengths = {tokenizer.length for tokenizer in tokenizers}
+    tokenizer, other = read_tokenizers(root, (text.config, second.config.text))
+    return SDXL(
+        unet, vae, text, tokenizer, schedule, prediction_type, second, other,
+        zeros_for_empty(root),
+    )  # fmt: skip
+
+
+def read_tokenizers(root: Path, texts: Sequence[CLIPTextConfig]) -> list[Tokenizer]:
+    """Reads the tokenizers of two text encoders whose states stand side by side.
+
+    texts: the encoders' configs. Raises LoaderError for one with more tokens than its
+    encoder knows, and for texts of different lengths.
+    """
+    made = []
+    for name, text in zip(("tokenizer", "tokenizer_2"), texts, strict=True):
+        tokenizer = Tokenizer.from_folder(root / name, text.positions)
+        check_tokens(root / name, tokenizer.vocab_size, text.vocab_size)
+        made.append(tokenizer)
+    lengths = {tokenizer.length for tokenizer in made}
     if len(lengths) > 1:
         raise LoaderError(
             f"{root}: its tokenizers give {min(lengths)} and {max(lengths)} tokens; "
             "expected equally many, since their states stand side by side"
         )
-    return SDXL(
-        unet, vae, text, tokenizers[0], schedule, prediction_type, second,
-        tokenizers[1], zeros_for_empty(root),
-    )  # fmt: skip
+    return made
+
+
+def check_tokens(folder: Path, tokens: int, known: int) -> None:
+    """Raises LoaderError for a tokenizer with more tokens than its encoder knows."""
+    if tokens > known:
+        raise LoaderError(f"{folder}: has {tokens} tokens, its text encoder {known}")
 
 
 def zeros_for_empty(root: Path) -> bool:
