@@ -34,8 +34,15 @@ VERDICTS = {
 
 
 def claims() -> list[dict]:
-    """The rows of claims.toml, in its order."""
-    return tomllib.loads((HERE / "claims.toml").read_text())["claim"]
+    """The rows of claims.toml, in its order, each with the command that makes it.
+
+    That of a measured row is the one that made its picture, where it has one.
+    """
+    read = tomllib.loads((HERE / "claims.toml").read_text())
+    for row in read["claim"]:
+        if "picture" in row:
+            row["command"] = read["commands"][row["picture"].rpartition(".")[0]]
+    return read["claim"]
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -60,25 +67,22 @@ def verdicts_by_paper(rows: Sequence[dict]) -> list[str]:
 
 
 def place(row: dict) -> str:
-    """Where to look: the README's verdict and command, the picture or the table."""
+    """Where to look: the README that has the verdict, the picture, the command."""
     names = [row["experiment"], *row.get("also", [])]
-    links = [f"[{name}]({name}/README.md#claims)" for name in names[:1]]
-    links += [f"[{name}]({name})" for name in names[1:]]
+    shown = [f"[{name}]({name}/README.md)" for name in names]
     if "picture" in row:
         kind = "figure" if row["picture"].endswith(".png") else "table"
-        links.append(f"[{kind}]({row['picture']})")
-    return ", ".join(links)
+        shown.append(f"[{kind}]({row['picture']})")
+    if "command" in row:
+        shown.append(f"`{row['command']}`")
+    return ", ".join(shown)
 
 
 def cells(row: dict) -> list[str]:
     """A claim's line."""
-    said = [row[key] for key in ("figure", "note") if key in row]
-    if "command" in row:
-        said.append(f"`{row['command']}`")
-    return [
-        row["id"], row["claim"], row["place"], f"**{row['verdict']}**",
-        "; ".join(said), place(row),
-    ]  # fmt: skip
+    said = "<br>".join(row[key] for key in ("figure", "note") if key in row)
+    verdict = f"**{row['verdict']}**"
+    return [row["id"], row["claim"], row["place"], verdict, said, place(row)]
 
 
 def ledger(rows: Sequence[dict]) -> str:

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from experiment_folder import FOLDER, load
+from test_reports import REPORTS
 
 LEDGER = load("", "ledger")
 ROWS = LEDGER.claims()
@@ -68,7 +69,9 @@ def test_a_row_is_whole_and_leads_somewhere(row):
     else:
         assert len(row["note"]) > 20, "the reason"
         assert "figure" not in row
-    assert ("command" in row) == (row["verdict"] == "not yet tested")
+    assert ("command" in row) == (row["verdict"] != "cannot be tested here")
+    if "command" in row and not row["command"].startswith("-m "):
+        assert (FOLDER / row["command"].split()[0]).is_file()
     if "picture" in row:
         assert (FOLDER / row["picture"]).is_file()
         owners = [row["experiment"], *row.get("also", [])]
@@ -112,6 +115,21 @@ def test_names_are_in_order_and_every_paper_has_its_share():
     assert all(ns == list(range(1, len(ns) + 1)) for ns in by_paper.values())
     least = {"SSD": 12, "SteinDreamer": 10, "HiFA": 10, "StableDreamer": 8}
     assert all(len(by_paper[paper]) >= n for paper, n in least.items())
+
+
+def test_the_commands_are_those_that_make_the_reports():
+    shown = {
+        row["picture"].rpartition(".")[0]: sorted(row["command"].split())
+        for row in ROWS
+        if "picture" in row
+    }
+    made = {
+        f"{name}/results/{stem}": sorted((f"{name}/run.py", *arguments))
+        for name, arguments, stem, _ in REPORTS
+    }
+    both = set(shown) & set(made)
+    assert len(both) > 8
+    assert {at: shown[at] for at in both} == {at: made[at] for at in both}
 
 
 def test_the_readme_s_ledger_is_that_of_the_rows():
