@@ -65,7 +65,9 @@ def test_a_row_is_whole_and_leads_somewhere(row):
     for name in (row["experiment"], *row.get("also", [])):
         assert (FOLDER / name / "run.py").is_file()
     if row["verdict"] in MEASURED:
-        assert row["figure"]
+        said = row["figure"] + row.get("note", "")
+        errors = r"\+- |95%:|no error|without error|exact|closed form|seeds move it"
+        assert re.search(errors, said), "with its error, or that it has none"
     else:
         assert len(row["note"]) > 20, "the reason"
         assert "figure" not in row
