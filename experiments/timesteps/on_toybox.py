@@ -23,6 +23,7 @@ from sdsjax.estimators import ESTIMATORS
 from sdsjax.studies.comparison import (
     Case,
     Comparison,
+    Pair,
     Plan,
     comparison_experiment,
 )
@@ -93,11 +94,16 @@ def janus_rates(plan: Plan, rows: Mapping) -> list[str]:
     StableDreamer says that a noise level that falls lessens it: every schedule against
     t drawn over the whole range, pair by pair.
     """
+
+    def rate(case: Case, pair: Pair) -> float | None:
+        row = rows.get(plan.key(case, pair))
+        return row and row["truth"]["janus_rate"]  # None: a kind without a front
+
     found = {
         case.label: {
-            pair: rows[key]["truth"]["janus_rate"]
+            pair: value
             for pair in plan.pairs()
-            if (key := plan.key(case, pair)) in rows
+            if (value := rate(case, pair)) is not None
         }
         for case in cases(plan)
     }
