@@ -1,8 +1,8 @@
 """Reads `--prompts=FILE`, many assets of one config, and has them trained together.
 
 A file is UTF-8, a prompt a line; blank lines and lines that begin with # say nothing,
-but that ## begins the name of a group: the prompts below belong to it. Everything wrong with it is one line with the number of its line, before anything is
-built or written.
+but that ## begins the name of a group: the prompts below belong to it. Everything wrong
+with it is one line with the number of its line, before anything is built or written.
 """
 
 from __future__ import annotations
@@ -48,18 +48,19 @@ def parse_prompts(text: str) -> list[Line]:
     return found
 
 
-def read_prompts(path: Path) -> list[Line]:
-    """Reads the prompts of a file. Raises ConfigError for one that has none."""
+def read_prompts(path: Path, flag: str = "prompts") -> list[Line]:
+    """Reads the prompts of a file. Raises ConfigError for one that has none.
+
+    flag: the one that named the file, for messages.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(
-            f"--prompts={path} does not exist: pass a text file, a prompt a line"
+            f"--{flag}={path} does not exist: pass a text file, a prompt a line"
         ) from None
     except OSError as error:
-        raise ConfigError(
-            f"--prompts={path} cannot be read: {error.strerror}"
-        ) from None
+        raise ConfigError(f"--{flag}={path} cannot be read: {error.strerror}") from None
     try:
         lines = parse_prompts(data.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -69,7 +70,7 @@ def read_prompts(path: Path) -> list[Line]:
         ) from None
     if not lines:
         raise ConfigError(
-            f"--prompts={path} holds no prompt: write one a line (blank lines and "
+            f"--{flag}={path} holds no prompt: write one a line (blank lines and "
             "lines that begin with # are skipped)"
         )
     return lines

@@ -18,17 +18,20 @@ from sdsjax.runs.checkpoints import CheckpointError, Checkpoints, named_leaves
 from sdsjax.runs.run_directory import RunError, read_json
 from sdsjax.training.build.representation import build_representation
 from sdsjax.training.config import Config, load_json
+from sdsjax.training.previews import make_draw
 
 
 class FinishedRun(NamedTuple):
     """A run as its directory keeps it: config, step, and its first particle.
 
-    asset: Gaussians with their flags, or a field as a function of points (compiled).
+    asset: Gaussians with their flags, or a field as a function of points (compiled);
+    render: camera -> Rendering on white, compiled, for a size once.
     """
 
     config: Config
     step: int
     asset: Any
+    render: Any
 
 
 class _Parts(NamedTuple):
@@ -103,10 +106,12 @@ def _read(folder: Path, step: int) -> FinishedRun:
             )
         found.append(jax.numpy.asarray(leaf))
     parts = jax.tree.unflatten(jax.tree.structure(shapes), found)
+    render = Partial(make_draw(representation), *parts)
     if isinstance(parts.params, GaussianParams):
-        return FinishedRun(config, step, as_gaussians(*parts))
+        return FinishedRun(config, step, as_gaussians(*parts), render)
     assert representation.field is not None
-    return FinishedRun(config, step, Partial(jax.jit(representation.field), *parts))
+    field = Partial(jax.jit(representation.field), *parts)
+    return FinishedRun(config, step, field, render)
 
 
 def _check_directory(folder: Path) -> None:
