@@ -56,8 +56,7 @@ def read_shown(folder: Path, status: str, note: str = "") -> Shown:
         values = {key: known.get(key) for key, *_ in TRUTH_ROWS}
         values["seconds"] = metrics.get("seconds")
         for key, value in values.items():
-            if _is_number(value):
-                figures[key] = Figure(float(value), key)
+            figures |= _figure(key, value)
         figures |= read_figures(folder)
     return Shown(status, note, folder, figures)
 
@@ -81,9 +80,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _is_number(value: Any) -> bool:
+def _figure(key: str, value: Any) -> dict[str, Figure]:
     known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and math.isfinite(value)
+    return {key: Figure(float(value), key)} if known and math.isfinite(value) else {}
 
 
 def picture_of(folder: Path) -> Path | None:

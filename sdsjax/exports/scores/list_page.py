@@ -119,7 +119,7 @@ def prompt_rows(prompts: Sequence[str], columns: Sequence[Column], beside: Path)
 
 
 def _spread(mean: float, error: float, unit: str) -> str:
-    text = number(mean) if math.isnan(error) else f"{number(mean)} ± {number(error)}"
+    text = number(mean) if math.isnan(error) else f"{number(mean)} ± {error:.2g}"
     return f"{text} {unit}".strip()
 
 

@@ -69,24 +69,31 @@ def read_list(root: Path) -> list[ListedAsset] | None:
     if found is None:
         return None
     rows = found.get("assets")
-    names = ("prompt", "group", "folder", "status", "note")
-    assets = []
-    for row in rows if isinstance(rows, list) else []:
-        texts = [row.get(name, "") for name in names] if isinstance(row, dict) else [0]
-        if not all(isinstance(text, str) for text in texts):
-            assets = []
-            break
-        prompt, group, name, status, note = texts
-        folder = root / name
-        if Path(name).is_absolute() or ".." in Path(name).parts or not prompt:
-            raise ValueError(f"{root / LIST} names {name!r}, not a directory beside it")
-        done = (folder / "finished.json").is_file()
-        if done or status == "finished":
-            status = "finished" if done else "missing"
-        assets.append(ListedAsset(prompt, group, folder, status, note))
-    if found.get("made_by") != MADE_BY or not assets:
+    assets = [_asset(root, row) for row in rows] if isinstance(rows, list) else []
+    assets = [asset for asset in assets if asset is not None]
+    whole = isinstance(rows, list) and len(assets) == len(rows) > 0
+    if found.get("made_by") != MADE_BY or not whole:
         raise ValueError(
             f"{root / LIST} is not a list that sdsjax wrote: move it away, or run "
             "--prompts again, which skips what is finished"
         )
     return assets
+
+
+def _asset(root: Path, row: Any) -> ListedAsset | None:
+    """Reads a row; None for what is none. Raises ValueError for one outside `root`."""
+    if not isinstance(row, dict):
+        return None
+    texts = [row.get(name, "") for name in ListedAsset._fields]
+    prompt, group, name, status, note = (
+        text if isinstance(text, str) else "" for text in texts
+    )
+    if not prompt or not name:
+        return None
+    folder = root / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{root / LIST} names {name!r}, not a directory beside it")
+    done = (folder / "finished.json").is_file()
+    if done or status == "finished":
+        status = "finished" if done else "missing"
+    return ListedAsset(prompt, group, folder, status, note)

@@ -16,7 +16,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +68,7 @@ def load_lpips(path: str | Path) -> Network:
                 f"{tensor.file}: {tensor.key} has shape {list(tensor.shape)}; "
                 f"{expected}"
             )
-    params: dict[str, dict] = {}
+    params: dict[str, Any] = {}
     for key, tensor in found.items():
         layer, _, part = key.partition(".")
         array = jnp.asarray(_flax_layout(_read(tensor)))

@@ -1,0 +1,167 @@
+"""`python -m sdsjax.evaluate` and `compare` of lists: finished runs, and mistakes."""
+
+import json
+import re
+
+import fixed_lists
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from sdsjax.cli import compare_command
+from sdsjax.cli.scores import measuring
+from sdsjax.cli.scores.evaluate_command import cli
+from sdsjax.evaluation.records import read_figures
+from sdsjax.exports.scores.section import BEGIN, END
+from sdsjax.toybox.scoring.score import Views
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory):
+    """Two lists of two prompts, the first whole, the second lacking one asset."""
+    root = tmp_path_factory.mktemp("lists")
+    first = fixed_lists.write(root / "one", fixed_lists.PROMPTS)
+    more = {"missing": "a blue mug", "colour": 2}
+    second = fixed_lists.write(root / "two", fixed_lists.PROMPTS, **more)
+    return first, second
+
+
+def test_a_list_is_measured_among_its_own_prompts_and_compared(lists, capsys):
+    first, second = lists
+    for folder in lists:
+        assert cli([str(folder)]) == 0
+    said = capsys.readouterr()
+    assert "'a blue mug' is diverged: it has no numbers" in said.err
+    run = first / "a-red-ball"
+    scores = json.loads((run / "scores.json").read_text())
+    clip = scores["clip"]
+    assert clip["captions"] == 2
+    assert clip["captions_from"] == "the list's prompts"
+    assert len(clip["views"]["similarity"]) == len(clip["views"]["orbits"]) == 16
+    nearest = clip["views"]["nearest"]
+    assert clip["r_precision"] == np.mean([text == "a red ball" for text in nearest])
+    assert clip["similarity"] == pytest.approx(np.mean(clip["views"]["similarity"]))
+    assert read_figures(run)["clip_similarity"].value == clip["similarity"]
+    report = (run / "report.html").read_text()
+    assert report.startswith("before")
+    assert "CLIP R-precision" in report
+    index = (first / "index.html").read_text()
+    assert "CLIP similarity" in index
+    out = first.parent / "page.html"
+    for _ in range(2):
+        words = [str(first), str(second), f"--out={out}"]
+        assert compare_command.cli(words) == 0
+    page = out.read_text()
+    assert page.count("<strong>") >= 1
+    assert "1 of 2 assets are not there" in page
+    assert "diverged" in page
+    for prompt in fixed_lists.PROMPTS:
+        assert f"<th>{prompt}</th>" in page
+    assert "<h2>Single objects</h2>" in page
+    assert not re.search(r"https?://", page)
+
+
+def test_a_single_run_is_found_among_the_toybox_and_lpips_is_added(
+    lists, tmp_path, monkeypatch
+):
+    fixed_lpips = pytest.importorskip("fixed_lpips")
+    run, weights = lists[0] / "a-red-ball", tmp_path / "alex.safetensors"
+    save_file(fixed_lpips.published("alex"), weights)
+    rgb = np.ones((16, 64, 64, 3), np.float32)
+    truth = Views(rgb, rgb[..., 0], rgb[..., 0], rgb)
+    monkeypatch.setattr(measuring, "true_views", lambda *_, **__: truth)
+    drawn = measuring.draw_views
+    monkeypatch.setattr(measuring, "draw_views", lambda *a, **k: drawn(*a, **k))
+    assert cli([str(run), f"--lpips={weights}"]) == 0
+    scores = json.loads((run / "scores.json").read_text())
+    assert scores["clip"]["captions"] == 270
+    assert scores["clip"]["captions_from"] == "the toybox's vocabulary"
+    # white against splats on white: another picture; against itself nothing
+    assert scores["lpips"]["truth"] > 0
+    assert "source" not in scores["lpips"]
+    assert "reference" not in scores["lpips"]
+    monkeypatch.setattr(
+        measuring, "true_views", lambda *_, **__: truth._replace(rgb=shown(run))
+    )
+    assert cli([str(run), f"--lpips={weights}"]) == 0
+    assert json.loads((run / "scores.json").read_text())["lpips"]["truth"] == 0
+
+
+def shown(run):
+    found = measuring.read_drawn(run)
+    return measuring.draw_views(
+        found.run.render, measuring.heldout_orbits(), size=64
+    ).rgb
+
+
+def mistakes(root):
+    one = root / "one"
+    empty, unfinished, other = (root / name for name in ("empty", "undone", "other"))
+    captions, text = root / "captions.txt", root / "no.txt"
+    return [
+        ([], "required: RUN"),
+        ([root / "gone"], "does not exist"),
+        ([text], "is a file"),
+        ([empty], "holds no runs"),
+        ([unfinished], "is not finished"),
+        ([one, one / "a-red-ball"], "named twice"),
+        ([other], "knows the toybox's captions alone"),
+        ([one, f"--captions={root / 'gone'}"], "--captions="),
+        ([one, f"--captions={captions}"], "'hamburger'"),
+        ([one, f"--clip={empty}"], "config.json"),
+        ([one, "--clip=toybox-sd"], "config.json"),
+        ([one, "--clip=toybox-dpt"], "model_type"),
+        ([one, f"--lpips={text}"], "not a .safetensors or .npz file"),
+        ([one, f"--lpips={empty}"], "import lpips"),
+        ([one, "--metric=fid"], "--metric"),
+        ([root / "mine"], "scores.json was not written by sdsjax"),
+        ([root / "alien"], "is not a list that sdsjax wrote"),
+    ]
+
+
+@pytest.fixture
+def places(tmp_path):
+    fixed_lists.write(tmp_path / "one", fixed_lists.PROMPTS, asset=False)
+    fixed_lists.write(tmp_path / "other", ["a hamburger", "a red mug"], asset=False)
+    for name in ("empty", "undone", "alien"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "undone" / "run.json").write_text("{}")
+    (tmp_path / "alien" / "prompts.json").write_text("[]")
+    mine = fixed_lists.write(tmp_path / "mine", ["a red mug"], asset=False)
+    (mine / "a-red-mug" / "scores.json").write_text("mine")
+    (tmp_path / "captions.txt").write_text("a red ball\na blue hamburger\n")
+    (tmp_path / "no.txt").write_text("x")
+    return tmp_path
+
+
+def one_line(command, words, said, root, capsys):
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    assert command([str(word) for word in words]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert said in lines[0]
+    assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before
+
+
+def test_a_mistake_is_one_line_and_nothing_is_written(places, capsys):
+    for words, said in mistakes(places):
+        one_line(cli, words, said, places, capsys)
+
+
+def test_lists_of_different_prompts_are_not_compared(places, capsys):
+    one, other = places / "one", places / "other"
+    command = compare_command.cli
+    out = f"--out={places / 'page.html'}"
+    said = "'a blue mug' and 1 more, which"
+    one_line(command, [one, other, out], said, places, capsys)
+    one_line(command, [one, places / "empty", out], "lists with lists", places, capsys)
+    one_line(command, [one, places / "alien", out], "is not a list", places, capsys)
+    # no prompts.json, and two runs of one prompt
+    (one / "prompts.json").unlink()
+    (one / "again").mkdir()
+    for name in ("run.json", "config.json"):
+        text = (one / "a-red-ball" / name).read_text()
+        (one / "again" / name).write_text(text)
+    said = "two runs of 'a red ball'"
+    one_line(command, [one, other, out], said, places, capsys)
+    assert BEGIN != END
