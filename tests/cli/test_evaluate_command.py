@@ -13,7 +13,6 @@ from sdsjax.cli.scores import measuring
 from sdsjax.cli.scores.evaluate_command import cli
 from sdsjax.evaluation.records import read_figures
 from sdsjax.exports.scores.section import BEGIN, END
-from sdsjax.toybox.scoring.score import Views
 
 
 @pytest.fixture(scope="module")
@@ -61,37 +60,37 @@ def test_a_list_is_measured_among_its_own_prompts_and_compared(lists, capsys):
     assert not re.search(r"https?://", page)
 
 
+def random_alexnet():
+    """Any weights under LPIPS's keys: features of torchvision, heads above 0."""
+    rng, found, before = np.random.default_rng(0), {}, 3
+    layers = ((0, 64, 11), (3, 192, 5), (6, 384, 3), (8, 256, 3), (10, 256, 3))
+    for head, (index, width, kernel) in enumerate(layers):
+        weight = rng.normal(0, before**-0.5 / kernel, (width, before, kernel, kernel))
+        found[f"features.{index}.weight"] = weight.astype(np.float32)
+        found[f"features.{index}.bias"] = np.zeros(width, np.float32)
+        found[f"lin{head}.model.1.weight"] = np.ones((1, width, 1, 1), np.float32)
+        before = width
+    return found
+
+
 def test_a_single_run_is_found_among_the_toybox_and_lpips_is_added(
     lists, tmp_path, monkeypatch
 ):
-    fixed_lpips = pytest.importorskip("fixed_lpips")
     run, weights = lists[0] / "a-red-ball", tmp_path / "alex.safetensors"
-    save_file(fixed_lpips.published("alex"), weights)
-    rgb = np.ones((16, 64, 64, 3), np.float32)
-    truth = Views(rgb, rgb[..., 0], rgb[..., 0], rgb)
-    monkeypatch.setattr(measuring, "true_views", lambda *_, **__: truth)
-    drawn = measuring.draw_views
-    monkeypatch.setattr(measuring, "draw_views", lambda *a, **k: drawn(*a, **k))
-    assert cli([str(run), f"--lpips={weights}"]) == 0
-    scores = json.loads((run / "scores.json").read_text())
+    save_file(random_alexnet(), weights)
+    drawn = measuring.read_drawn(run).run
+    orbits = measuring.heldout_orbits()
+    views = measuring.draw_views(drawn.render, orbits, size=64)
+    truths = views._replace(rgb=views.rgb[::-1]), views
+    for truth in truths:
+        monkeypatch.setattr(measuring, "true_views", lambda *_, t=truth, **__: t)
+        assert cli([str(run), f"--lpips={weights}"]) == 0
+        scores = json.loads((run / "scores.json").read_text())
+        assert (scores["lpips"]["truth"] == 0) == (truth is views)
+        assert len(scores["lpips"]["views"]["truth"]) == 16
     assert scores["clip"]["captions"] == 270
     assert scores["clip"]["captions_from"] == "the toybox's vocabulary"
-    # white against splats on white: another picture; against itself nothing
-    assert scores["lpips"]["truth"] > 0
-    assert "source" not in scores["lpips"]
-    assert "reference" not in scores["lpips"]
-    monkeypatch.setattr(
-        measuring, "true_views", lambda *_, **__: truth._replace(rgb=shown(run))
-    )
-    assert cli([str(run), f"--lpips={weights}"]) == 0
-    assert json.loads((run / "scores.json").read_text())["lpips"]["truth"] == 0
-
-
-def shown(run):
-    found = measuring.read_drawn(run)
-    return measuring.draw_views(
-        found.run.render, measuring.heldout_orbits(), size=64
-    ).rgb
+    assert not {"source", "reference"} & set(scores["lpips"])
 
 
 def mistakes(root):
