@@ -1,6 +1,7 @@
 """What `--prompts` leaves behind, without training: splats, reports, prompts.json."""
 
 import json
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +12,23 @@ from tiny_run import gaussians
 
 from sdsjax.exports.scores.section import BEGIN, END
 from sdsjax.training.build import build_representation
-from sdsjax.training.config import to_json
+from sdsjax.training.config import from_json, to_json
 from sdsjax.training.prompts.index_page import Entry, write_index
 from sdsjax.training.prompts.list_file import ListedAsset, write_list
 
 PROMPTS = ("a red ball", "a blue mug")
 
 
-def splats(config, seed):
+@cache
+def ball():
+    config = gaussians()
+    representation = build_representation(config, (8, 8, 3))
+    return config, *representation.init(jax.random.key(0))
+
+
+def splats(seed):
     """A ball of 64 splats of one colour, which the seed chooses."""
-    params, state = build_representation(config, (8, 8, 3)).init(jax.random.key(seed))
+    _, params, state = ball()
     colour = jnp.zeros_like(params.sh).at[:, 0, seed % 3].set(1.5)
     params = params._replace(
         opacity_logits=jnp.full(64, 2.0),
@@ -43,9 +51,9 @@ def write(root, prompts, *, missing=None, asset=True, colour=0):
         if prompt == missing:
             listed.append(ListedAsset(prompt, group, run, "diverged", "a NaN"))
             continue
-        config = to_json(gaussians()) | {"prompt": prompt}
+        config = to_json(ball()[0]) | {"prompt": prompt}
         if asset:
-            finished(run, gaussians(prompt=prompt), *splats(gaussians(), seed + colour))
+            finished(run, from_json(config), *splats(seed + colour))
         else:
             run.mkdir()
             for name, content in (("finished.json", {"step": 3}), ("run.json", {})):

@@ -20,7 +20,10 @@ def compare_lists(folders: Sequence[Path], out: Path) -> Path:
     lists = [read_assets(folder) for folder in folders]
     for folder, assets in zip(folders[1:], lists[1:]):
         _check_same(folders[0], lists[0], folder, assets)
-    columns = list(map(_column, folders, lists))
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = list(map(str, folders))
+    columns = list(map(_column, names, lists))
     groups: dict[str, list[str]] = {}
     for asset in lists[0]:
         groups.setdefault(asset.group, []).append(asset.prompt)
@@ -42,7 +45,7 @@ def _check_same(
             )
 
 
-def _column(folder: Path, assets: Sequence[ListedAsset]) -> Column:
+def _column(name: str, assets: Sequence[ListedAsset]) -> Column:
     shown = {a.prompt: read_shown(a.folder, a.status, a.note) for a in assets}
     labels = (config_of(asset.folder) for asset in assets)
-    return Column(str(folder), next(filter(None, labels), ""), shown)
+    return Column(name, next(filter(None, labels), ""), shown)

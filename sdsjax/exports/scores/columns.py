@@ -1,8 +1,8 @@
 """What a list of prompts left, read for a page: a column of assets with their figures.
 
-Figures are the toybox's scores against the truth (metrics.json), those by other
-networks (scores.json), and the time of a run; each with what it was measured by, since
-only equal ones compare.
+Figures are the toybox's scores against the truth (metrics.json) and those by other
+networks (scores.json), each with what it was measured by, since only equal ones
+compare. Times are left out: assets that are trained together share theirs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from sdsjax.exports.report import TRUTH_ROWS
 ROWS = (
     *((key, label, "", better) for key, _, label, better in FIGURES),
     *TRUTH_ROWS,
-    ("seconds", "Time", "s", "lower"),
 )
 PICTURES = ("views.png", "image.png")
 
@@ -53,10 +52,8 @@ def read_shown(folder: Path, status: str, note: str = "") -> Shown:
         metrics = _read(folder / "metrics.json")
         truth = metrics.get("truth")
         known = truth if isinstance(truth, dict) else {}
-        values = {key: known.get(key) for key, *_ in TRUTH_ROWS}
-        values["seconds"] = metrics.get("seconds")
-        for key, value in values.items():
-            figures |= _figure(key, value)
+        for key, *_ in TRUTH_ROWS:
+            figures |= _figure(key, known.get(key))
         figures |= read_figures(folder)
     return Shown(status, note, folder, figures)
 

@@ -188,9 +188,9 @@ def _warnings(columns: Sequence[Column]) -> str:
         bad = [s for s in column.assets.values() if s.status != "finished"]
         if bad:
             lines.append(
-                f"{column.name}: {len(bad)} of {len(column.assets)} assets are not "
-                "there; its means are of the others, its differences of the prompts "
-                "that both lists have"
+                f"{column.name}: {len(bad)} of {len(column.assets)} assets failed or "
+                "are missing; its means are of the others, its differences of the "
+                "prompts that both lists have"
             )
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f'<div class="warnings" role="note"><ul>{items}</ul></div>' if lines else ""
@@ -212,16 +212,19 @@ def list_page(
     body = STYLE + _warnings(columns) + section("Lists", _facts(columns))
     body += section("Means", how + means_table(columns))
     named = [name for name in groups if name]
-    if named:
-        for name, prompts in groups.items():
-            part = [_of_group(column, prompts) for column in columns]
-            title = f"Means: {name or 'of no group'} ({len(prompts)} prompts)"
-            body += section(title, means_table(part))
     for name, prompts in groups.items():
         title = name or ("Of no group" if named else "Prompt by prompt")
-        body += section(title, prompt_rows(prompts, columns, beside))
-    count = sum(map(len, groups.values()))
-    return page(f"{len(columns)} lists of {count} prompts", f"{MARK}>{body}</div>")
+        part = [_of_group(column, prompts) for column in columns]
+        said = f"<details><summary>Means of this group ({_count(prompts)})</summary>"
+        means = f"{said}{means_table(part)}</details><br>" if named else ""
+        body += section(title, means + prompt_rows(prompts, columns, beside))
+    every = [prompt for prompts in groups.values() for prompt in prompts]
+    title = f"{len(columns)} lists of {_count(every)}"
+    return page(title, f"{MARK}>{body}</div>")
+
+
+def _count(prompts: Sequence[str]) -> str:
+    return f"{len(prompts)} prompt" + ("s" if len(prompts) != 1 else "")
 
 
 def write_list_page(

@@ -99,7 +99,7 @@ def test_the_page_is_whole_escaped_and_offline(lists, tmp_path):
     assert "a &lt;b onclick=&quot;x&quot;&gt;" in html
     assert "step 3 &lt;NaN&gt;" in html
     assert '<span class="badge aborted">diverged</span>' in html
-    assert "1 of 2 assets are not there" in html
+    assert "1 of 2 assets failed or are missing" in html
     assert not re.search(r"https?://|src=\"(?!data:)", html)
     links = re.findall(r'href="([^"]+)"', html)
     assert "ssd%20%3Ci%3E/run%201/report.html" in links
