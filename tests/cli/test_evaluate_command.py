@@ -2,10 +2,12 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import fixed_lists
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 from sdsjax.cli import compare_command
@@ -13,6 +15,7 @@ from sdsjax.cli.scores import measuring
 from sdsjax.cli.scores.evaluate_command import cli
 from sdsjax.evaluation.records import read_figures
 from sdsjax.exports.scores.section import BEGIN, END
+from sdsjax.training.config import from_json, to_json
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,33 @@ def test_a_single_run_is_found_among_the_toybox_and_lpips_is_added(
     assert scores["clip"]["captions"] == 270
     assert scores["clip"]["captions_from"] == "the toybox's vocabulary"
     assert not {"source", "reference"} & set(scores["lpips"])
+
+
+def test_pictures_for_lpips_are_of_the_same_cameras_and_on_white(lists, tmp_path):
+    folder = lists[0] / "a-red-ball"
+    run = measuring.read_drawn(folder).run
+    assert measuring._to_reference(run) is None
+    assert measuring._to_source(run) is None
+    plain = to_json(run.config)
+    # an edit that changed nothing
+    edited = from_json(plain | {"edit": plain["edit"] | {"path": str(folder)}})
+    ours, source = measuring._to_source(run._replace(config=edited))
+    assert ours.shape == (16, 64, 64, 3)
+    np.testing.assert_allclose(ours, source, atol=1e-5)
+    assert ours.min() < 0.9
+    # half of a red square, the other half nothing
+    rgba = np.zeros((64, 64, 4), np.uint8)
+    rgba[:, :32] = 255, 0, 0, 255
+    Image.fromarray(rgba).save(tmp_path / "half.png")
+    given = plain["reference"] | {"path": str(tmp_path / "half.png"), "fit": False}
+    blank = SimpleNamespace(
+        config=from_json(plain | {"reference": given}),
+        render=lambda c: SimpleNamespace(rgb=np.ones((c.height, c.width, 3))),
+    )
+    drawn, white = measuring._to_reference(blank)
+    assert drawn.shape == white.shape == (1, 256, 256, 3)
+    np.testing.assert_allclose(white[0, :, :120], [[[1.0, 0.0, 0.0]] * 120] * 256)
+    np.testing.assert_allclose(white[0, :, 136:], 1.0)
 
 
 def mistakes(root):

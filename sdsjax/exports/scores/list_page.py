@@ -19,6 +19,8 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from scipy.special import stdtrit
+
 from sdsjax.diagnostics.plots import number
 from sdsjax.diagnostics.statistics import mean_error, paired_difference
 from sdsjax.exports.compare import MARK
@@ -34,7 +36,7 @@ from sdsjax.exports.scores.columns import (
 from sdsjax.files.atomic import write_bytes
 
 WIDTH = 480  # px of an embedded picture
-SURE = 2.0  # standard errors from 0 at which a difference is bold
+LEVEL = 0.95  # of the interval outside of which 0 lies where a difference is bold
 STYLE = (
     "<style>.prompts td{min-width:220px}.prompts img{display:block;width:100%;"
     "height:auto;background:#fff;margin-bottom:6px}.prompts .none{background:"
@@ -131,7 +133,8 @@ def _difference(column: Column, first: Column, key: str, unit: str) -> str:
         return "-"
     gaps = [ours[pair] - base[pair] for pair in ours if pair in base]
     text = _spread(mean, error, unit)
-    if abs(mean) > SURE * error:  # never of a single pair, whose error is NaN
+    # Student's: of three prompts 2.6 errors are nothing yet; one alone has no error
+    if count > 1 and abs(mean) > stdtrit(count - 1, 0.5 + 0.5 * LEVEL) * error:
         text = f"<strong>{text}</strong>"
     better = _better(key)
     if not better:
@@ -206,8 +209,8 @@ def list_page(
     """
     how = (
         "<p>Mean ± standard error over the prompts that have a figure. Differences are "
-        "within the prompts that both lists have; in bold where they are more than "
-        f"{SURE:g} standard errors from 0.</p>"
+        "within the prompts that both lists have; in bold where 0 is outside "
+        f"of their {LEVEL:.0%} interval (Student's).</p>"
     )
     body = STYLE + _warnings(columns) + section("Lists", _facts(columns))
     body += section("Means", how + means_table(columns))

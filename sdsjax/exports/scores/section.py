@@ -29,7 +29,8 @@ def numbers_html(record: Mapping[str, Any], run: Path) -> str:
             hint = f" <small>({better} is better)</small>" if better else ""
             rows.append([f"{label}{hint}", number(figures[key].value)])
     lines = [_said_of_clip(record), *_missing(record, run)]
-    body = table(rows) + "".join(f"<p>{line}</p>" for line in lines if line)
+    said = "".join(f"<p>{line}</p>" for line in lines if line)
+    body = f'{table(rows)}<div style="margin-top:12px">{said}</div>'
     return BEGIN + section(TITLE, body) + END
 
 

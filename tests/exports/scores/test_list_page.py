@@ -44,6 +44,10 @@ def test_means_differences_and_wins_are_those_by_hand(tmp_path):
     assert row[2] == "0.45 ± 0.17 of 4"
     assert row[3] == "0.1333 ± 0.088 better 2, worse 0, 1 equal"
     assert "<strong>" not in means_table([one, two])
+    # .034 +- .013 of three prompts: 2.6 errors, where Student's interval has 4.3
+    likely = column("E", tmp_path, {"a": 0.114, "b": 0.229, "c": 0.659, "d": 0.5})
+    assert "0.034 ± 0.013" in means_table([one, likely])
+    assert "<strong>" not in means_table([one, likely])
     sure = column("C", tmp_path, {"a": 0.30, "b": 0.41, "c": 0.80, "d": 0.5})
     assert "<strong>0.2033 ± 0.0033</strong>" in means_table([one, sure])
     assert cells(means_table([one, column("D", tmp_path, dict.fromkeys("abcd"))]))[1][
