@@ -6,6 +6,8 @@ no estimator, no file that the run began from. Nothing is written.
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,24 +19,34 @@ from sdsjax.representations.gaussians import GaussianParams, as_gaussians
 from sdsjax.runs.checkpoints import CheckpointError, Checkpoints, named_leaves
 from sdsjax.runs.run_directory import RunError, read_json
 from sdsjax.training.build.representation import build_representation
-from sdsjax.training.config import Config, load_json
+from sdsjax.training.config import Config, from_json, load_json, to_json
+from sdsjax.training.previews import make_draw
 
 
 class FinishedRun(NamedTuple):
     """A run as its directory keeps it: config, step, and its first particle.
 
-    asset: Gaussians with their flags, or a field as a function of points (compiled).
+    asset: Gaussians with their flags, or a field as a function of points (compiled);
+    render: camera -> Rendering on white, compiled, for a size once.
     """
 
     config: Config
     step: int
     asset: Any
+    render: Any
 
 
 class _Parts(NamedTuple):
     # the parts of a TrainState that an asset is made of, under its names
     params: Any
     rep_state: Any
+
+
+class _Kind(NamedTuple):
+    # what runs of one config have in common: shapes of their parts, jitted functions
+    shapes: _Parts
+    draw: Any
+    field: Any
 
 
 def read_finished_run(folder: str | Path) -> FinishedRun:
@@ -77,17 +89,17 @@ def _read(folder: Path, step: int) -> FinishedRun:
     if not stored.is_file():
         raise RunError(f"{folder} has lost its config.json")
     config = load_json(stored)
-    said = config.representation
-    if said.name == "image":
+    if config.representation.name == "image":
         raise RunError(
             f"{folder} distilled a flat picture (representation 'image'): it has no "
             "splats and no mesh; the picture is image.png"
         )
     with config.unlocked():
-        if str(said.get("init", "")).lower().endswith(".ply"):
-            said.init = "ball"  # the file may be gone, and its points are trained now
-    representation = build_representation(config, (8, 8, 3))
-    shapes = _Parts(*jax.eval_shape(representation.init, jax.random.key(0)))
+        if str(config.representation.get("init", "")).lower().endswith(".ply"):
+            # the file may be gone, and its points are trained now
+            config.representation.init = "ball"
+    kind = _kind_of(json.dumps(to_json(config) | {"prompt": "", "seed": 0}))
+    shapes = kind.shapes
     leaves = Checkpoints(folder / "checkpoints").load_leaves(step)
     stored = {name.partition("_")[2]: leaf for name, leaf in leaves.items()}
     blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
@@ -103,10 +115,19 @@ def _read(folder: Path, step: int) -> FinishedRun:
             )
         found.append(jax.numpy.asarray(leaf))
     parts = jax.tree.unflatten(jax.tree.structure(shapes), found)
+    render = Partial(kind.draw, *parts)
     if isinstance(parts.params, GaussianParams):
-        return FinishedRun(config, step, as_gaussians(*parts))
-    assert representation.field is not None
-    return FinishedRun(config, step, Partial(jax.jit(representation.field), *parts))
+        return FinishedRun(config, step, as_gaussians(*parts), render)
+    return FinishedRun(config, step, Partial(kind.field, *parts), render)
+
+
+@lru_cache(maxsize=4)
+def _kind_of(config_text: str) -> _Kind:
+    # runs of one config share their programs, as those of a list of prompts are
+    representation = build_representation(from_json(json.loads(config_text)), (8, 8, 3))
+    shapes = _Parts(*jax.eval_shape(representation.init, jax.random.key(0)))
+    field = representation.field and jax.jit(representation.field)
+    return _Kind(shapes, make_draw(representation), field)
 
 
 def _check_directory(folder: Path) -> None:
