@@ -16,10 +16,13 @@ from sdsjax.files.atomic import read_rows
 
 __all__ = [
     "ceiling_scores",
+    "covariance_trace",
+    "jackknife",
     "mean_error",
     "mean_error_over_captions",
     "paired_difference",
     "share_of_ceiling",
+    "squared_mean",
     "wilson_interval",
 ]
 
