@@ -18,6 +18,7 @@ from sdsjax.evaluation.caption_lists import digest
 from sdsjax.evaluation.clip_scores import ClipScorer
 from sdsjax.evaluation.lpips_scores import FIXED_VIEWS, GIVEN, LpipsScorer
 from sdsjax.evaluation.records import finished_step, short_name
+from sdsjax.exports.ply import read_splats
 from sdsjax.files.fingerprints import fingerprint
 from sdsjax.files.pictures import BadReference, read_straight
 from sdsjax.models.loading.companions import load_clip_scorer
@@ -29,7 +30,7 @@ from sdsjax.toybox.scoring.score import SIZE as TRUE_SIZE
 from sdsjax.toybox.scoring.score import draw_views, true_views
 from sdsjax.toybox.world.captions import CaptionError, parse_caption
 from sdsjax.toybox.world.views import heldout_orbits
-from sdsjax.training.build.editing import edits, read_asset
+from sdsjax.training.build.editing import edits
 from sdsjax.training.build.finished_run import FinishedRun, read_finished_run
 from sdsjax.training.build.supervision import read_given_views
 from sdsjax.training.config import Config, ConfigError, from_json, load_json, to_json
@@ -201,12 +202,12 @@ def _to_reference(run: FinishedRun) -> tuple[np.ndarray, np.ndarray] | None:
 def _to_source(run: FinishedRun) -> tuple[np.ndarray, np.ndarray] | None:
     if not edits(run.config):
         return None
-    source = read_asset(run.config)
-    white = jnp.ones(3)
-
-    def look(camera):
-        return rasterize(source, camera, background=white)
-
+    path = Path(run.config.edit.path).expanduser()
+    if path.suffix.lower() == ".ply":
+        splats, white = read_splats(path), jnp.ones(3)
+        look = lambda camera: rasterize(splats, camera, background=white)  # noqa: E731
+    else:
+        look = read_finished_run(path).render
     orbits = heldout_orbits()
     edited = draw_views(run.render, orbits, size=FIXED_VIEWS).rgb
     return edited, draw_views(look, orbits, size=FIXED_VIEWS).rgb
