@@ -132,6 +132,16 @@ def best(plan: Plan, case: str, rows: Mapping, weights: str) -> float | None:
     return max(shares, key=lambda setting: shares[setting])
 
 
+def chosen_setting(plan: Plan, case: str, rows: Mapping) -> float | None:
+    """The best setting of the newest milestone that was tuned; None without any.
+
+    Weights that were not tuned anew are reported at the setting of those before them.
+    """
+    milestones = dict.fromkeys(row["weights"] for row in rows.values())
+    found = (best(plan, case, rows, weights) for weights in reversed(milestones))
+    return next((setting for setting in found if setting is not None), None)
+
+
 def all_jobs(run: Run) -> Iterator[tuple[str, Job]]:
     """Case by case: the tuning, then the reported prompts at the setting it chose."""
     plan, weights = run.plan, embedded()
@@ -181,7 +191,7 @@ def reported(run: Run) -> dict[str, Scores]:
     plan, rows, out = run.plan, run.rows, {}
     weights = list(rows.values())[-1]["weights"]
     for case in plan.settings:
-        chosen = best(plan, case, rows, weights)
+        chosen = chosen_setting(plan, case, rows)
         if chosen is not None:
             keys = {(p,): Job(case, chosen, p, weights).key() for p in plan.report}
             name = f"{case}, {CASES[case].tuned.split('.')[1]} {chosen:g}"
@@ -252,7 +262,7 @@ def sheet(run: Run) -> None:
     if run.plan.report != FULL.report or "ssd, groups" not in reported(run):
         return
     weights = list(run.rows.values())[-1]["weights"]
-    chosen = best(run.plan, "ssd, groups", run.rows, weights)
+    chosen = chosen_setting(run.plan, "ssd, groups", run.rows)
     words = np.asarray(Image.open(HERE / "results" / "full.png").convert("RGB"))
     height, width = words.shape[0] // len(FULL.report), words.shape[1] // 3
     lines = []
