@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from exact_entries import ENTRIES, REPORT, SPREAD, TUNE
+from ranking import rank_line
 
 from sdsjax.studies.report import markdown_table, saved_figure
 from sdsjax.studies.statistics import mean_error_over_captions
@@ -64,6 +65,11 @@ def table(plan: Any, rows: Mapping[str, dict]) -> str:
         "",
         *markdown_table(heads, [cells(plan, n, rows[n]) for n in ranked(rows)]),
     ]
+    apart = [row for name, row in rows.items() if name != "denoised_l2"]  # it is sds
+    if len(apart) > 3:
+        noise = [row["noise"][0] for row in apart]
+        quality = [float(np.mean(row["psnr"])) for row in apart]
+        lines += ["", rank_line(noise, quality, "PSNR")]
     return "\n".join(lines) + "\n"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from entries import ALIASES, ENTRIES, REPORT, TUNE, Job, Plan, candidates, share
+from ranking import paired, rank_line
 
 from sdsjax.studies.report import markdown_table, save_sheet_of_files
 from sdsjax.studies.statistics import mean_error
@@ -116,6 +117,35 @@ def cells(name: str, plan: Plan, done: dict) -> list[str]:
     ]
 
 
+def apart(ranked: list[str], plan: Plan, done: dict) -> list[str]:
+    """The lines of a table: each estimator less SDS and less VSD on equal runs."""
+    shares = {
+        name: {(r["prompt"], r["seed"]): share(r) for r in runs_of(name, plan, done)}
+        for name in ranked
+    }
+    bases = [name for name in ("sds", "vsd") if name in shares]
+    rows = [
+        [name, *("-" if b == name else paired(shares[name], shares[b]) for b in bases)]
+        for name in ranked
+    ]
+    return markdown_table(["share of the ceiling", *(f"- {b}" for b in bases)], rows)
+
+
+def noise_and_share(
+    ranked: list[str], plan: Plan, done: dict, noise: Mapping
+) -> list[str]:
+    """A line on whether less noise goes with a better share; [] below four."""
+    found = []
+    for name in ranked:
+        row = noise.get(noise_key(name, best(name, plan, done)[0], plan))
+        if row is not None:
+            mean = np.mean([share(r) for r in runs_of(name, plan, done)])
+            found.append((row["noise"][0], float(mean)))
+    if len(found) < 4:
+        return []
+    return ["", rank_line(*zip(*found), "the share of the ceiling")]
+
+
 HEADS = (
     "estimator", "setting", "rates", "steps", "share of the ceiling", "IoU", "PSNR, dB",
     "SSIM", "Chamfer", "Janus", "CPU s a run", "runs",
@@ -149,6 +179,9 @@ def table(plan: Plan, done: dict, noise: Mapping | None = None) -> str:
         "seeds.",
         "",
         *markdown_table(heads, rows),
+        *noise_and_share(ranked, plan, done, noise or {}),
+        "",
+        *apart(ranked, plan, done),
         "",
         *markdown_table(
             ["tuned on " + ", ".join(TUNE), "mean share of the ceiling"], trial_rows

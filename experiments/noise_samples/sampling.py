@@ -19,59 +19,13 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from sdsjax.cli.checks import resolve
-from sdsjax.training.build import RunComponents, build
+from sdsjax.studies.run_states import Point, stepper
+from sdsjax.studies.statistics import covariance_trace, jackknife, squared_mean
 from sdsjax.training.forward_pass import make_forward
 from sdsjax.training.gradient_variance import rendered_views
 from sdsjax.training.groups import render_keys
 from sdsjax.training.noises.samples import NoiseSamples
-from sdsjax.training.train_step import (
-    INIT,
-    init_state,
-    make_directions,
-    make_train_step,
-    step_keys,
-)
-
-CONFIGS = {
-    "exact": "sds:exact",
-    "toybox-sd": "sds:toybox",
-    "toybox-mv": "sds:mv",
-}
-WARM = NoiseSamples(importance=True)
-
-
-class Point(NamedTuple):
-    """A state of a run, with the run's parts and its number of steps."""
-
-    built: RunComponents
-    state: NamedTuple
-    total: int
-
-
-def stepper(built: RunComponents, total: int, noise: NoiseSamples) -> Callable:
-    """The run's train step with noises drawn in another way."""
-    return make_train_step(
-        built.source, built.representation, built.estimator, built.optimizer,
-        built.sampler, built.phases[-1].cameras, total=total, noise=noise,
-    )  # fmt: skip
-
-
-def reach(prior: str, prompt: str, steps: int, total: int) -> Point:
-    """Trains `steps` of `total` steps, which also fills the statistics of t."""
-    built = build(resolve(CONFIGS[prior], {"prompt": prompt, "steps": total}))
-    key, params = jax.random.key(0), built.source.params
-    start = jax.jit(
-        lambda params, key: init_state(
-            built.source, built.representation, built.estimator, built.optimizer,
-            built.phases[-1].cameras, params, key, z_spec=built.z_spec, noise=WARM,
-        )
-    )  # fmt: skip
-    state, step = start(params, jax.random.fold_in(key, INIT)), None
-    for _ in range(steps):
-        step = step or stepper(built, total, WARM)
-        state, _ = step(state, params, key)
-    return Point(built, state, total)
+from sdsjax.training.train_step import make_directions, step_keys
 
 
 def step_flops(point: Point, k: int) -> float:
@@ -153,35 +107,10 @@ def gather(point: Point, options: dict[str, NoiseSamples], samples: int) -> dict
     }
 
 
-def jackknife(whole: float, without: np.ndarray) -> list[float]:
-    """[value, error] of a statistic, from its values without one sample each."""
-    count = len(without)
-    spread = ((without - without.mean()) ** 2).sum() * (count - 1) / count
-    return [float(whole), float(np.sqrt(spread))]
-
-
-def covariance(a: np.ndarray, b: np.ndarray) -> list[float]:
-    """tr Cov(a, b) of samples [S d], unbiased, with its error."""
-    count = len(a)
-    product = ((a - a.mean(0)) * (b - b.mean(0))).sum(1)
-    # without sample i the sum loses count / (count - 1) of its product
-    left = (product.sum() - product * count / (count - 1)) / (count - 2)
-    return jackknife(product.sum() / (count - 1), left)
-
-
 def noise_variance(pairs: np.ndarray) -> list[float]:
     """E |a - b|^2 / 2 of pairs [S 2 d], with its error."""
     half = ((pairs[:, 0] - pairs[:, 1]) ** 2).sum(1) / 2
     return [float(half.mean()), float(half.std(ddof=1) / len(half) ** 0.5)]
-
-
-def squared_mean(samples: np.ndarray) -> tuple[float, np.ndarray]:
-    """|E G|^2 of samples [S d] without bias: (value, values without one each)."""
-    gram = samples @ samples.T
-    count, total, own = len(gram), gram.sum(), np.diag(gram)
-    off = total - own.sum()
-    left = off - 2 * (gram.sum(1) - own)
-    return off / (count * (count - 1)), left / ((count - 1) * (count - 2))
 
 
 def describe(found: dict, reference: str) -> dict:
@@ -192,17 +121,19 @@ def describe(found: dict, reference: str) -> dict:
     options = {}
     wide = {name: v["theta"].astype(np.float64) for name, v in found.items()}
     base = wide[reference].mean(1)
-    signal, signals = squared_mean(base)
+    signal, signals = squared_mean(base, base)
     for name, pairs in wide.items():
-        apart, aparts = squared_mean(pairs.mean(1) - base)
+        away = pairs.mean(1) - base
+        apart, aparts = squared_mean(away, away)
         options[name] = {
             "noise": noise_variance(pairs),
             "noise_z": noise_variance(found[name]["z"].astype(np.float64)),
             "away": jackknife(apart / signal, aparts / signals),
         }
     first, second = np.mean([*wide.values()], axis=0).swapaxes(0, 1)
+    both = (first + second) / 2
     return {
-        "views": covariance(first, second),
-        "signal": jackknife(*squared_mean((first + second) / 2)),
+        "views": jackknife(*covariance_trace(first, second)),
+        "signal": jackknife(*squared_mean(both, both)),
         "options": options,
     }

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from measure import SUBSPACE, Plan, exact_cases, fields, measure, toybox_case
+from measure import SCHEDULE, SUBSPACE, Plan, exact_cases, fields, measure, toybox_case
 
 from sdsjax.studies.report import markdown_table, plus_minus, saved_figure
 from sdsjax.studies.results import pack_array, unpack_array
@@ -40,6 +40,7 @@ COLUMNS = {
     "left_sds": "Var e_y - eps",
     "left_adaptive": "Var e_y - r eps",
     "left_optimal": "Var e_y - c* eps",
+    "estimate": "Var zhat",
 }
 
 
@@ -64,14 +65,26 @@ def worker(run: Run):
     return perform
 
 
+def with_estimate(t: int, at: dict) -> dict:
+    """What was measured at t, and the variance of the one-step estimate of z.
+
+    zhat = z - (sigma / alpha) (e_y - eps), so that at a fixed z its total variance is
+    (sigma / alpha)^2 times that of e_y - eps: how far the picture that SDS pulls
+    towards, seen as an L2 loss, moves from one noise to the next (guidance 1).
+    """
+    ratio = float(SCHEDULE.sigmas[t] / SCHEDULE.alphas[t]) ** 2
+    return at | {"estimate": [ratio * number for number in at["left_sds"]]}
+
+
 def table(run: Run) -> str:
     """Markdown: one table a prior."""
     lines = []
     for name, row in run.rows.items():
         lines += [f"**{name}**: d = {row['d']}, {row['noises']} noises a timestep", ""]
+        found = [with_estimate(t, at) for t, at in zip(run.plan.times, row["times"])]
         rows = [
             [f"{t}", *(plus_minus(*at[c]) if c in at else "-" for c in COLUMNS)]
-            for t, at in zip(run.plan.times, row["times"])
+            for t, at in zip(run.plan.times, found)
         ]
         lines += [*markdown_table(["t", *COLUMNS.values()], rows), ""]
     return "\n".join(lines)

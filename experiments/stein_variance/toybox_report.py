@@ -38,7 +38,7 @@ def of_prompt(row: dict) -> list[str]:
     lines = [f"# {row['prompt']}", ""]
     for space in ("z", "theta"):
         for figure, title in TITLES.items():
-            if space == "theta" and figure in ("variance", "cosine"):
+            if space == "theta" and figure == "cosine":
                 continue
 
             def cell(point, name, space=space, figure=figure):

@@ -43,6 +43,38 @@ def paired_difference(
     return *mean_error([rows[pair] - base[pair] for pair in both]), len(both)
 
 
+def jackknife(whole: float, without: np.ndarray) -> list[float]:
+    """Returns [value, error] of a statistic, from its values [S] without one sample.
+
+    Efron & Stein, "The Jackknife Estimate of Variance", 1981.
+    """
+    count = len(without)
+    spread = ((without - without.mean()) ** 2).sum() * (count - 1) / count
+    return [float(whole), float(np.sqrt(spread))]
+
+
+def covariance_trace(a: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray]:
+    """Estimates tr Cov(a, b) of samples [S d]: (value, values without one sample)."""
+    count = len(a)
+    product = ((a - a.mean(0)) * (b - b.mean(0))).sum(1)
+    # without sample i the sum loses count / (count - 1) of its product
+    left = (product.sum() - product * count / (count - 1)) / (count - 2)
+    return float(product.sum() / (count - 1)), left
+
+
+def squared_mean(a: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray]:
+    """Estimates |E G|^2 of samples [S d] without bias: (value, values without one).
+
+    a, b: two draws of each sample that share nothing but what varies over the samples,
+    or the same array twice.
+    """
+    gram = a @ b.T
+    count, own = len(gram), np.diag(gram)
+    off = gram.sum() - own.sum()
+    left = off - gram.sum(0) - gram.sum(1) + 2 * own
+    return float(off / (count * (count - 1))), left / ((count - 1) * (count - 2))
+
+
 def wilson_interval(hits: int, n: int) -> tuple[float, float]:
     """The 95% interval of the share hits / n (Wilson 1927)."""
     z, share = 1.96, hits / n

@@ -15,7 +15,7 @@ from sdsjax.priors import gaussian_mixture
 from sdsjax.studies.runner import run
 from sdsjax.toybox.world.captions import parse_caption
 
-NAMES = ("entries", "standings", "quality")
+NAMES = ("entries", "ranking", "standings", "quality")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,20 @@ def test_table_ranks_what_is_done(league, plan, monkeypatch, tmp_path):
     # seeds differ by .01 of IoU and .2 dB: shares by .0094 and .0085, over sqrt 2
     assert "(0.006)" in rows[0]
     assert "| ssd 300, rates x3 **chosen** |" in text
+    # .12 of IoU and 2.4 dB on both seeds, over the ceilings .978, 23.3 and .986, 29.0
+    assert "| ssd | +0.108 +- 0.005 |" in text
     # without all of its first seed an estimator is not ranked
     kept = {k: v for k, v in done.items() if "a blue house" not in k or "ssd" not in k}
     assert league["standings"].order(plan, kept) == ["sds"]
     assert json.dumps(done)  # plain numbers throughout
+
+
+def test_the_rank_correlation_is_that_of_the_order(league):
+    rank = league["ranking"].rank_correlation
+    noise = [1.0, 2.0, 3.0, 400.0, 5000.0]
+    assert rank(noise, [0.1, 0.2, 0.3, 0.31, 0.9])[0] == pytest.approx(1.0)
+    assert rank(noise, [9.0, 8.0, 7.0, 6.9, 1.0])[0] == pytest.approx(-1.0)
+    # by hand: ranks 2 1 4 3 5 against 1 .. 5 differ by 1 1 1 1 0: 1 - 6 * 4 / (5 * 24)
+    value, low, high = rank(noise, [0.2, 0.1, 0.4, 0.3, 0.5])
+    assert value == pytest.approx(0.8)
+    assert -1 <= low < value < high <= 1

@@ -13,7 +13,7 @@ from sdsjax.estimators import ESTIMATORS
 from sdsjax.priors import gaussian_mixture
 from sdsjax.types import PriorSource
 
-NAMES = ("entries", "standings", "noise")
+NAMES = ("entries", "ranking", "standings", "noise")
 SCHEDULE = NoiseSchedule.scaled_linear()
 
 
@@ -87,6 +87,6 @@ def test_the_table_shows_what_was_measured(league):
     assert "cosine" not in plain[2]
     counts = {line.count("|") for line in wide[2:6]}
     assert counts == {15}
-    rows = {line.split(" | ")[0]: line for line in wide}
+    rows = {line.split(" | ")[0]: line for line in wide[2:6]}
     assert rows["| sds"].endswith("| 3.25 +- 0.1 | 0.500 +- 0.03 |")
     assert rows["| ssd"].endswith("| - | - |")

@@ -1,5 +1,6 @@
 """The notebooks run from the first cell to the last, on a CPU and in small."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ FOLDER = Path(__file__).parents[2] / "experiments" / "notebooks"
 ROOT = str(Path(sdsjax.__file__).parent)
 # what makes a run of minutes one of seconds: text of a cell, and what takes its place
 SMALLER = {
+    "choosing_an_estimator": ("resamples = 4000", "resamples = 200"),
     "quickstart": ('"steps": 400', '"steps": 3'),
     "real_weights": ('"steps": 60', '"steps": 3'),
     "variance": ("samples = 64 ", "samples = 16 "),
@@ -50,7 +52,18 @@ def test_a_notebook_runs(name, tmp_path):
         assert "memory: about" in printed
         assert "splats.ply" in printed
         assert sum("image/png" in data for data in rich) == 1
-    if name != "variance":
+    if name in ("quickstart", "real_weights"):
         assert any("<video" in page for page in pages)
-    else:
+    if name == "variance":
         assert sum("image/png" in data for data in rich) == 2
+    if name == "choosing_an_estimator":
+        assert sum("image/png" in data for data in rich) == 1
+        # the league's own table says the same of its leader
+        standing = re.search(
+            r"^\| (\w+) \|.*? 0(\.\d+) \+- 0(\.\d+) ",
+            (FOLDER.parent / "league" / "results" / "toybox-sd.md").read_text(),
+            re.MULTILINE,
+        )
+        leader, share, error = standing.groups()
+        assert re.search(rf"^{leader} +0{share} ± 0{error}", printed, re.MULTILINE)
+        assert re.search(rf"Not told apart from the best: {leader}, \w", printed)

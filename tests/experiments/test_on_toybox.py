@@ -101,6 +101,34 @@ def test_schedules_cost_the_same_and_differ(times):
     assert own.max() > 600
 
 
+def test_janus_rates_are_compared_pair_by_pair(times):
+    plan = Plan(("a blue house", "an orange cat", "a red mug"), (0, 1), 2)
+    cases = {case.label: case for case in times.cases(plan)}
+    root = times.label("sds, s = 7.5", times.SQRT)
+    rates = {times.label("sds, s = 7.5", "random"): (0.1, 0.3), root: (0.3, 0.3)}
+    rows = {
+        plan.key(cases[name], (prompt, seed)): {"truth": {"janus_rate": value}}
+        for name, two in rates.items()
+        for seed in plan.seeds
+        for prompt, value in zip(plan.prompts, (*two, None))  # a mug has no front
+    }
+    text = "\n".join(times.janus_rates(plan, rows))
+    # differences .2 0 .2 0: mean .1, deviation .1155 over the root of 4
+    assert f"| {root} | 0.30 +- 0.00 | +0.10 +- 0.06 |" in text
+    assert "| sds, s = 7.5; random | 0.20 +- 0.06 | - |" in text
+    assert "linear" not in text  # nothing of it has been run
+
+
+def test_the_estimate_s_variance_is_that_of_the_residual_scaled():
+    norms = load("ssd_norms")
+    # Stable Diffusion's betas: the square of a line from .00085^.5 to .012^.5
+    kept = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    for t in (20, 980):
+        found = norms.with_estimate(t, {"left_sds": [2.0, 0.5]})["estimate"]
+        ratio = (1 - kept[t]) / kept[t]
+        np.testing.assert_allclose(found, [2 * ratio, 0.5 * ratio], rtol=2e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ssd_ablation", "timesteps"])
 def test_a_tiny_run_is_made_once_and_reported(name, tmp_path):

@@ -1,4 +1,4 @@
-"""experiments/README.md: its example runs as it stands, and its table is complete."""
+"""CONTRIBUTING.md's example runs as it stands, and README.md's table is complete."""
 
 import json
 import re
@@ -8,10 +8,11 @@ import sys
 from experiment_folder import FOLDER
 
 TEXT = (FOLDER / "README.md").read_text()
+MAKING = (FOLDER / "CONTRIBUTING.md").read_text()
 
 
 def test_the_example_runs_and_begins_its_readme(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", MAKING, re.DOTALL)
     script = tmp_path / "mean_of_noises" / "run.py"
     script.parent.mkdir()
     script.write_text(code)

@@ -92,16 +92,17 @@ def largest_difference(a, b) -> float:
 
 
 def assert_equal_to_single_runs(
-    asked, states, tmp_path, differ=1e-3, within=TOLERANCE, **options
+    asked, states, tmp_path, alone, differ=1e-3, within=TOLERANCE, **options
 ):
-    """differ: how far the first two prompts are apart at least."""
+    """alone: the requests that are made alone too; differ: how far the first two
+    prompts are apart at least."""
     outcomes = run_prompts(asked, asked[0].workdir.parent, **options)
     assert [outcome.status for outcome in outcomes] == ["finished"] * len(asked)
     together = dict(states)
-    for request in asked[:2]:
-        alone = tmp_path / "alone" / request.workdir.name
-        train.run(request.config, alone)
-        a, b = states[alone], together[request.workdir]
+    for request in alone:
+        folder = tmp_path / "alone" / request.workdir.name
+        train.run(request.config, folder)
+        a, b = states[folder], together[request.workdir]
         gaps = [largest_difference(*pair) for pair in zip(a, b)]
         print(request.workdir.name, dict(zip(a._fields, gaps)))
         assert max(gaps) < within
@@ -113,7 +114,7 @@ def assert_equal_to_single_runs(
 def test_an_asset_among_others_is_the_asset_alone(tmp_path, states, capsys):
     asked = requests("ssd:image", "toybox-sd", tmp_path / "many", **EXACT)
     # two chunks, of which the second is padded
-    assert_equal_to_single_runs(asked, states, tmp_path, assets_per_device=2)
+    assert_equal_to_single_runs(asked, states, tmp_path, asked[:2], assets_per_device=2)
     assert "3 asset(s) in 2 chunk(s) of at most 2" in capsys.readouterr().err
     # what is finished among others is finished for the command of one
     train.run(asked[0].config, asked[0].workdir)
@@ -154,6 +155,6 @@ def test_so_it_is_for_whatever_a_step_does(kind, folder, tmp_path, states):
         overrides = {"prior__folder": str(folder), **overrides}
     # Plain steps: Adam makes full ones of gradients that are zero but for rounding.
     overrides = {"optimizer__eps": 1.0, **overrides}
-    asked = requests(name, folder, tmp_path / "many", **overrides)
+    asked = requests(name, folder, tmp_path / "many", PROMPTS[:2], **overrides)
     how = {"differ": 0, "within": OF_RANDOM_NETWORKS, "assets_per_device": 2}
-    assert_equal_to_single_runs(asked, states, tmp_path, **how)
+    assert_equal_to_single_runs(asked, states, tmp_path, asked[1:], **how)
