@@ -33,6 +33,11 @@ def _prior() -> Config:
     prior.loras = ()
     prior.image_size = placeholder(int)  # pixels encoded; None: the network's own
     prior.dtype = "float32"  # or "bfloat16"
+    # what gradients keep of the VAE's encoder and of vsd's second network: "none": all
+    # that their blocks computed, which is fastest; "blocks": their inputs, the rest is
+    # computed again; "dots": also results of matrix products and convolutions; "auto":
+    # "blocks" of the encoder from 256 pixels on, else "none"
+    prior.remat = "auto"
     prior.view_prompts = True  # append "front view", ... to the prompt
     prior.view_words = "two_sided"  # or "one_sided": "side view" for left and right
     # multiview: views that one sample of the prior shows together; batch_size must be a

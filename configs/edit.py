@@ -2,6 +2,8 @@
 
 DDS (arXiv 2304.07090) by default, PDS (arXiv 2311.13831) as `:pds`: both compare every
 view with the same view of the source asset, so that what the two prompts share stays.
+`:nerf` edits a run of configs/nerf.py, `:image` a picture of the `:image` variants;
+both take `--config.estimator.name=pds` too.
 Cost: about two minutes on 2 CPU cores, `:pds` three to four.
 Command: python -m sdsjax.main --config=edit --config.edit.path=runs/ssd-a-red-mug-0
     --config.prompt="a blue mug"
@@ -9,7 +11,8 @@ Command: python -m sdsjax.main --config=edit --config.edit.path=runs/ssd-a-red-m
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, choice, multiview
+from configs.base import base_config, choice, image_2d, multiview
+from configs.nerf import small_field
 from sdsjax.training.config import Config
 
 
@@ -39,5 +42,22 @@ def pds() -> Config:
     return config
 
 
-VARIANTS = {"dds": dds, "pds": pds}
+def nerf() -> Config:
+    """DDS on a field, from a finished run of configs/nerf.py."""
+    config = small_field(dds())
+    config.steps = 150
+    config.resolution = 32
+    # a tenth of what the field was trained at: its shape is there already
+    config.optimizer.lr.update(tables=0.002, density=0.0005, color=0.002)
+    return config
+
+
+def image() -> Config:
+    """DDS on one picture, as it was published, from a run of an `:image` variant."""
+    config = dds()
+    config.prior.name, config.prior.folder = "stable_diffusion", "toybox-sd"
+    return image_2d(config)
+
+
+VARIANTS = {"dds": dds, "pds": pds, "nerf": nerf, "image": image}
 get_config = choice(VARIANTS)

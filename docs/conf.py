@@ -1,5 +1,10 @@
-"""Sphinx's settings: Markdown by myst-nb, the API by autodoc, everything offline."""
+"""Sphinx's settings: Markdown by myst-nb, the API by autodoc, everything offline.
 
+The notebooks are those of experiments/notebooks, copied beside the pages when they are
+built and not run there: the slow tests run them.
+"""
+
+import json
 import re
 import sys
 from pathlib import Path
@@ -19,6 +24,8 @@ html_title = "sdsjax"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 exclude_patterns = ["_build"]
+NOTEBOOKS = HERE.parent / "experiments" / "notebooks"
+BADGE = re.compile(r"!\[([^\]]*)\]\(https?://[^)]*\)")  # a picture from the network
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
@@ -70,6 +77,21 @@ def link_to_repository(app, docname, source):
     source[0] = source[0].replace("](../", f"]({REPOSITORY}")
 
 
+def copy_notebooks() -> None:
+    """Copies the notebooks to docs/notebooks, their badges as words."""
+    folder = HERE / "notebooks"
+    folder.mkdir(exist_ok=True)
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        book = json.loads(path.read_text(encoding="utf-8"))
+        for cell in book["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = BADGE.sub(r"\1", "".join(cell["source"]))
+        text = json.dumps(book)
+        copy = folder / path.name
+        if not copy.is_file() or copy.read_text(encoding="utf-8") != text:
+            copy.write_text(text, encoding="utf-8")
+
+
 def math(display: str):
     """Makes the visitor that writes a formula as MathML."""
 
@@ -83,6 +105,7 @@ def math(display: str):
 
 def setup(app):
     """Connects them."""
+    copy_notebooks()
     app.add_html_math_renderer("mathml", math("inline"), math("block"))
     app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("autodoc-skip-member", skip_fields)

@@ -149,20 +149,55 @@ def config_page() -> str:
     return "\n".join([opening, *_parts()]).rstrip() + "\n"
 
 
+def _figures(name: str) -> list[str]:
+    """Lists the committed figures of an experiment, from docs/reference on."""
+    found = sorted((ROOT / "experiments" / name).glob("results/*.png"))
+    kept = [path for path in found if not path.name.startswith("small")]
+    return [f"../../{path.relative_to(ROOT).as_posix()}" for path in kept]
+
+
+def _gallery(rows: list[list[str]]) -> Iterator[str]:
+    """Makes a section an experiment that has a figure: claims, verdicts, figures."""
+    by_name: dict[str, list[list[str]]] = {}
+    for row in rows:
+        name = re.match(r"\[(\w+)\]", row[0])
+        assert name is not None, row[0]
+        by_name.setdefault(name.group(1), []).append(row)
+    for name, own in by_name.items():
+        figures = _figures(name)
+        if not figures:
+            continue
+        yield f"## {name}\n"
+        for _, claim, command, _, verdict in own:
+            yield f"**Claim:** {claim}. **Verdict:** {verdict}. ({command})\n"
+        for path in figures:
+            alt = f"{name}, {Path(path).stem.replace('-', ' ')}"
+            yield f"```{{figure}} {path}\n:alt: {alt}\n:target: {HERE}{name}\n```\n"
+
+
+HERE = "https://github.com/sdsjax/sdsjax/tree/main/experiments/"
+
+
 def experiments_page() -> str:
-    """Makes the Markdown list of the experiments: claim, command, verdict of each."""
+    """Makes the Markdown gallery of the experiments, of experiments/README.md's table.
+
+    The table has every one's claim, command and verdict; below it are the figures of
+    those that have committed some.
+    """
     text = (ROOT / "experiments" / "README.md").read_text()
     table = text[text.index("## The experiments") :]
-    rows = [line for line in table.splitlines() if line.startswith("|")]
-    here = "https://github.com/sdsjax/sdsjax/tree/main/experiments/"
-    linked = re.sub(r"\]\((?!https?:)([^)]+)\)", rf"]({here}\1)", "\n".join(rows))
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    linked = re.sub(r"\]\((?!https?:)([^)]+)\)", rf"]({HERE}\1)", "\n".join(lines))
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", x)[1:-1]] for x in lines]
     return (
         "<!-- written by docs/generate.py: change experiments/README.md instead -->\n"
         "# Experiments\n\n"
         "One folder a claim or a benchmark, with its rows, its table and its verdict. "
         "Commands are those of the full results, run in `experiments/`; without "
-        f"`--full` each is a look of minutes.\n\n{linked}\n"
-    )
+        "`--full` each is a look of minutes. A figure leads to its folder, whose "
+        f"README says what was measured and how.\n\n{linked}\n\n"
+        + "\n".join(_gallery(rows[2:]))
+    ).rstrip() + "\n"
 
 
 PAGES = {"config.md": config_page, "experiments.md": experiments_page}

@@ -15,7 +15,7 @@ STANDALONE = {"distributed", "runs", "diagnostics"}
 BELOW_TRAINING = {
     *(GROUND | STANDALONE),
     *("models", "priors", "render", "representations", "estimators"),
-    *("toybox", "exports"),
+    *("toybox", "exports", "evaluation"),
 }
 BELOW = {
     **dict.fromkeys(GROUND, GROUND),
@@ -26,7 +26,10 @@ BELOW = {
     "representations": GROUND | {"render"},
     **dict.fromkeys(STANDALONE, GROUND | STANDALONE),
     "toybox": GROUND | {"models", "diagnostics"},
-    "exports": GROUND | STANDALONE | {"render", "representations", "toybox"},
+    "evaluation": GROUND | STANDALONE | {"models", "toybox"},
+    "exports": GROUND
+    | STANDALONE
+    | {"render", "representations", "toybox", "evaluation"},
     "training": BELOW_TRAINING,
     "train_step": {"training"},
     "live": BELOW_TRAINING | {"training"},
@@ -37,6 +40,7 @@ BELOW = {
     "__main__": {"main"},
     "export": {"cli"},
     "compare": {"cli"},
+    "evaluate": {"cli"},
     "view": {"cli"},
     "studio": {"cli"},
     "library": BELOW_TRAINING | {"training", "cli"},

@@ -4,9 +4,12 @@ Not a test; those that step and those that lower all variants share it."""
 
 from pathlib import Path
 
+import jax
 import numpy as np
+from finished_runs import finished
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from sdsjax.cli.checks import resolve
 from sdsjax.cli.config_files import load
 from sdsjax.exports.ply import write_splats
 from sdsjax.models.loading.hub import param_shapes
@@ -17,6 +20,7 @@ from sdsjax.models.unets.multiview import MultiViewConfig
 from sdsjax.models.unets.stable_diffusion import UNetConfig
 from sdsjax.models.vae import VAEConfig
 from sdsjax.representations.gaussians import Gaussians
+from sdsjax.training.build import build_representation
 
 TINY = {
     "prompt": "a red mug",
@@ -77,10 +81,25 @@ def tiny(name, folder):
     elif config.representation.name == "gaussians":
         overrides["representation.count"] = 30
     if name.startswith("edit"):
-        overrides["edit.path"] = str(write_source(folder))
         overrides["edit.source_prompt"] = "a red ball"
-        overrides["representation.count"] = 4
+        overrides |= _source(name, overrides, Path(folder))
     return overrides
+
+
+def _source(name, overrides, folder):
+    """What is edited: four splats, or a field or picture that was never trained."""
+    kind = load(name).representation.name
+    if kind == "gaussians":
+        return {"edit.path": str(write_source(folder)), "representation.count": 4}
+    path = folder / f"source-{kind}"
+    if not path.exists():
+        own = {k: v for k, v in overrides.items() if not k.startswith("edit.")}
+        stem = {"nerf": "nerf", "image": "ssd:image"}[kind]
+        config = resolve(stem, {**own, "prior.name": "stable_diffusion"})
+        side = overrides["resolution"]
+        representation = build_representation(config, (side, side, 3))
+        finished(path, config, *representation.init(jax.random.key(3)))
+    return {"edit.path": str(path)}
 
 
 def write_source(folder):

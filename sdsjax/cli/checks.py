@@ -49,6 +49,7 @@ from sdsjax.training.config import Config, ConfigError, flatten, one_of
 CHOICES: dict[str, Callable[[], Any]] = {
     "prior.name": lambda: PRIORS,
     "prior.dtype": lambda: ("float32", "bfloat16"),
+    "prior.remat": lambda: ("auto", "none", "blocks", "dots"),
     "prior.view_words": lambda: VIEW_WORDS,
     "estimator.weighting": lambda: WEIGHTINGS,
     "estimator.away_from": lambda: AWAY_FROM,

@@ -1,12 +1,14 @@
 """The command line of `python -m sdsjax.compare`: several runs on one page.
 
     python -m sdsjax.compare runs/a runs/b --out=compare.html
+    python -m sdsjax.compare LIST LIST --out=page.html
     python -m sdsjax.compare --gallery=runs
 
 The first shows turntables side by side and a table of figures, in one offline file; the
-second writes runs/index.html, thumbnails of all the runs in a folder with links to
-their reports. Of the runs nothing is changed. A mistake is one line and exit status 2,
-before anything is written.
+second the assets of several `--prompts` jobs of the same prompts, prompt by prompt; the
+third writes runs/index.html, thumbnails of all the runs in a folder with links to their
+reports. Of the runs nothing is changed. A mistake is one line and exit status 2, before
+anything is written.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ INDEX = "index.html"
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m sdsjax.compare",
-        description="Shows several runs on one page, or a folder of runs.",
+        description="Shows several runs, or lists of runs, on one page.",
     )
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="directories of runs")
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", help="directories of runs, or of lists"
+    )
     parser.add_argument("--out", help="the page of the runs; default compare.html")
     parser.add_argument(
         "--gallery", metavar="FOLDER", help="write FOLDER/index.html of its runs"
@@ -128,7 +132,27 @@ def compare(argv: list[str]) -> Path:
 
     runs, out = [Path(run) for run in asked.runs], Path(asked.out or "compare.html")
     _check_runs(runs, out)
+    if _are_lists(runs):
+        from sdsjax.cli.scores.compare_lists import compare_lists
+
+        return compare_lists(runs, out)
     return write_compare(out, runs)
+
+
+def _are_lists(folders: Sequence[Path]) -> bool:
+    """Tells whether lists are compared, or runs. Raises ConfigError for some of both.
+
+    What is neither is a run, whose files will be missed.
+    """
+    from sdsjax.cli.scores.lists import is_list
+
+    kinds = {is_list(folder): folder for folder in folders}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"{kinds[True]} is a folder of runs, and {kinds[False]} is none: compare "
+            "runs with runs, or lists with lists"
+        )
+    return True in kinds
 
 
 def cli(argv: list[str] | None = None) -> int:

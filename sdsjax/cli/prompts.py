@@ -1,8 +1,8 @@
 """Reads `--prompts=FILE`, many assets of one config, and has them trained together.
 
-A file is UTF-8, a prompt a line; blank lines and lines that begin with # say nothing.
-Everything wrong with it is one line with the number of its line, before anything is
-built or written.
+A file is UTF-8, a prompt a line; blank lines and lines that begin with # say nothing,
+but that ## begins the name of a group: the prompts below belong to it. Everything wrong
+with it is one line with the number of its line, before anything is built or written.
 """
 
 from __future__ import annotations
@@ -25,34 +25,42 @@ ROOT = "runs"  # where run directories lie, and the index of all, without --work
 
 
 class Line(NamedTuple):
-    """A prompt of a file, and the number of its line, from 1."""
+    """A prompt of a file, the number of its line from 1, and its group or ""."""
 
     number: int
     prompt: str
+    group: str = ""
 
 
 def parse_prompts(text: str) -> list[Line]:
     """Reads prompts from a text, without the spaces around them, and skips comments.
 
-    Lines end as in any editor; a mark of byte order at the start is no part of them.
+    Lines end as in any editor; a mark of byte order at the start is no part of them. A
+    line "## name" puts those after it into a group, a bare "##" into none.
     """
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
-    stripped = [(number, line.strip()) for number, line in enumerate(lines, 1)]
-    return [Line(n, line) for n, line in stripped if line and not line.startswith("#")]
+    found, group = [], ""
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if line.startswith("##"):
+            group = line.strip("#").strip()
+        elif line and not line.startswith("#"):
+            found.append(Line(number, line, group))
+    return found
 
 
-def read_prompts(path: Path) -> list[Line]:
-    """Reads the prompts of a file. Raises ConfigError for one that has none."""
+def read_prompts(path: Path, flag: str = "prompts") -> list[Line]:
+    """Reads the prompts of a file. Raises ConfigError for one that has none.
+
+    flag: the one that named the file, for messages.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(
-            f"--prompts={path} does not exist: pass a text file, a prompt a line"
+            f"--{flag}={path} does not exist: pass a text file, a prompt a line"
         ) from None
     except OSError as error:
-        raise ConfigError(
-            f"--prompts={path} cannot be read: {error.strerror}"
-        ) from None
+        raise ConfigError(f"--{flag}={path} cannot be read: {error.strerror}") from None
     try:
         lines = parse_prompts(data.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -62,7 +70,7 @@ def read_prompts(path: Path) -> list[Line]:
         ) from None
     if not lines:
         raise ConfigError(
-            f"--prompts={path} holds no prompt: write one a line (blank lines and "
+            f"--{flag}={path} holds no prompt: write one a line (blank lines and "
             "lines that begin with # are skipped)"
         )
     return lines
@@ -79,7 +87,7 @@ def resolve_each(
     of_prompt = checks.resolver(locate(config), overrides)
     configs: list[Config] = []
     seen: dict[str, int] = {}
-    for number, prompt in lines:
+    for number, prompt, _ in lines:
         try:
             resolved = of_prompt(prompt)
         except checks.PromptError as error:
@@ -161,8 +169,14 @@ def run_file(arguments: Arguments, part: Part = Part()) -> int:
         return ExitStatus.DONE
     devices.warn(configs[0], arguments.overrides)
     requests = [
-        Request(config, folder, _alone(arguments, config, folder), f"{path}:{number}")
-        for config, folder, (number, _) in zip(configs, folders, lines)
+        Request(
+            config,
+            folder,
+            _alone(arguments, config, folder),
+            f"{path}:{line.number}",
+            line.group,
+        )
+        for config, folder, line in zip(configs, folders, lines)
     ]
     fits = partial(asset_memory.assets_that_fit, configs[0])
     with devices.memory_explained(configs[0], "--assets_per_device"):

@@ -2,5 +2,6 @@
 
 The variance and bias of a random gradient with error bars (`gradient_stats`, `moments`,
 `variance_components`, `noise_projection`), metrics of pictures and shapes (`metrics`),
-line plots (`plots`). Pure functions; imports the ground.
+means with standard errors (`statistics`), line plots (`plots`). Pure functions; imports
+the ground.
 """

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdsjax.diagnostics.plots import number
+from sdsjax.evaluation.records import FIGURES, Figure, read_figures
 from sdsjax.exports.report import (
     TRUTH_ROWS,
     figure,
@@ -56,11 +57,15 @@ def is_compare_page(path: Path) -> bool:
 
 
 class Entry(NamedTuple):
-    """One run of a comparison: folder's name, metrics.json, turntable or picture."""
+    """One run of a comparison: folder's name, metrics.json, turntable or picture.
+
+    numbers: those of scores.json.
+    """
 
     name: str
     metrics: Mapping[str, Any]
     picture: Path | None
+    numbers: Mapping[str, Figure] = {}
 
 
 def read_run(folder: Path) -> Entry:
@@ -73,11 +78,14 @@ def read_run(folder: Path) -> Entry:
         raise CompareError(f"{folder}: metrics.json holds no JSON object")
     names = ("turntable.mp4", "turntable.webp", "image.png")
     found = [folder / name for name in names if (folder / name).is_file()]
-    return Entry(folder.name, metrics, found[0] if found else None)
+    picture = found[0] if found else None
+    return Entry(folder.name, metrics, picture, read_figures(folder))
 
 
 def _figure_of(entry: Entry, key: str) -> float | None:
     """A score or a top-level figure, None unless it is a finite number."""
+    if key in entry.numbers:
+        return entry.numbers[key].value
     truth = entry.metrics.get("truth")
     value = truth.get(key) if isinstance(truth, dict) and key in truth else None
     if value is None:
@@ -91,11 +99,14 @@ def scores_table(entries: Sequence[Entry]) -> str:
     """A row a figure, a column a run; empty rows are left out."""
     rows = []
     extra = (("steps", "Steps", "", ""), ("seconds", "Time", "s", "lower"))
-    for key, label, unit, better in (*TRUTH_ROWS, *extra):
+    others = ((key, label, "", better) for key, _, label, better in FIGURES)
+    for key, label, unit, better in (*others, *TRUTH_ROWS, *extra):
         values = [_figure_of(entry, key) for entry in entries]
         known = [value for value in values if value is not None]
         if not known:
             continue
+        if len({e.numbers[key].by for e in entries if key in e.numbers}) > 1:
+            label, better = f"{label} (measured differently)", ""
         best = {"higher": max(known), "lower": min(known)}.get(better)
         cells = []
         for value in values:

@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from sdsjax.evaluation.records import of_step
 from sdsjax.exports import glb, pictures, ply
 from sdsjax.exports import mesh as meshes
 from sdsjax.exports.pictures import Render
 from sdsjax.exports.report import Run, report_html
+from sdsjax.exports.scores.section import numbers_html
 from sdsjax.exports.splat_files import write_splats_glb
 from sdsjax.exports.viewer import viewer_html
 from sdsjax.exports.written_files import (
@@ -290,6 +292,8 @@ def _write_report(
 ) -> Path:
     """Writes report.html; shown: the splats and the mesh of its viewer."""
     resolution = int(config.get("resolution", 64))
+    finished = metrics["status"] == "finished"
+    record = of_step(files.workdir, metrics["steps"])
     run = Run(
         prompt=metrics["prompt"],
         preset=str(made.get("config") or "ssd"),
@@ -302,6 +306,7 @@ def _write_report(
         previews=find_previews(files.workdir),
         commands=provenance.commands(config, files.workdir, made),
         viewer=viewer_html(*shown, resolution=resolution),
+        numbers=numbers_html(record, files.workdir) if finished else "",
     )
     page = report_html(run).encode("utf-8")
     return write_bytes(files.workdir / "report.html", page)

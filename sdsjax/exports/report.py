@@ -48,7 +48,8 @@ class Run(NamedTuple):
 
     prompt, preset, status ("finished" | "aborted" | ...); config: nested; metrics: as
     in metrics.json; history: rows of scalars; warnings: lines; paths: name -> file;
-    previews: (step, file) in order; commands: (reproduce, resume); viewer: HTML or "".
+    previews: (step, file) in order; commands: (reproduce, resume); viewer, numbers:
+    HTML or "".
     """
 
     prompt: str
@@ -62,6 +63,7 @@ class Run(NamedTuple):
     previews: Sequence[tuple[int, Path]]
     commands: tuple[str, str]
     viewer: str = ""
+    numbers: str = ""
 
 
 def data_uri(path: Path) -> str:
@@ -285,6 +287,7 @@ def report_html(run: Run) -> str:
         _warnings(run),
         _hero(run),
         section("Fixed views", views),
+        run.numbers,
         section("Particles", figure(run.paths.get("particles"), "A row a particle")),
         section("On the way", _strip(run)),
         section("Gradient variance", variance_html(run.history)),

@@ -20,6 +20,11 @@ import jax.numpy as jnp
 from sdsjax.backend import target
 from sdsjax.models.attention import attention_kernel, fused_attention, query_chunk
 
+# What the backward pass finds of a network's blocks: by name, jax.checkpoint's policy.
+# "none" keeps all that a block computed; "blocks" its inputs alone, and computes it
+# again; "dots" also the results of matrix products and convolutions.
+REMAT = {"none": None, "blocks": None, "dots": jax.checkpoint_policies.dots_saveable}
+
 gelu_exact = partial(jax.nn.gelu, approximate=False)
 
 
@@ -86,6 +91,17 @@ def _weigh(q, k, v, mask=None):
         preferred_element_type=jnp.float32,
     )
     return y / total
+
+
+def rematerialised(block: type[nn.Module], remat: str) -> type[nn.Module]:
+    """Makes a block's class compute itself again in the backward pass, or returns it.
+
+    remat: a name of REMAT. What the block computes, its parameters and their names are
+    the same. Raises ValueError for another name.
+    """
+    if remat not in REMAT:
+        raise ValueError(f"remat = {remat!r}: allowed are {', '.join(REMAT)}")
+    return block if remat == "none" else nn.remat(block, policy=REMAT[remat])
 
 
 def upsample_nearest(x):
@@ -279,7 +295,8 @@ class SpatialTransformer(nn.Module):
     """Transformer blocks over the pixels of `[b h w c]`, text `[b n d]` as context.
 
     `linear` projects in and out by Linear (SD 2), else by a 1x1 convolution (SD 1);
-    `group`: see `TransformerBlock`; `depth`: how many blocks (1 before SDXL).
+    `group`: see `TransformerBlock`; `depth`: how many blocks (1 before SDXL); `remat`:
+    what their gradients keep of them (REMAT).
     """
 
     heads: int
@@ -288,6 +305,7 @@ class SpatialTransformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
     group: int = 1
     depth: int = 1
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, x, context):
@@ -298,8 +316,9 @@ class SpatialTransformer(nn.Module):
             project = partial(nn.Conv, c, (1, 1), dtype=self.dtype)
         y = GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x)
         y = project(name="proj_in")(y).reshape(b, h * w, c)
+        transformer = rematerialised(TransformerBlock, self.remat)
         for i in range(self.depth):
-            block = TransformerBlock(
+            block = transformer(
                 self.heads, self.dtype, self.group, name=f"transformer_blocks_{i}"
             )
             y = block(y, context)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdsjax.models.layers import attention
+from sdsjax.models.layers import attention, rematerialised
 from sdsjax.models.unets.stable_diffusion import TimeEmbedding
 
 EPSILON = 1e-6
@@ -244,12 +244,14 @@ class MMDiT(nn.Module):
     """The transformer: (z_t `[b h w c]`, s `[b]`, a `Text` with leading b) to v.
 
     v `[b h w c]` has z_t's type. class_embedding `[b d]`: added to the embedding of s
-    (VSD's own camera; see unets/lora.py). Raises ValueError for sides that are no
-    multiples of the patch or larger than the table of positions.
+    (VSD's own camera; see unets/lora.py). remat: what the gradient keeps of the blocks
+    (layers.REMAT). Raises ValueError for sides that are no multiples of the patch or
+    larger than the table of positions.
     """
 
     config: MMDiTConfig
     dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, sample, timesteps, told: Text, class_embedding=None):
@@ -266,8 +268,9 @@ class MMDiT(nn.Module):
         text = nn.Dense(cfg.width, dtype=self.dtype, name="context_embedder")(
             told.states.astype(self.dtype)
         )
+        joint = rematerialised(JointBlock, self.remat)
         for i in range(cfg.layers):
-            x, text = JointBlock(
+            x, text = joint(
                 cfg.heads, cfg.qk_norm, i in cfg.dual, i == cfg.layers - 1, self.dtype,
                 name=f"transformer_blocks_{i}",
             )(x, text, embedding)  # fmt: skip

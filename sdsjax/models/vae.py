@@ -22,6 +22,7 @@ from sdsjax.models.layers import (
     ResnetBlock,
     Upsample,
     conv,
+    rematerialised,
 )
 
 EPSILON = 1e-6
@@ -78,10 +79,6 @@ class PixelAttention(nn.Module):
         return x + attend(y).reshape(b, h, w, c)
 
 
-def _wrap(module, remat):
-    return nn.remat(module) if remat else module
-
-
 class Stage(nn.Module):
     """The residual blocks of one level, then `resize`: "down", "up" or None."""
 
@@ -89,11 +86,11 @@ class Stage(nn.Module):
     layers: int
     groups: int
     resize: str | None
-    remat: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        block = _wrap(ResnetBlock, self.remat)
+        block = rematerialised(ResnetBlock, self.remat)
         self.resnets = [
             block(self.channels, self.groups, EPSILON, False, self.dtype)
             for _ in range(self.layers)
@@ -118,16 +115,16 @@ class MidStage(nn.Module):
 
     channels: int
     groups: int
-    remat: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        block = _wrap(ResnetBlock, self.remat)
+        block = rematerialised(ResnetBlock, self.remat)
         self.resnets = [
             block(self.channels, self.groups, EPSILON, False, self.dtype)
             for _ in range(2)
         ]
-        attend = _wrap(PixelAttention, self.remat)
+        attend = rematerialised(PixelAttention, self.remat)
         self.attentions = [attend(self.groups, self.dtype)]
 
     def __call__(self, x):
@@ -138,7 +135,7 @@ class Encoder(nn.Module):
     """The encoder's layers: x `[b h w 3]` to `[b h/f w/f 2c]`, before `quant_conv`."""
 
     config: VAEConfig
-    remat: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -164,7 +161,7 @@ class Decoder(nn.Module):
     """
 
     config: VAEConfig
-    remat: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -188,13 +185,13 @@ class AutoencoderKL(nn.Module):
 
     `encode`: x -> (mean, logvar) of z; `decode`: z -> x; called: both in turn.
 
-    `remat` recomputes each block in the backward pass: at 512 pixels the encoder's
-    residuals fall from 4.9 GB to 0.6 GB an image (float32).
+    `remat` says what the gradient keeps of the blocks (layers.REMAT): by "blocks" the
+    encoder's residuals at 512 pixels fall from 4.9 GB to 0.6 GB an image (float32).
     """
 
     config: VAEConfig
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: str = "none"
 
     def setup(self):
         cfg = self.config

@@ -27,11 +27,8 @@ from sdsjax.models.unets.multiview import CAMERA_NUMBERS, RAY_CHANNELS
 from sdsjax.models.vision.dpt import DPT
 from sdsjax.priors.monocular import bound_estimate, check_folders, with_networks
 from sdsjax.priors.prompt_states import encode_tokens
-from sdsjax.priors.read_networks import load_multiview_networks
+from sdsjax.priors.read_networks import load_multiview_networks, remat_of
 from sdsjax.types import Adapter, NoisePrediction, Prior, PriorSource
-
-# as in stable_diffusion.py: from here on the encoder's blocks are computed again
-REMAT_FROM = 256
 
 
 class PromptStates(NamedTuple):
@@ -191,6 +188,7 @@ def load(
     lora_rank: int = 4,
     depth_folder: str = "",
     normals_folder: str = "",
+    remat: str = "auto",
     sharding=None,
     **files,
 ) -> PriorSource:
@@ -201,7 +199,8 @@ def load(
     takes views one by one. image_size: side in pixels of the images that are encoded
     (default: the network's own). depth_folder, normals_folder: a DPT each for the
     monocular estimate of a view (default: none).
-    sharding: where parameters go (models/loading/hub).
+    remat: what gradients keep of the encoder and of VSD's second network
+    (`read_networks.remat_of`). sharding: where parameters go (models/loading/hub).
     Raises the loader's one-line errors and ValueError for an image size that does not
     fit or for normals without a depth.
     """
@@ -222,7 +221,7 @@ def load(
     )
     weights = FrozenWeights(networks.unet.params, networks.vae.params, states)
     network = Network(
-        networks.unet.module,
+        networks.unet.module.clone(remat=remat_of(remat)),
         networks.prediction_type,
         networks.schedule,
         group,
@@ -234,6 +233,6 @@ def load(
     bound = partial(
         bind,
         network=network,
-        vae=networks.vae.module.clone(remat=size >= REMAT_FROM),
+        vae=networks.vae.module.clone(remat=remat_of(remat, size)),
     )
     return PriorSource(jax.block_until_ready(weights), bound, (size, size, 3))

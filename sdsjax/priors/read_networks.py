@@ -25,6 +25,22 @@ from sdsjax.models.loading.single_file.load import (
 )
 from sdsjax.models.loading.weights import kept_or_made
 
+# from so many pixels a side the encoder's blocks are computed again in the pullback: at
+# 512 that keeps 0.6 GB an image instead of 4.9; the toybox's few are not worth a third
+# more operations
+REMAT_FROM = 256
+
+
+def remat_of(asked: str, size: int = 0) -> str:
+    """What a gradient keeps of a network's blocks, a name of `layers.REMAT`.
+
+    asked: that, or "auto": "blocks" of the encoder of pictures of `size` pixels where
+    those are many, else "none".
+    """
+    if asked != "auto":
+        return asked
+    return "blocks" if size >= REMAT_FROM else "none"
+
 
 def load_networks(
     folder: str,

@@ -33,7 +33,7 @@ from sdsjax.priors.prompt_states import (
     prompt_row,
     stacked,
 )
-from sdsjax.priors.read_networks import load_networks
+from sdsjax.priors.read_networks import load_networks, remat_of
 from sdsjax.priors.second_network import (
     AdapterNetwork,
     AdapterWeights,
@@ -41,11 +41,6 @@ from sdsjax.priors.second_network import (
     lora_adapter,
 )
 from sdsjax.types import NoisePrediction, Prior, PriorSource
-
-# from so many pixels a side the encoder's blocks are computed again in the pullback: at
-# 512 that keeps 0.6 GB an image instead of 4.9; the toybox's few are not worth a third
-# more operations
-REMAT_FROM = 256
 
 
 class FrozenWeights(NamedTuple):
@@ -178,6 +173,19 @@ def _decode(weights: FrozenWeights, networks: StaticNetworks, z):
     return x[0].astype(z.dtype)
 
 
+def with_remat(networks: StaticNetworks, remat: str, size: int) -> StaticNetworks:
+    """Says what gradients keep of the networks that they pass through.
+
+    They are the encoder, of pictures of `size` pixels, and VSD's second network; remat:
+    as in `load`.
+    """
+    vae, adapter = networks.vae, networks.adapter
+    unet = adapter.unet.clone(remat=remat_of(remat))
+    return networks._replace(
+        vae=vae.clone(remat=remat_of(remat, size)), adapter=adapter._replace(unet=unet)
+    )
+
+
 def load(
     folder: str,
     prompt: str,
@@ -192,6 +200,7 @@ def load(
     depth_folder: str = "",
     normals_folder: str = "",
     perp_neg: bool = False,
+    remat: str = "auto",
     sharding=None,
     **files,
 ) -> PriorSource:
@@ -204,9 +213,9 @@ def load(
     (default: the prior's own is shared). `depth_folder`: a DPT, for the prior's
     monocular estimate (default: none). `normals_folder`: a second DPT, for its normals
     (default: drawn from disparity). `perp_neg`: fold Perp-Neg (arXiv 2304.04968) into
-    `cond`, for twice the UNet's work. `sharding`: where parameters go
-    (models/loading/hub). Raises the loader's one-line errors and ValueError for an
-    image size or an adapter that does not fit, or for normals without a depth.
+    `cond`, for twice the UNet's work. `remat`: what gradients keep (`with_remat`).
+    `sharding`: where parameters go (models/loading/hub). Raises the loader's one-line
+    errors and ValueError for what does not fit, or for normals without a depth.
     """
     check_folders(depth_folder, normals_folder)
     form = {"dtype": dtype, "sharding": sharding}
@@ -218,7 +227,7 @@ def load(
     states = encode_prompts(found, table, negative_prompt, size)
     networks = StaticNetworks(
         found.unet.module,
-        found.vae.module.clone(remat=size >= REMAT_FROM),
+        found.vae.module,
         found.schedule,
         found.prediction_type,
         view_prompts,
@@ -235,7 +244,8 @@ def load(
     folders = {"depth": depth_folder, "normals": normals_folder}
     networks, weights = with_networks(networks, weights, folders, dtype, sharding)
     # a partial, not a closure: it would keep the text encoder alive with `found`
-    return PriorSource(weights, partial(bind, networks=networks), (size, size, 3))
+    bound = partial(bind, networks=with_remat(networks, remat, size))
+    return PriorSource(weights, bound, (size, size, 3))
 
 
 def _image_size(

@@ -25,10 +25,10 @@ from sdsjax.priors.monocular import check_folders, with_networks
 from sdsjax.priors.prompt_states import PromptStates, encode_tokens, of_texts
 from sdsjax.priors.second_network import AdapterNetwork
 from sdsjax.priors.stable_diffusion import (
-    REMAT_FROM,
     FrozenWeights,
     StaticNetworks,
     bind,
+    with_remat,
 )
 from sdsjax.types import PriorSource
 
@@ -72,19 +72,18 @@ def load(
     depth_folder: str = "",
     normals_folder: str = "",
     perp_neg: bool = False,
+    remat: str = "auto",
     sharding=None,
 ) -> PriorSource:
     """Reads a folder (or repository) of Stable Diffusion 3 and encodes the prompt.
 
     `text_encoder_3`: false puts zeros in the place of T5's states. `lora_rank`: of
-    VSD's second network, on the prior's own transformer. The rest as in
-    `stable_diffusion.load`. Raises the loader's one-line errors and ValueError for an
-    image size that does not fit, or for normals without a depth.
+    VSD's second network, on the same transformer. The rest as in the other `load`.
+    Raises the loader's one-line errors and ValueError for what does not fit.
     """
     check_folders(depth_folder, normals_folder)
-    wanted = sd3.folders_of(text_encoder_3)
     asked = {"revision": revision, "variant": variant, "prior": "stable_diffusion3"}
-    root = hub.resolve(folder, folders=wanted, **asked)
+    root = hub.resolve(folder, folders=sd3.folders_of(text_encoder_3), **asked)
     text_encoder_3 = text_encoder_3 and sd3.t5_tokens(root) > 0
     config = sd3.check_parts(root, text_encoder_3)
     schedule, prediction_type = read_flow_schedule(root / "scheduler")
@@ -105,7 +104,7 @@ def load(
         transformer = sd3.with_positions(transformer, size // factor // config.patch)
     networks = StaticNetworks(
         transformer.module,
-        vae.module.clone(remat=size >= REMAT_FROM),
+        vae.module,
         schedule,
         prediction_type,
         view_prompts,
@@ -115,7 +114,8 @@ def load(
     weights = FrozenWeights(transformer.params, vae.params, states)
     folders = {"depth": depth_folder, "normals": normals_folder}
     networks, weights = with_networks(networks, weights, folders, dtype, sharding)
-    return PriorSource(weights, partial(bind, networks=networks), (size, size, 3))
+    bound = partial(bind, networks=with_remat(networks, remat, size))
+    return PriorSource(weights, bound, (size, size, 3))
 
 
 def _prompt_states(

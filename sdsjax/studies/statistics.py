@@ -6,20 +6,25 @@ renders. A pair is one (prompt, seed), equal in all variants that are compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from sdsjax.diagnostics.statistics import mean_error, paired_difference
 from sdsjax.files.atomic import read_rows
 
-
-def mean_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """The mean of values [n] and its standard error, NaN for fewer than two values."""
-    values = np.asarray(values, np.float64)
-    if len(values) < 2:
-        return float(values.mean()), float("nan")
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+__all__ = [
+    "ceiling_scores",
+    "covariance_trace",
+    "jackknife",
+    "mean_error",
+    "mean_error_over_captions",
+    "paired_difference",
+    "share_of_ceiling",
+    "squared_mean",
+    "wilson_interval",
+]
 
 
 def mean_error_over_captions(values: np.ndarray) -> tuple[float, float]:
@@ -28,19 +33,6 @@ def mean_error_over_captions(values: np.ndarray) -> tuple[float, float]:
     Seeds of one caption are no independent runs: their mean counts once.
     """
     return mean_error(np.mean(values, axis=1))
-
-
-def paired_difference(
-    rows: Mapping[tuple, float], base: Mapping[tuple, float]
-) -> tuple[float, float, int]:
-    """The mean of rows - base over the pairs that both have, its error, their number.
-
-    The mean and its standard error are NaN without any pair.
-    """
-    both = [pair for pair in rows if pair in base]
-    if not both:
-        return float("nan"), float("nan"), 0
-    return *mean_error([rows[pair] - base[pair] for pair in both]), len(both)
 
 
 def jackknife(whole: float, without: np.ndarray) -> list[float]:

@@ -88,7 +88,7 @@ def stable_diffusion_21(config, sharding=None):
     """`stable_diffusion.load` of 2.1-base, without its files."""
     del sharding
     schedule = NoiseSchedule.scaled_linear()
-    unet, vae = UNet2DCondition(UNET, HALF), AutoencoderKL(VAE, HALF, remat=True)
+    unet, vae = UNet2DCondition(UNET, HALF), AutoencoderKL(VAE, HALF, remat="blocks")
     second = stable_diffusion.AdapterNetwork(unet, "epsilon", config.prior.lora_rank)
     networks = stable_diffusion.StaticNetworks(
         unet, vae, schedule, "epsilon", True, second
@@ -118,7 +118,7 @@ def mvdream(config, sharding=None):
     bind = partial(
         multiview.bind,
         network=network,
-        vae=AutoencoderKL(VAE, HALF, remat=True),
+        vae=AutoencoderKL(VAE, HALF, remat="blocks"),
     )
     return abstract_source(weights, bind, 256)
 

@@ -61,7 +61,8 @@ MISTAKES = {
     "gone": (["A", "none"], "does not exist"),
     "file": (["A", "A/run.json"], "is a file"),
     "twice": (["A", "A"], "twice"),
-    "no run": (["A", "FOLDER"], "no readable metrics.json"),
+    "no run": (["A", "EMPTY"], "no readable metrics.json"),
+    "run and list": (["A", "FOLDER"], "lists with lists"),
     "out folder": (["A", "B", "--out=FOLDER"], "is a folder"),
     "out other": (["A", "B", "--out=A/metrics.json"], "did not write"),
     "out nowhere": (["A", "B", "--out=none/x.html"], "there is no folder"),
@@ -76,6 +77,8 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_nothing_is_written(name, runs, tmp_path, capsys):
     words, said = MISTAKES[name]
     places = {"A": runs[0], "B": runs[1], "FOLDER": str(tmp_path / "runs")}
+    places["EMPTY"] = str(tmp_path / "empty")
+    (tmp_path / "empty").mkdir()
     argv = []
     for word in words:
         flag, sign, value = word.rpartition("=")

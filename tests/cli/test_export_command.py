@@ -1,6 +1,5 @@
 """`python -m sdsjax.export`: a finished run's files again, and its mistakes."""
 
-import json
 import re
 import shutil
 
@@ -9,33 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import trimesh
+from finished_runs import finished
 from tiny_run import gaussians
 
 from sdsjax.cli.export_command import cli
 from sdsjax.exports.ply import read_splats
 from sdsjax.representations.gaussians import GaussianParams, GaussianState
-from sdsjax.runs.checkpoints import Checkpoints, digest
-from sdsjax.training import train_step
 from sdsjax.training.build import build_representation
-from sdsjax.training.config import to_json
-
-STEP = 3
-
-
-def finished(folder, config, params, rep_state):
-    """What a run leaves behind, without one: the files that the command reads."""
-    folder.mkdir()
-    rest = {"moments": jnp.ones(3)}
-    state = train_step.TrainState(jnp.int32(STEP), params, rep_state, rest, ())
-    Checkpoints(folder / "checkpoints").save(STEP, state)
-    files = {
-        "run.json": {"format": "sdsjax-run-1"},
-        "config.json": to_json(config),
-        "finished.json": {"step": STEP, "state_sha256": digest(state)},
-    }
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content))
-    return folder
 
 
 @pytest.fixture(scope="module")

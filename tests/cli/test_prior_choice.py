@@ -104,9 +104,14 @@ OF_FILES = {
 }
 NOT_TAKEN = {
     "stable_diffusion3": {**OF_FILES, "vae_folder": "toybox-sd"},
-    "deepfloyd": {**OF_FILES, "perp_neg": True, "depth_folder": "toybox-dpt"},
-    "gaussian_mixture": OF_FILES,
-    "empirical": OF_FILES,
+    "deepfloyd": {
+        **OF_FILES,
+        "perp_neg": True,
+        "depth_folder": "toybox-dpt",
+        "remat": "blocks",
+    },
+    "gaussian_mixture": {**OF_FILES, "remat": "dots"},
+    "empirical": {**OF_FILES, "remat": "none"},
 }
 
 

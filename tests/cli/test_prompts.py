@@ -55,7 +55,7 @@ def test_prompts_are_the_lines_that_say_something(lines):
     expected = [(n, line.strip()) for n, line in enumerate(lines, 1)]
     if not text.startswith("\ufeff"):
         kept = [(n, s) for n, s in expected if s and not s.startswith("#")]
-        assert [tuple(line) for line in found] == kept
+        assert [(line.number, line.prompt) for line in found] == kept
         # other systems' line ends, and a byte order mark, change nothing
         assert parse_prompts("\r\n".join(lines)) == found
         assert parse_prompts("\ufeff" + text) == found

@@ -368,7 +368,28 @@ DIAGNOSTICS = of("diagnostics/gradient_stats.py", "diagnostics/test_gradient_sta
     ("half_level", "0.5 + 0.5 * level", "0.5 * level",
      "test_errors_of_means_and_intervals_are_students"))
 
+EVALUATION = [
+    *of("evaluation/clip_scores.py", "evaluation/test_clip_scores.py",
+        ("tie_is_a_hit", "own > others.max", "own >= others.max",
+         "test_a_scorer_that_cannot_tell_scores_0_and_a_single_caption_nothing"),
+        ("share_of_captions", "others = np.delete(cosines, right, axis=1)",
+         "others = cosines[:, right + 1 :]", "test_r_precision_of_matrices_by_hand")),
+    *of("models/vision/lpips.py", "models/test_lpips.py",
+        ("colours_in_0_1", "(2.0 * pictures - 1.0 - shift)", "(pictures - shift)",
+         "test_distances_are_torch_s_and_0_between_equal_pictures"),
+        ("alex_pooling", "Stage((3, 2), (Convolution(3,",
+         "Stage((2, 2), (Convolution(3,",
+         "test_distances_are_torch_s_and_0_between_equal_pictures"),
+        ("unit_of_squares", "length = jnp.sqrt(jnp.sum(x**2",
+         "length = (jnp.sum(x**2",
+         "test_distances_are_torch_s_and_0_between_equal_pictures")),
+    *of("exports/scores/list_page.py", "exports/scores/test_list_page.py",
+        ("wins_by_direction", 'sign = 1 if better == "higher"',
+         'sign = -1 if better == "higher"',
+         "test_means_differences_and_wins_are_those_by_hand")),
+]
+
 MUTANTS = [
     *DIFFUSION, *ESTIMATORS, *LOSSES, *RENDER, *REPRESENTATIONS, *CHECKPOINTS,
-    *CAMERAS, *DIAGNOSTICS,
+    *CAMERAS, *DIAGNOSTICS, *EVALUATION,
 ]

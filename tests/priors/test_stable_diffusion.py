@@ -15,7 +15,7 @@ from sdsjax.models.text_encoders.clip import CLIPTextConfig
 from sdsjax.models.text_encoders.clip_tokenizer import train_word_tokenizer
 from sdsjax.models.unets.stable_diffusion import UNetConfig
 from sdsjax.models.vae import VAEConfig
-from sdsjax.priors import stable_diffusion
+from sdsjax.priors import read_networks, stable_diffusion
 from sdsjax.types import View
 
 UNET = UNetConfig(
@@ -152,7 +152,7 @@ def test_parameters_carry_no_gradient(source):
 
 
 def test_large_images_are_encoded_with_rematerialisation(folder, source, monkeypatch):
-    monkeypatch.setattr(stable_diffusion, "REMAT_FROM", 16)
+    monkeypatch.setattr(read_networks, "REMAT_FROM", 16)
     lean = stable_diffusion.load(folder, "red cat", image_size=16)
     x = jax.random.uniform(jax.random.key(0), source.image_shape, minval=-1.0)
     programs = [
@@ -178,3 +178,14 @@ def test_the_text_encoder_is_freed(folder):
     source = stable_diffusion.load(folder, "red cat")
     assert embeddings() == before
     assert source.params.states.uncond.shape == (TEXT.positions, TEXT.hidden)
+
+
+@pytest.mark.parametrize("remat", ["auto", "none", "dots"])
+def test_what_gradients_keep_is_said_of_encoder_and_second_network(folder, remat):
+    """By itself nothing is computed again at so few pixels; the prior's own UNet is
+    not differentiated."""
+    source = stable_diffusion.load(folder, "red cat", remat=remat)
+    networks = source.bind.keywords["networks"]
+    asked = "none" if remat == "auto" else remat
+    assert networks.vae.remat == networks.adapter.unet.remat == asked
+    assert networks.unet.remat == "none"

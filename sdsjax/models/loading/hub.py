@@ -197,14 +197,15 @@ def load_component(
     revision: str | None = None,
     variant: str | None = None,
     dtype=jnp.float32,
-    remat: bool = False,
+    remat: str = "none",
     sharding=None,
 ) -> Network:
     """Load `unet`, `transformer`, `vae` or `text_encoder` from a folder or the hub.
 
     dtype: of parameters and computation (norm statistics, softmax and the VAE's moments
-    stay float32); variant: "fp16" for files so named; remat: recompute the VAE's blocks
-    in the backward pass; sharding: where the parameters go, or shape -> that.
+    stay float32); variant: "fp16" for files so named; remat: what the VAE's gradient
+    keeps of its blocks (layers.REMAT); sharding: where the parameters go, or shape ->
+    that.
     Raises LoaderError, one line, for anything that does not fit exactly.
     """
     if name not in COMPONENTS:
@@ -232,7 +233,7 @@ def load_stable_diffusion(
     revision: str | None = None,
     variant: str | None = None,
     dtype=jnp.float32,
-    remat: bool = False,
+    remat: str = "none",
     sharding=None,
 ) -> StableDiffusion:
     """Load all of a Stable Diffusion folder; arguments as in `load_component`.
@@ -250,7 +251,7 @@ def load_multiview(
     revision: str | None = None,
     variant: str | None = None,
     dtype=jnp.float32,
-    remat: bool = False,
+    remat: str = "none",
     sharding=None,
 ) -> StableDiffusion:
     """Load all of a folder whose UNet is multi-view, as `load_stable_diffusion`."""

@@ -167,11 +167,12 @@ class MultiViewUNet(nn.Module):
     the camera's (VSD's own camera). g may be any number, 1 too, with the same
     parameters. ValueError for arrays that do not fit each other. The code map, where
     there is one, is sown as "expected" `[b g h w map_channels]` among the
-    "intermediates".
+    "intermediates". remat: what the gradient keeps of the UNet's blocks (layers.REMAT).
     """
 
     config: MultiViewConfig
     dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -225,6 +226,6 @@ class MultiViewUNet(nn.Module):
                 beside.append(jax.lax.stop_gradient(expected))
         z = jnp.concatenate([z, *beside], axis=-1)
         within = cfg.unet._replace(in_channels=cfg.input_channels)
-        unet = UNet2DCondition(within, self.dtype, group=g, name="unet")
+        unet = UNet2DCondition(within, self.dtype, g, self.remat, name="unet")
         out = unet(z, per_view(timesteps), text, class_embedding=embedding)
         return out.reshape(*sample.shape[:-1], -1).astype(sample.dtype)

@@ -59,11 +59,12 @@ class SDXLUNet(nn.Module):
     """SDXL's UNet: (z_t, t `[b]`, a TextAndSize with leading b) to `[b h w c]`.
 
     class_embedding `[b time_width]`: added to the embedding of t (VSD's own camera; see
-    lora.py).
+    lora.py). remat: what the gradient keeps of the blocks (layers.REMAT).
     """
 
     config: SDXLConfig
     dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, sample, timesteps, told: TextAndSize, class_embedding=None):
@@ -75,5 +76,5 @@ class SDXLUNet(nn.Module):
         added = embed(jnp.concatenate(row, axis=-1))
         if class_embedding is not None:
             added = added + class_embedding.astype(self.dtype)
-        unet = UNet2DCondition(cfg.unet, self.dtype, name="unet")
+        unet = UNet2DCondition(cfg.unet, self.dtype, remat=self.remat, name="unet")
         return unet(sample, timesteps, told.states, class_embedding=added)

@@ -23,6 +23,7 @@ from sdsjax.models.layers import (
     SpatialTransformer,
     Upsample,
     conv,
+    rematerialised,
     timestep_embedding,
 )
 
@@ -81,6 +82,7 @@ class Stage(nn.Module):
     """The residual blocks of one level, with a transformer after each if `attend`.
 
     `skips` (up path) are joined one per block; the outputs of all blocks come back.
+    `remat`: what the gradient keeps of them (layers.REMAT).
     """
 
     config: UNetConfig
@@ -89,18 +91,20 @@ class Stage(nn.Module):
     attend: bool
     dtype: jnp.dtype = jnp.float32
     group: int = 1
+    remat: str = "none"
 
     def setup(self):
         cfg, channels = self.config, self.config.channels[self.level]
+        block = rematerialised(ResnetBlock, self.remat)
         self.resnets = [
-            ResnetBlock(channels, cfg.groups, cfg.epsilon, True, self.dtype)
+            block(channels, cfg.groups, cfg.epsilon, True, self.dtype)
             for _ in range(self.layers)
         ]
         if self.attend:
             transformer = partial(
                 SpatialTransformer,
                 cfg.heads[self.level], cfg.groups, cfg.linear_projection,
-                self.dtype, self.group, cfg.depth(self.level),
+                self.dtype, self.group, cfg.depth(self.level), self.remat,
             )  # fmt: skip
             self.attentions = [transformer() for _ in range(self.layers)]
 
@@ -156,17 +160,18 @@ class MidStage(nn.Module):
     config: UNetConfig
     dtype: jnp.dtype = jnp.float32
     group: int = 1
+    remat: str = "none"
 
     def setup(self):
         cfg = self.config
         width, heads = cfg.channels[-1], cfg.heads[-1]
+        block = rematerialised(ResnetBlock, self.remat)
         self.resnets = [
-            ResnetBlock(width, cfg.groups, cfg.epsilon, True, self.dtype)
-            for _ in range(2)
+            block(width, cfg.groups, cfg.epsilon, True, self.dtype) for _ in range(2)
         ]
         transformer = SpatialTransformer(
             heads, cfg.groups, cfg.linear_projection, self.dtype, self.group,
-            cfg.depth(-1),
+            cfg.depth(-1), self.remat,
         )  # fmt: skip
         self.attentions = [transformer]
 
@@ -181,12 +186,14 @@ class UNet2DCondition(nn.Module):
     h and w may be any size: an odd level is doubled and cropped on the way up.
     class_embedding `[b time_width]`: added to the embedding of t (the slot that the
     published classes call so; see lora.py). group: how many consecutive rows of the
-    batch share their self-attention (1: none do; see multiview.py).
+    batch share their self-attention (1: none do; see multiview.py). remat: what the
+    gradient keeps of the blocks (layers.REMAT).
     """
 
     config: UNetConfig
     dtype: jnp.dtype = jnp.float32
     group: int = 1
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, sample, timesteps, encoder_hidden_states, class_embedding=None):
@@ -202,15 +209,15 @@ class UNet2DCondition(nn.Module):
         for i in range(depth):
             stage = DownStage(
                 cfg, i, cfg.layers, cfg.down_attention[i], self.dtype, self.group,
-                last=i == depth - 1, name=f"down_blocks_{i}",
+                self.remat, last=i == depth - 1, name=f"down_blocks_{i}",
             )  # fmt: skip
             skips += stage(skips[-1], time, text)
-        middle = MidStage(cfg, self.dtype, self.group, name="mid_block")
+        middle = MidStage(cfg, self.dtype, self.group, self.remat, name="mid_block")
         x = middle(skips[-1], time, text)
         for i in range(depth):
             stage = UpStage(
                 cfg, depth - 1 - i, cfg.layers + 1, cfg.up_attention[i], self.dtype,
-                self.group, last=i == depth - 1, name=f"up_blocks_{i}",
+                self.group, self.remat, last=i == depth - 1, name=f"up_blocks_{i}",
             )  # fmt: skip
             taken = [skips.pop() for _ in range(cfg.layers + 1)]
             size = skips[-1].shape[1:3] if skips else None

@@ -54,6 +54,15 @@ def _leave_out(prior: Config, *keys: str) -> None:
             )
 
 
+def _no_gradient(prior: Config) -> None:
+    """Raises ConfigError for a policy of gradients where there are no large ones."""
+    if prior.remat != "auto":
+        raise ConfigError(
+            f"prior.remat = {prior.remat!r}: the prior {prior.name} does not take it, "
+            "no gradient passes through large networks of it; leave it out"
+        )
+
+
 def _stable_diffusion(config: Config, sharding=None) -> PriorSource:
     """Loads a folder of Stable Diffusion, the embedded toybox-sd among them."""
     # Imported here: networks and tokenizers take a second to import.
@@ -69,6 +78,7 @@ def _stable_diffusion(config: Config, sharding=None) -> PriorSource:
         depth_folder=prior.depth_folder,
         normals_folder=prior.normals_folder,
         perp_neg=prior.perp_neg,
+        remat=prior.remat,
     )
 
 
@@ -88,6 +98,7 @@ def _stable_diffusion3(config: Config, sharding=None) -> PriorSource:
         depth_folder=prior.depth_folder,
         normals_folder=prior.normals_folder,
         perp_neg=prior.perp_neg,
+        remat=prior.remat,
     )
 
 
@@ -108,6 +119,7 @@ def _multiview(config: Config, sharding=None) -> PriorSource:
         lora_rank=prior.lora_rank,
         depth_folder=prior.depth_folder,
         normals_folder=prior.normals_folder,
+        remat=prior.remat,
     )
 
 
@@ -117,6 +129,7 @@ def _deepfloyd(config: Config, sharding=None) -> PriorSource:
 
     others = ("vae_folder", "adapter_folder", "depth_folder", "normals_folder")
     _leave_out(config.prior, *others, "perp_neg", *_of_files(config.prior))
+    _no_gradient(config.prior)
     return deepfloyd.load(**_folder_and_prompt(config, sharding))
 
 
@@ -124,6 +137,7 @@ def _gaussian_mixture(config: Config, sharding=None) -> PriorSource:
     """Makes a mixture of k flat colours with isotropic variances, on images x."""
     del sharding  # no parameters of a network
     _leave_out(config.prior, "vae_folder", *_of_files(config.prior))
+    _no_gradient(config.prior)
     prior, shape = config.prior, (config.resolution, config.resolution, 3)
     colors = 2.0 * np.asarray(prior.means, np.float32) - 1.0
     means = np.broadcast_to(colors[:, None, None, :], (len(colors), *shape))
@@ -149,6 +163,7 @@ def _empirical(config: Config, sharding=None) -> PriorSource:
 
     del sharding  # the toybox's VAE, where there is one: 3 MB
     _leave_out(config.prior, *_of_files(config.prior))
+    _no_gradient(config.prior)
     return true_renders(config)
 
 

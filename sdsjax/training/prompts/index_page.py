@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from sdsjax.diagnostics.plots import number
+from sdsjax.evaluation.records import FIGURES, Figure, read_figures
 from sdsjax.exports.report import TRUTH_ROWS, is_marked, page, section, table
 from sdsjax.files.atomic import write_bytes
 
@@ -30,7 +31,9 @@ LINKS = {
     "splats.ply": "splats",
     "metrics.json": "metrics",
 }
-SHOWN = ("iou", "psnr", "janus_rate")  # of the scores, under a thumbnail
+# of the scores, under a thumbnail
+SHOWN = ("iou", "psnr", "janus_rate", "clip_similarity", "clip_r_precision")
+ROWS = (*TRUTH_ROWS, *((key, label, "", better) for key, _, label, better in FIGURES))
 
 
 class Entry(NamedTuple):
@@ -75,16 +78,18 @@ def _link(path: Path, beside: Path, text: str) -> str:
     return f'<a href="{escape(where, quote=True)}">{text}</a>'
 
 
-def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
+def _scores(entry: Entry, metrics: Mapping[str, Any]) -> dict[str, Figure]:
+    """Reads an asset's scores, each with what it was measured by."""
     truth = metrics.get("truth")
     known = truth if isinstance(truth, dict) else {}
-    return {
-        key: value
+    scores = {
+        key: Figure(value, key)
         for key, value in known.items()
         if isinstance(value, int | float)
         and not isinstance(value, bool)
         and math.isfinite(value)
     }
+    return scores | read_figures(entry.folder)
 
 
 def _card(entry: Entry, beside: Path, metrics: Mapping[str, Any]) -> str:
@@ -102,8 +107,10 @@ def _card(entry: Entry, beside: Path, metrics: Mapping[str, Any]) -> str:
         if (folder / "report.html").is_file():
             media = _link(folder / "report.html", beside, media)
     badge = "badge" if entry.status in ("finished", "waiting") else "badge aborted"
-    scores, labels = _scores(metrics), {key: label for key, label, *_ in TRUTH_ROWS}
-    said = [f"{labels[key]} {number(scores[key])}" for key in SHOWN if key in scores]
+    scores, labels = _scores(entry, metrics), {key: label for key, label, *_ in ROWS}
+    said = [
+        f"{labels[key]} {number(scores[key].value)}" for key in SHOWN if key in scores
+    ]
     lines = [
         f'<span class="{badge}">{escape(entry.status)}</span>'
         f"<strong>{escape(entry.prompt)}</strong>",
@@ -115,11 +122,12 @@ def _card(entry: Entry, beside: Path, metrics: Mapping[str, Any]) -> str:
     return f"<figure>{media}<figcaption>{body}</figcaption></figure>"
 
 
-def _mean_scores(rows: Sequence[Mapping[str, float]]) -> str:
+def _mean_scores(rows: Sequence[Mapping[str, Figure]]) -> str:
     lines = []
-    for key, label, unit, better in TRUTH_ROWS:
-        values = [row[key] for row in rows if key in row]
-        if values:
+    for key, label, unit, better in ROWS:
+        values = [row[key].value for row in rows if key in row]
+        # a mean over numbers of several networks or lists would say nothing
+        if values and len({row[key].by for row in rows if key in row}) == 1:
             mean = f"{number(sum(values) / len(values))} {unit}".strip()
             name = f"{label} <small>({better} is better)</small>"
             lines.append([name, mean, str(len(values))])
@@ -138,7 +146,7 @@ def index_html(title: str, entries: Sequence[Entry], beside: Path) -> str:
     said = ", ".join(f"{count} {status}" for status, count in counts.items())
     cards = "".join(_card(e, beside, m) for e, m in zip(entries, metrics))
     scored = [
-        _scores(m) for e, m in zip(entries, metrics) if e.status == "finished" and m
+        _scores(e, m) for e, m in zip(entries, metrics) if e.status == "finished" and m
     ]
     body = f'<p class="lede">{escape(said)}</p>{MARK}>{cards}</div>'
     return page(title, body + section("Means", _mean_scores(scored)))

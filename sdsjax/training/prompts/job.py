@@ -36,6 +36,12 @@ from sdsjax.training.prompts.chunks import (
     width_of,
 )
 from sdsjax.training.prompts.index_page import Entry, is_index, write_index
+from sdsjax.training.prompts.list_file import (
+    LIST,
+    ListedAsset,
+    may_be_replaced,
+    write_list,
+)
 from sdsjax.training.prompts.stacking import split_priors
 from sdsjax.training.session import Session
 from sdsjax.training.train import (
@@ -54,13 +60,14 @@ class Request(NamedTuple):
     """One asset that is asked for.
 
     config: resolved; workdir: its run directory; command: what asks for it alone;
-    place: where its prompt is written, for messages.
+    place: where its prompt is written, for messages; group: of the file, or "".
     """
 
     config: Any
     workdir: Path
     command: Sequence[str]
     place: str
+    group: str = ""
 
 
 class Outcome(NamedTuple):
@@ -118,6 +125,11 @@ def check_root(root: Path) -> None:
     if not is_index(root / INDEX):
         raise RunError(
             f"{root / INDEX} was not made by sdsjax and would be overwritten: choose "
+            "another --workdir"
+        )
+    if not may_be_replaced(root):
+        raise RunError(
+            f"{root / LIST} was not made by sdsjax and would be overwritten: choose "
             "another --workdir"
         )
 
@@ -331,9 +343,10 @@ def write_page(
     part: Part,
     say: Callable[[str], None],
 ) -> None:
-    """Writes the index of all; a disk that does not take it is only a warning.
+    """Writes the index of all, a page and a list for programs.
 
-    own: how this process's part of the requests ended, None for what has not yet.
+    own: how this process's part of the requests ended, None for what has not yet. A
+    disk that does not take them is only a warning.
     """
     outcomes: list[Outcome | None] = [None] * len(requests)
     for position, outcome in zip(part.of(len(requests)), own):
@@ -342,5 +355,12 @@ def write_page(
     try:
         root.mkdir(parents=True, exist_ok=True)
         write_index(root / INDEX, f"{len(entries)} prompts", entries)
+        write_list(
+            root,
+            [
+                ListedAsset(one.prompt, request.group, one.folder, one.status, one.note)
+                for request, one in zip(requests, entries)
+            ],
+        )
     except OSError as error:
         say(f"warning: {root / INDEX} was not written: {in_words(error)}")

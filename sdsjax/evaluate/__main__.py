@@ -1,0 +1,7 @@
+"""Runs `python -m sdsjax.evaluate`."""
+
+import sys
+
+from sdsjax.cli.scores.evaluate_command import cli
+
+sys.exit(cli())

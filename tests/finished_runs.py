@@ -1,0 +1,30 @@
+"""What a finished run leaves behind, made without one.
+
+Not a test; those of exporting and of editing share it.
+"""
+
+import json
+
+import jax.numpy as jnp
+
+from sdsjax.runs.checkpoints import Checkpoints, digest
+from sdsjax.training import train_step
+from sdsjax.training.config import to_json
+
+STEP = 3
+
+
+def finished(folder, config, params, rep_state):
+    """What a run leaves behind, without one: the files that the command reads."""
+    folder.mkdir()
+    rest = {"moments": jnp.ones(3)}
+    state = train_step.TrainState(jnp.int32(STEP), params, rep_state, rest, ())
+    Checkpoints(folder / "checkpoints").save(STEP, state)
+    files = {
+        "run.json": {"format": "sdsjax-run-1"},
+        "config.json": to_json(config),
+        "finished.json": {"step": STEP, "state_sha256": digest(state)},
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    return folder
