@@ -19,7 +19,6 @@ from sdsjax.models.loading import hub
 from sdsjax.models.loading.scheduler import read_flow_schedule
 from sdsjax.models.loading.sd3 import folder as sd3
 from sdsjax.models.mmdit import Text
-from sdsjax.priors.stable_diffusion3 import encode_texts
 from sdsjax.toybox.scoring.measure import PAIR_FRACTION
 from sdsjax.toybox.scoring.sample import BATCH, ddim_times
 from sdsjax.toybox.training import pool as pools
@@ -34,9 +33,17 @@ class FlowNetworks(NamedTuple):
     schedule: NoiseSchedule
 
     def told(self, texts: Sequence[str]) -> Text:
-        """What the transformer is told of texts, [n ...]."""
-        width = self.transformer.config.context
-        return encode_texts(self.encoders, list(texts), width)
+        """What the transformer is told of texts, [n ...]: zeros in the place of T5's."""
+        states, pooled, encoders = [], [], self.encoders
+        for network, tokenizer in encoders.clips:
+            ids = jnp.asarray(tokenizer(list(texts)))
+            found: Any = network.module.apply({"params": network.params}, ids)
+            states.append(found[0])
+            pooled.append(found[1])
+        told = jnp.concatenate(states, axis=-1)
+        more = self.transformer.config.context - told.shape[-1]
+        told = jnp.pad(told, ((0, 0), (0, encoders.t5_tokens), (0, more)))
+        return Text(told, jnp.concatenate(pooled, axis=-1))
 
 
 def load_flow(folder) -> FlowNetworks:
