@@ -33,7 +33,7 @@ class FlowNetworks(NamedTuple):
     schedule: NoiseSchedule
 
     def told(self, texts: Sequence[str]) -> Text:
-        """What the transformer is told of texts, [n ...]: zeros in the place of T5's."""
+        """What the transformer is told of texts, [n ...]; zeros for T5's states."""
         states, pooled, encoders = [], [], self.encoders
         for network, tokenizer in encoders.clips:
             ids = jnp.asarray(tokenizer(list(texts)))
@@ -86,7 +86,8 @@ def sample(
             v: Any = transformer.module.apply(
                 {"params": params["transformer"]}, jnp.concatenate([z, z]), time, both
             )
-            return z + (after - now) * guide(*jnp.split(v, 2), guidance_scale), None
+            cond, uncond = jnp.split(v, 2)
+            return z + (after - now) * guide(cond, uncond, guidance_scale), None
 
         z = jax.random.normal(key, (count, side, side, channels))
         z, _ = jax.lax.scan(step, z, (times[:-1], levels[:-1], levels[1:]))
