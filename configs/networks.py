@@ -23,14 +23,18 @@ def stable_diffusion_xl(config: Config) -> Config:
 
 
 def stable_diffusion_35(config: Config) -> Config:
-    """Stable Diffusion 3.5-medium in the place of 2.1-base, at 512x512 too.
-
-    Times inside the range move to where the signal is as strong beside the noise: 500
-    (SSD's threshold, the window's end) to 350, 200 (NFSD's switch) to 160.
-    """
+    """Stable Diffusion 3.5-medium in the place of 2.1-base, at 512x512 too."""
     config.prior.name = "stable_diffusion3"
     config.prior.folder = "stabilityai/stable-diffusion-3.5-medium"
     config.prior.image_size = 512
+    return at_flow_times(config)
+
+
+def at_flow_times(config: Config) -> Config:
+    """Moves times inside the range to where signal and noise are as they were.
+
+    500 (SSD's threshold, the window's end) to 350, 200 (NFSD's switch) to 160.
+    """
     if "threshold" in config.estimator:
         config.estimator.threshold *= 0.7
     if "switch_time" in config.estimator:
@@ -58,3 +62,16 @@ def sd3_of(sd21: Variant) -> Variant:
         return stable_diffusion_35(sd21())
 
     return sd3
+
+
+def flow_of(toybox: Variant) -> Variant:
+    """A method's `:flow`: the same on toybox-flow, a miniature Stable Diffusion 3."""
+
+    def flow() -> Config:
+        """Gaussians on the embedded toybox-flow: flow matching, view words, 64x64."""
+        config = toybox()
+        config.prior.name = "stable_diffusion3"
+        config.prior.folder = "toybox-flow"
+        return at_flow_times(config)
+
+    return flow

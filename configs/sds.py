@@ -1,9 +1,9 @@
 """Score Distillation Sampling: the guided noise prediction minus the noise added.
 
 Paper: DreamFusion (arXiv 2209.14988), eq. 3; its omega is `guidance_scale` - 1.
-Cost: `:mv`, `:toybox` about 2 minutes on 2 CPU cores, `:image` half of one; `:sd21`,
-`:sdxl`, `:sd3`, `:if64` want an accelerator and have only been run on small random
-weights; they optimise Gaussians where the paper has a NeRF (nerf.py).
+Cost: `:mv`, `:toybox`, `:flow` about 2 minutes on 2 CPU cores, `:image` half of one;
+`:sd21`, `:sdxl`, `:sd3`, `:if64` want an accelerator and have only been run on small
+random weights; they optimise Gaussians where the paper has a NeRF (nerf.py).
 Command: python -m sdsjax.main --config=configs/sds.py --config.prompt="a red mug"
 """
 
@@ -18,7 +18,7 @@ from configs.base import (
     mv_of,
     sd21_of,
 )
-from configs.networks import sd3_of, sdxl_of
+from configs.networks import flow_of, sd3_of, sdxl_of
 from sdsjax.training.config import Config
 
 
@@ -41,6 +41,7 @@ sd21 = sd21_of(toybox, guidance_scale=100.0)
 VARIANTS = {
     "mv": mv_of(toybox),
     "toybox": toybox,
+    "flow": flow_of(toybox),
     "sd21": sd21,
     "sdxl": sdxl_of(sd21),
     "sd3": sd3_of(sd21),

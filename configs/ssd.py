@@ -4,9 +4,9 @@ Paper: Stable Score Distillation for High-Quality 3D Generation (arXiv 2312.0930
 1. M (`estimator.threshold`) is not stated there and is the decisive setting.
 `:nerf` is the paper's own kind of run (sec. 5) at the size of the toybox, `:nerf_sd21`
 at its full size; `:mv`, the default, `:toybox` and `:sd21` optimise Gaussians.
-Cost: `:mv`, `:toybox` about 2 minutes on 2 CPU cores, `:image` half of one; `:sd21` and
-`:nerf_sd21`, at the paper's settings, `:sdxl` and `:sd3` want an accelerator and have
-only been run on small random weights.
+Cost: `:mv`, `:toybox`, `:flow` about 2 minutes on 2 CPU cores, `:image` half of one;
+`:sd21` and `:nerf_sd21`, at the paper's settings, `:sdxl` and `:sd3` want an
+accelerator and have only been run on small random weights.
 Command: python -m sdsjax.main --config=configs/ssd.py --config.prompt="a red mug"
 """
 
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import nerf as fields
 from configs.base import base_config, choice, exact_of, image_of, mv_of, sd21_of
-from configs.networks import sd3_of, sdxl_of
+from configs.networks import flow_of, sd3_of, sdxl_of
 from sdsjax.training.config import Config
 
 
@@ -53,6 +53,7 @@ def nerf_sd21() -> Config:
 VARIANTS = {
     "mv": mv_of(toybox),
     "toybox": toybox,
+    "flow": flow_of(toybox),
     "sd21": sd21_of(toybox),
     "sdxl": sdxl_of(sd21_of(toybox)),
     "sd3": sd3_of(sd21_of(toybox)),

@@ -54,13 +54,13 @@ def by_power(name: str, **fixed):
     )
 
 
-SCALE, POWER = "guidance scale", "p of w = sigma^p"
+SCALE, POWER, TIME = "guidance scale", "p of w = sigma^p", "M"
 # In this order, so that a league cut short holds the best-known names.
 ENTRIES = {
     "sds": Entry(by_scale("sds"), SCALE, (7.5, 20.0), 2),
     "ssd": Entry(
         lambda schedule, m: ESTIMATORS["ssd"](schedule, threshold=m),
-        "M", (500.0, 300.0), 2, static=True,
+        TIME, (500.0, 300.0), 2, static=True,
     ),
     "mode_disengaging": Entry(by_power("mode_disengaging"), POWER, (2.0, 0.0), 2),
     "mode_seeking_sds": Entry(by_power("mode_seeking_sds"), POWER, (2.0, 0.0), 1),
@@ -84,7 +84,7 @@ class Plan(NamedTuple):
 
     UNet evaluations a run, views a step, reported prompts, seeds; rates: factors of
     every learning rate, the first with each setting, the others with the better one;
-    the estimators that play; samples of one gradient for noise.py.
+    the estimators that play; samples of one gradient for noise.py; the embedded prior.
     """
 
     calls: int
@@ -94,12 +94,28 @@ class Plan(NamedTuple):
     rates: tuple[float, ...]
     only: tuple[str, ...] = tuple(ENTRIES)
     samples: int = 256
+    prior: str = "toybox-sd"
 
     def steps(self, entry: Entry) -> int:
         return self.calls // (self.batch * entry.calls)
 
 
 FULL = Plan(calls=4800, batch=2, prompts=len(REPORT), seeds=3, rates=(1.0, 3.0))
+# the config that a prior is built by
+CONFIGS = {"toybox-sd": "sds:toybox", "toybox-flow": "sds:flow"}
+
+
+def candidates(entry: Entry, prior: str) -> tuple[float, float]:
+    """The settings that are tried; times are those of equal signal to noise.
+
+    For flow matching .7 of a variance-preserving schedule's, as in configs/networks.py.
+    """
+    if prior != "toybox-flow" or entry.setting != TIME:
+        return entry.candidates
+    first, second = entry.candidates
+    return 0.7 * first, 0.7 * second
+
+
 OPTIONS = {
     "calls": Option("UNet evaluations a run"),
     "batch": Option("views a step"),

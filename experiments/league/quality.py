@@ -1,15 +1,16 @@
-"""The league on toybox-sd: Gaussians, ground truth, equal network calls; see README.md.
+"""The league on toybox-sd and toybox-flow: Gaussians, equal calls; see README.md.
 
 A run makes `calls` evaluations of the UNet, a backward pass of VSD's LoRA counting as
 two, so that an estimator of b calls a view takes calls / (b batch) steps. Each is tuned
 on the prompts of TUNE in a few trials (two settings at the first of `rates`, which
 multiply all learning rates, then the others at the better one) and reported at the
-best. One row a run in `results/toybox-sd.jsonl`; one compiled step an estimator serves
-all prompts and seeds.
+best. One row a run in `results/toybox-sd.jsonl` (toybox-flow.jsonl); one compiled step
+an estimator serves all prompts and seeds.
 
     python experiments/league/run.py --full
     python experiments/league/run.py --full --calls 4800 --prompts 6 --seeds 3
     python experiments/league/run.py --full --only-report
+    python experiments/league/run.py --flow         # flow matching
 """
 
 from __future__ import annotations
@@ -18,7 +19,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
-from entries import ENTRIES, FULL, HERE, OPTIONS, TUNE, Job, Plan, share
+from entries import (
+    CONFIGS,
+    ENTRIES,
+    FULL,
+    HERE,
+    OPTIONS,
+    TUNE,
+    Job,
+    Plan,
+    candidates,
+    share,
+)
 from standings import best, order, reported, sheet, table
 
 from sdsjax.cli.checks import resolve
@@ -39,7 +51,7 @@ class LeagueRuns:
     def __init__(self, plan: Plan):
         def build_run(prompt: str, steps: int):
             given = {"prompt": prompt, "steps": steps, "batch_size": plan.batch}
-            return build(resolve("sds:toybox", given))
+            return build(resolve(CONFIGS[plan.prior], given))
 
         self.plan, self.runs = plan, ToyboxRuns(build_run)
 
@@ -69,7 +81,7 @@ class LeagueRuns:
 def tuning(name: str, plan: Plan, done: dict) -> Iterator[Job]:
     """The trials of an estimator, each asked for once those before it are done."""
     entry = ENTRIES[name]
-    for setting in entry.candidates:
+    for setting in candidates(entry, plan.prior):
         for prompt in TUNE:
             yield Job(name, setting, plan.rates[0], prompt, 0, plan.calls)
     setting, _ = best(name, plan, done)
@@ -107,14 +119,17 @@ def report(run: Run) -> str:
     """The standings, "" while nobody is ranked."""
     if not order(run.plan, run.rows):
         return ""
-    noise = read_rows(run.results / "toybox-noise.jsonl", "key")
+    noise = {}
+    if run.plan.prior == "toybox-sd":  # whose noise it is
+        noise = read_rows(run.results / "toybox-noise.jsonl", "key")
     return table(run.plan, run.rows, noise)
 
 
-def experiment() -> Experiment:
+def experiment(prior: str = "toybox-sd", flag: str = "--full") -> Experiment:
+    plan = FULL._replace(prior=prior)
     return Experiment(
-        HERE, __doc__, FULL, FULL, worker=worker, table=report, flag="--full",
-        jobs=lambda run: jobs_of(run.plan, run.rows), stem="toybox-sd",
+        HERE, __doc__, plan, plan, worker=worker, table=report, flag=flag,
+        jobs=lambda run: jobs_of(run.plan, run.rows), stem=prior,
         figure=lambda run: sheet(run.plan, run.rows, run.workdir, run.file(".png")),
         options={"prompts": Option("reported prompts"), **OPTIONS},
     )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from entries import ALIASES, ENTRIES, REPORT, TUNE, Job, Plan, share
+from entries import ALIASES, ENTRIES, REPORT, TUNE, Job, Plan, candidates, share
 from ranking import paired, rank_line
 
 from sdsjax.studies.report import markdown_table, save_sheet_of_files
@@ -17,7 +17,7 @@ from sdsjax.studies.toybox_run import side_by_side, true_views
 def trials(name: str, plan: Plan, done: dict) -> dict[tuple[float, float], float]:
     """The mean share of the ceiling over TUNE by (setting, rate) of complete trials."""
     found = {}
-    for setting in ENTRIES[name].candidates:
+    for setting in candidates(ENTRIES[name], plan.prior):
         for rate in plan.rates:
             keys = [Job(name, setting, rate, p, 0, plan.calls).key() for p in TUNE]
             if all(key in done for key in keys):
@@ -173,7 +173,7 @@ def table(plan: Plan, done: dict, noise: Mapping | None = None) -> str:
             label = f"{name} {setting:g}, rates x{rate:g}{mark}"
             trial_rows.append([label, f"{value:.3f}"])
     lines = [
-        f"toybox-sd, Gaussians, {plan.calls} evaluations of the UNet a run, "
+        f"{plan.prior}, Gaussians, {plan.calls} evaluations of the network a run, "
         f"{plan.batch} views a step; {plan.prompts} prompts, up to {plan.seeds} seeds. "
         "+-: standard error over prompts; in brackets: mean standard deviation over "
         "seeds.",

@@ -65,10 +65,7 @@ TOYBOX = EMBEDDED["stable_diffusion"]
 TOYBOX_DEPTH = "toybox-dpt"
 TOYBOX_NORMALS = "toybox-normals"
 # the published weights of kinds that have no embedded ones
-GATED = {
-    "deepfloyd": "DeepFloyd/IF-I-XL-v1.0",
-    "stable_diffusion3": "stabilityai/stable-diffusion-3.5-medium",
-}
+GATED = {"deepfloyd": "DeepFloyd/IF-I-XL-v1.0"}
 
 
 def check_names(config: Config, flat: Mapping[str, Any]) -> None:

@@ -25,7 +25,11 @@ def _first_line(documented) -> str:
 
 def _wrapped(text: str, depth: int) -> str:
     return textwrap.fill(
-        text, 88, initial_indent="  " * depth, subsequent_indent="  " * (depth + 1)
+        text,
+        88,
+        initial_indent="  " * depth,
+        subsequent_indent="  " * (depth + 1),
+        break_on_hyphens=False,  # names of repositories stay whole
     )
 
 

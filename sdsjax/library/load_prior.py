@@ -56,9 +56,9 @@ def load_prior(
 ) -> LoadedPrior:
     """Loads a diffusion prior with its prompt encoded.
 
-    folder: `toybox-sd` or `toybox-mv` (embedded, offline), a folder in the Hugging Face
-    layout, a repository's id, or `exact`: the toybox's true scores at each camera,
-    before white; it takes seconds, and each view's score is rendered anew.
+    folder: `toybox-sd`, `toybox-mv` or `toybox-flow` (embedded, offline), a folder in
+    the Hugging Face layout, a repository's id, or `exact`: the toybox's true scores at
+    each camera, before white; it takes seconds, and each view's score is rendered anew.
     settings: keys of a config's `prior` section (`dtype="bfloat16"`,
     `view_prompts=False`, ...) and `resolution`, px, of a prior that takes any. Raises
     ConfigError (a ValueError, one line) and the loaders' own errors.

@@ -88,9 +88,7 @@ def _train(arguments):
     elif name == "multiview":
         _train_multiview(work, out, recipe)
     elif name == "flow":
-        from sdsjax.toybox.training.train_flow import train_flow
-
-        train_flow(work, out, recipe)
+        _train_flow(work, out, recipe)
     else:
         _train_companion(name, work, out, recipe)
     print(f"wrote {out}")
@@ -131,6 +129,15 @@ def _train_multiview(work, out, recipe):
     azimuth.load_azimuth()
     train_multiview(work, out, recipe)
     card_views.write_card(out, work, recipe)
+
+
+def _train_flow(work, out, recipe):
+    from sdsjax.toybox.scoring import card_flow, judge
+    from sdsjax.toybox.training.train_flow import train_flow
+
+    judge.load_judge()  # before hours of training, not after
+    train_flow(work, out, recipe)
+    card_flow.write_card(out, work, recipe)
 
 
 def _train_prior(work, out, recipe):
@@ -205,17 +212,20 @@ def _add_measure(commands):
 
 def _judge(arguments):
     from sdsjax.models.loading import hub
-    from sdsjax.models.unets.multiview import MultiViewConfig
-    from sdsjax.toybox.scoring import measure, measure_views
+    from sdsjax.toybox.scoring import flow, measure, measure_views
 
     asked = {"guidance_scale": arguments.guidance_scale, "steps": arguments.steps}
     more = {"count": arguments.count, "seed": arguments.seed} | asked
     root = hub.resolve(arguments.folder)
-    if isinstance(hub.read_config(root, "unet"), MultiViewConfig):
+    kind = hub.kind_of(root)
+    if kind == "multiview":
         found = measure_views.judge_views(hub.load_multiview(root), **more)
         shares, pictures, texts = found
         texts = [text for text in texts for _ in pictures[0]]
         pictures = pictures.reshape(-1, *pictures.shape[2:])
+    elif kind == "stable_diffusion3":
+        found = measure.judge_samples(flow.load_flow(root), draw=flow.sample, **more)
+        shares, pictures, texts = found
     else:
         found = measure.judge_samples(hub.load_stable_diffusion(root), **more)
         shares, pictures, texts = found
@@ -236,7 +246,7 @@ def _add_judge(commands):
         "--count", type=int, default=1000, help="samples, or view sets"
     )
     command.add_argument("--guidance_scale", type=float, default=GUIDANCE_SCALE)
-    command.add_argument("--steps", type=int, default=STEPS, help="DDIM steps a sample")
+    command.add_argument("--steps", type=int, default=STEPS, help="steps a sample")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--sheet", help="also draw the first 64 samples here")
     command.set_defaults(run=_judge)

@@ -87,7 +87,8 @@ def judged_table(shares: dict, judge: dict) -> list[str]:
     ]
 
 
-def _swept(sweep: dict[float, dict]) -> list[str]:
+def swept_table(sweep: dict[float, dict]) -> list[str]:
+    """Markdown: what the judge names rightly, a row a guidance scale."""
     lines = [
         f"| guidance scale | {' | '.join(NAMED.values())} |",
         "|---|---|---|---|---|",
@@ -151,7 +152,7 @@ def write_card(
         f"{measure.STEPS}\n",
         "\n".join(judged_table(shares, judge)) + "\n",
         f"Other guidance scales, {few} samples each:\n",
-        "\n".join(_swept(sweep)) + "\n",
+        "\n".join(swept_table(sweep)) + "\n",
         "![samples](samples.png)\n",
         "## Files\n",
         "\n".join(files_table(folder)) + "\n",

@@ -7,6 +7,7 @@ on fresh renders. All are deterministic from their seeds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ STEPS = 40  # of DDIM, a sample
 
 
 def judge_samples(
-    networks: StableDiffusion,
+    networks: Any,
     *,
+    draw: Callable[..., np.ndarray] = sample,
     count: int = 1000,
     guidance_scale: float = GUIDANCE_SCALE,
     steps: int = STEPS,
@@ -40,10 +42,11 @@ def judge_samples(
 ) -> tuple[dict, np.ndarray, list[str]]:
     """Samples captions from a prior, and asks the judge what the pictures show.
 
-    Returns (the shares of `judge.agreement`, pictures [count h w 3], captions).
+    networks: what `draw`, a function like `sample`, takes. Returns (the shares of
+    `judge.agreement`, pictures [count h w 3], captions).
     """
     texts, wanted = prompts_to_judge(count, PAIR_FRACTION, seed)
-    pictures = sample(
+    pictures = draw(
         networks,
         texts,
         jax.random.key(seed),
