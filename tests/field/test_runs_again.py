@@ -228,6 +228,9 @@ def test_a_diverged_run_keeps_no_older_picture(copy, monkeypatch, capsys):
     assert metrics_of(copy)["status"] == "aborted"
 
 
+# Quickly, in halves: exports/test_report has a failing mesh become a warning, and the
+# run above that diverged removes an older picture and says so.
+@pytest.mark.slow
 def test_a_mesh_that_fails_is_said_and_leaves_no_older_one(
     tmp_path, monkeypatch, capsys
 ):

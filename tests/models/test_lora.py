@@ -23,7 +23,7 @@ KERNELS = 4 * 8  # four transformers of two attentions with four projections eac
 
 def drawn_like(shapes, seed, scale=0.2):
     draw = np.random.default_rng(seed).normal
-    return jax.tree.map(lambda s: jnp.float32(scale * draw(size=s.shape)), shapes)
+    return jax.tree.map(lambda s: np.float32(scale * draw(size=s.shape)), shapes)
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +89,10 @@ def test_the_gradient_reaches_every_factor(params, inputs):
     def slope(psi, params, inputs):
         return jnp.sum(adapted(params, psi, *inputs) ** 2)
 
-    grads = slope(psi, params, inputs)
+    grads = jax.device_get(slope(psi, params, inputs))
     for path, leaf in flatten_dict(grads._asdict()).items():
-        assert jnp.abs(leaf).max() > 0, path
-        assert jnp.isfinite(leaf).all(), path
+        assert np.abs(leaf).max() > 0, path
+        assert np.isfinite(leaf).all(), path
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
@@ -143,9 +143,9 @@ def test_factors_stay_float32_beside_a_bfloat16_base():
     assert {p.dtype for p in jax.tree.leaves(psi)} == {jnp.dtype("float32")}
     assert call(psi).dtype == jnp.bfloat16
     total = jax.grad(lambda psi: call(psi).astype(jnp.float32).sum())
-    slope = jax.jit(total)(psi)
+    slope = jax.device_get(jax.jit(total)(psi))
     assert {p.dtype for p in jax.tree.leaves(slope)} == {jnp.dtype("float32")}
-    assert all(jnp.abs(p).max() > 0 for p in jax.tree.leaves(slope.factors))
+    assert all(np.abs(p).max() > 0 for p in jax.tree.leaves(slope.factors))
 
 
 @pytest.mark.parametrize(

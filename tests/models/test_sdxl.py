@@ -69,6 +69,7 @@ def test_published_config():
     assert (read.projection, read.end, read.text.layers) == (1280, 2, 32)
 
 
+@pytest.mark.slow
 def test_full_size_counts():
     for component, config, keys, parameters in (
         (hub.COMPONENTS["unet"], folders.SDXL, 1680, 2_567_463_684),

@@ -75,17 +75,29 @@ def adapter_noise(source):
     return jax.jit(lambda p, *args: source.bind(p).adapter.noise(*args))
 
 
+@pytest.fixture(scope="module")
+def psi(source):
+    return begun(source)
+
+
+@pytest.fixture(scope="module")
+def call(source):
+    """The adapter's noise, (parameters, psi, z_t, t, view) -> noise."""
+    return adapter_noise(source)
+
+
 @pytest.mark.parametrize("adapter", ["own", "named"])
-def test_begins_as_the_network_beneath(plain, velocity, source, noisy, adapter):
+def test_begins_as_the_network_beneath(
+    plain, velocity, source, psi, call, noisy, adapter
+):
     network = source
     if adapter == "named":
         network = stable_diffusion.load(velocity, "red cat")
         source = stable_diffusion.load(
             plain, "red cat", adapter_folder=velocity, lora_rank=2
         )
-    psi = begun(source)
+        psi, call = begun(source), adapter_noise(source)
     assert isinstance(psi, Lora)
-    call = adapter_noise(source)
     want = jax.jit(lambda p, *args: network.bind(p).noise(*args, ("cond",)).cond)
     found = call(source.params, psi, *noisy, LEFT)
     np.testing.assert_allclose(
@@ -99,7 +111,7 @@ def test_begins_as_the_network_beneath(plain, velocity, source, noisy, adapter):
         np.testing.assert_allclose(null, none, rtol=1e-5, atol=1e-6)
 
 
-def test_learns_by_gradient_and_leaves_the_base_alone(source, noisy):
+def test_learns_by_gradient_and_leaves_the_base_alone(source, psi, noisy):
     eps = jax.random.normal(jax.random.key(3), noisy[0].shape)
 
     @jax.jit
@@ -109,7 +121,7 @@ def test_learns_by_gradient_and_leaves_the_base_alone(source, noisy):
         found = source.bind(params).adapter.noise(psi, *noisy, LEFT)
         return jnp.mean((found - eps) ** 2)
 
-    psi = jax.device_get(begun(source))
+    psi = jax.device_get(psi)
     first, _ = loss((source.params, psi))
     for _ in range(5):
         value, (base, slope) = jax.device_get(loss((source.params, psi)))
@@ -121,25 +133,21 @@ def test_learns_by_gradient_and_leaves_the_base_alone(source, noisy):
     assert np.abs(moved["attn2"]["to_k"]["up"]).max() > 0
 
 
-def test_mapped_over_views_it_is_one_batch(source, noisy):
+def test_mapped_over_views_it_is_one_batch(source, psi, call, noisy):
     """As many convolutions as for one view, each over the whole batch."""
-    psi = begun(source)
     around = jax.jit(jax.vmap(lambda a: orbit_camera(a, 0.0)))
     cameras = around(np.float32([0.0, 90.0, 180.0]))
     z_t = np.stack([noisy[0]] * 3)
 
-    def noise(params, *args):
-        return source.bind(params).adapter.noise(*args)
-
     def mapped(params, *args):
-        return jax.vmap(partial(noise, params), (None, 0, None, 0))(*args)
+        return jax.vmap(partial(call, params), (None, 0, None, 0))(*args)
 
-    one = jax.jit(noise).lower(source.params, psi, *noisy, LEFT)
+    one = call.lower(source.params, psi, *noisy, LEFT)
     many = jax.jit(mapped).lower(source.params, psi, z_t, noisy[1], View(cameras))
     for kind in ("stablehlo.convolution", "stablehlo.dot_general"):
         assert one.as_text().count(kind) == many.as_text().count(kind) > 0
     found = many.compile()(source.params, psi, z_t, noisy[1], View(cameras))
-    alone = one.compile()(source.params, psi, *noisy, LEFT)
+    alone = call(source.params, psi, *noisy, LEFT)
     np.testing.assert_allclose(found[1], alone, rtol=1e-4, atol=1e-5)
 
 

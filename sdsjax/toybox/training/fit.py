@@ -147,12 +147,11 @@ def fit(
     return state
 
 
+@partial(jax.jit, static_argnums=1)
 def _first_state(params: PyTree, optimizer: optax.GradientTransformation) -> FitState:
-    params = jax.tree.map(jnp.array, params)  # a copy: the step donates its state
-    zero = jnp.zeros((), jnp.int32)
-    return FitState(
-        zero, params, jax.tree.map(jnp.copy, params), optimizer.init(params)
-    )
+    # copies, for the step donates its state; one program, not one a shape
+    copied, average = (jax.tree.map(jnp.copy, params) for _ in range(2))
+    return FitState(jnp.zeros((), jnp.int32), copied, average, optimizer.init(params))
 
 
 def _restored(

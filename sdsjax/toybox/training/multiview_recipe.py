@@ -98,18 +98,27 @@ def initial_params(start: StableDiffusion, recipe: MultiViewRecipe):
     config = network_config(start, recipe)
     side, channels = config.unet.sample_size, config.unet.in_channels
     shape = (1, 1, side, side)
-    variables = MultiViewUNet(config).init(
-        jax.random.key(recipe.seed),
-        jnp.zeros((*shape, channels)),
-        jnp.zeros(1, jnp.int32),
-        jnp.zeros((1, 2, config.unet.context)),
-        jnp.zeros((1, 1, 16)),
-        jnp.zeros((*shape, 6)),
-    )
     multiview = isinstance(start.unet.config, MultiViewConfig)
     params = start.unet.params if multiview else {"unet": start.unet.params}
-    within = grown(params, variables["params"])
-    return {"unet": within, "text_encoder": start.text_encoder.params}
+    known = flatten_dict(params)
+
+    @jax.jit
+    def draw_new(key):
+        # what the start knows is left out, and so neither drawn nor compiled
+        drawn = MultiViewUNet(config).init(
+            key,
+            jnp.zeros((*shape, channels)),
+            jnp.zeros(1, jnp.int32),
+            jnp.zeros((1, 2, config.unet.context)),
+            jnp.zeros((1, 1, 16)),
+            jnp.zeros((*shape, 6)),
+        )["params"]
+        return {k: leaf for k, leaf in flatten_dict(drawn).items() if k not in known}
+
+    within: dict = flatten_dict(hub.param_shapes("unet", config))
+    within |= draw_new(jax.random.key(recipe.seed))
+    network = grown(params, unflatten_dict(within))
+    return {"unet": network, "text_encoder": start.text_encoder.params}
 
 
 def load_start(folder: str) -> StableDiffusion:

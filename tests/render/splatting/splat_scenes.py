@@ -40,13 +40,13 @@ def cloud(n, *, seed=0, k=1, scale=0.08, opacity=0.0, dtype=jnp.float32):
 
 
 def small_camera(azimuth=30.0, elevation=20.0, width=40, height=24, **settings):
-    return _orbit(azimuth, elevation, width=width, height=height, **settings)
+    return _strong(_orbit(azimuth, elevation, width=width, height=height, **settings))
 
 
 @cache
 def projection(rasterize, seed=9, **settings):
     """A random linear functional of all four pictures, (learnt fields, background,
-    alive, camera) -> scalar: its gradient tests every output at once."""
+    alive, camera) -> (scalar, Rendering): its gradient tests every output at once."""
 
     def value(learnt, background, alive, camera):
         gaussians = Gaussians(**learnt, alive=alive)
@@ -56,7 +56,7 @@ def projection(rasterize, seed=9, **settings):
             picture = getattr(drawn, name)
             key = jax.random.fold_in(jax.random.key(seed), i)
             total += jnp.vdot(picture, jax.random.normal(key, picture.shape))
-        return total
+        return total, drawn
 
     return value
 
@@ -64,13 +64,13 @@ def projection(rasterize, seed=9, **settings):
 @cache
 def _jitted(function, **settings):
     draw = lambda g, camera, b: function(g, camera, background=b, **settings)  # noqa: E731
-    slopes = jax.grad(projection(function, **settings), argnums=(0, 1))
+    slopes = jax.value_and_grad(projection(function, **settings), (0, 1), has_aux=True)
     return jax.jit(draw), jax.jit(slopes)
 
 
-def _strong(gaussians):
+def _strong(tree):
     """The same without weak types, of which each would be a program of its own."""
-    return jax.tree.map(np.asarray, gaussians)
+    return jax.tree.map(np.asarray, tree)
 
 
 def draw(gaussians, camera, function=rasterize, background=BACKGROUND, **settings):
@@ -82,15 +82,21 @@ def draw(gaussians, camera, function=rasterize, background=BACKGROUND, **setting
     return jax.device_get(drawn)
 
 
-def gradient(function, gaussians, camera, **settings):
-    """The gradient of `projection`: a dict of the learnt fields and the background, as
-    numpy arrays."""
+def value_and_gradient(function, gaussians, camera, **settings):
+    """((value, Rendering), gradient) of `projection`, as numpy arrays, by one program:
+    the gradient is a dict of the learnt fields and the background."""
     gaussians = _strong(gaussians)
     background = np.asarray(BACKGROUND, gaussians.means.dtype)
-    learnt, slope = _jitted(function, **settings)[1](
-        learnt_fields(gaussians), background, gaussians.alive, camera
+    both = _jitted(function, **settings)[1]
+    out, (learnt, slope) = jax.device_get(
+        both(learnt_fields(gaussians), background, gaussians.alive, camera)
     )
-    return jax.device_get({**learnt, "background": slope})
+    return out, {**learnt, "background": slope}
+
+
+def gradient(function, gaussians, camera, **settings):
+    """The gradient alone."""
+    return value_and_gradient(function, gaussians, camera, **settings)[1]
 
 
 def learnt_fields(gaussians):

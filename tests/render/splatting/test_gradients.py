@@ -15,6 +15,7 @@ from splat_scenes import (
     projection,
     relative_error,
     small_camera,
+    value_and_gradient,
 )
 
 from sdsjax.render.splatting.rasterize import rasterize, rasterize_reference
@@ -67,70 +68,63 @@ def test_float64_gradient_equals_reference_and_finite_differences():
         want = gradient(rasterize_reference, gaussians, camera)
         for name in (*LEARNT, "background"):
             assert relative_error(got[name], want[name]) < 1e-11, name
-        background = jnp.array(BACKGROUND)
-        value = jax.jit(projection(rasterize_reference))
         learnt = learnt_fields(gaussians)
         for i, name in enumerate(LEARNT):
             step = np.random.default_rng(i).normal(size=learnt[name].shape)
-            moved = [{**learnt, name: learnt[name] + h * step} for h in (1e-6, -1e-6)]
             ahead, behind = (
-                value(m, background, gaussians.alive, camera) for m in moved
+                value_and_gradient(
+                    rasterize_reference,
+                    gaussians._replace(**{name: learnt[name] + h * step}),
+                    camera,
+                )[0][0]
+                for h in (1e-6, -1e-6)
             )
             slope = np.vdot(want[name], step)
             np.testing.assert_allclose((ahead - behind) / 2e-6, slope, rtol=2e-6)
 
 
-def test_forward_mode_is_the_transpose_of_reverse_mode():
-    gaussians, camera = cloud(40), small_camera()
-
-    def picture(means, differentiation):
-        return rasterize(
-            gaussians._replace(means=means),
-            camera,
-            background=jnp.array(BACKGROUND),
-            differentiation=differentiation,
-        ).rgb
-
-    direction = jax.random.normal(jax.random.key(0), gaussians.means.shape)
-    image, tangent = jax.jit(
-        lambda m, d: jax.jvp(lambda m: picture(m, "forward"), (m,), (d,))
-    )(gaussians.means, direction)
-    cotangent = jax.random.normal(jax.random.key(1), image.shape)
-
-    @jax.jit
-    def pull(means):
-        same, transpose = jax.vjp(lambda m: picture(m, "reverse"), means)
-        return same, transpose(cotangent)[0]
-
-    same, slope = pull(gaussians.means)
-    np.testing.assert_allclose(image, same, atol=1e-6)
-    np.testing.assert_allclose(
-        np.vdot(tangent, cotangent), np.vdot(slope, direction), rtol=1e-4
+def of_means(gaussians, **settings):
+    """`projection` as a function of the means and the camera."""
+    learnt, background = learnt_fields(gaussians), np.float32(BACKGROUND)
+    value = projection(rasterize, **settings)
+    return lambda means, camera: value(
+        {**learnt, "means": means}, background, gaussians.alive, camera
     )
 
 
-def test_gradient_of_vmap_is_the_sum_of_gradients():
-    gaussians = cloud(40)
-    cameras = orbits(width=24, height=24)
+def test_forward_mode_is_the_transpose_of_reverse_mode(scene):
+    gaussians, camera, _ = scene
+    value = of_means(gaussians, differentiation="forward", capacity=4096)
 
-    def energy(means, camera):
-        drawn = rasterize(
-            gaussians._replace(means=means), camera, background=jnp.array(BACKGROUND)
-        )
-        return jnp.sum(drawn.rgb**2) + jnp.sum(drawn.depth * drawn.opacity)
+    @jax.jit
+    def push(means, direction):
+        of = lambda means: value(means, camera)  # noqa: E731
+        return jax.jvp(of, (means,), (direction,), has_aux=True)
+
+    direction = np.float32(np.random.default_rng(0).normal(size=(60, 3)))
+    _, tangent, drawn = push(gaussians.means, direction)
+    (_, same), slopes = value_and_gradient(rasterize, gaussians, camera, capacity=4096)
+    np.testing.assert_allclose(drawn.rgb, same.rgb, atol=1e-6)
+    np.testing.assert_allclose(tangent, np.vdot(slopes["means"], direction), rtol=1e-4)
+
+
+def test_gradient_of_vmap_is_the_sum_of_gradients(scene):
+    """Weights tell the views apart: each one's gradient, and that of all, are those of
+    the renderings one by one."""
+    gaussians, cameras = scene[0], orbits(width=40, height=24)
+    value = of_means(gaussians, capacity=4096)
 
     @jax.jit
     @jax.grad
-    def together(means):
-        return jnp.sum(jax.vmap(energy, (None, 0))(means, cameras))
+    def together(means, weights):
+        return weights @ jax.vmap(lambda c: value(means, c)[0])(cameras)
 
-    got = together(gaussians.means)
-    each = jax.jit(jax.vmap(jax.grad(energy), (None, 0)))(gaussians.means, cameras)
-    alone = jax.jit(jax.grad(energy))
-    for i in range(3):
-        one = alone(gaussians.means, jax.tree.map(lambda a, i=i: a[i], cameras))
-        assert relative_error(each[i], one) < 1e-5
-    assert relative_error(got, np.sum(each, axis=0)) < 1e-5
+    views = (jax.tree.map(lambda a, i=i: np.asarray(a)[i], cameras) for i in range(3))
+    alone = [gradient(rasterize, gaussians, v, capacity=4096)["means"] for v in views]
+    for one, weights in zip(alone, np.eye(3, dtype=np.float32), strict=True):
+        assert relative_error(together(gaussians.means, weights), one) < 1e-5
+    got = together(gaussians.means, np.ones(3, np.float32))
+    assert relative_error(got, np.sum(alone, axis=0)) < 1e-5
 
 
 def test_screen_offset_has_the_gradient_of_the_reference():

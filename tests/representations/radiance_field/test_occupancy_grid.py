@@ -28,33 +28,38 @@ def cells_near_ball(radius, side=SIDE):
     return np.linalg.norm(np.maximum(corners, 0), axis=-1) < radius
 
 
+@partial(jax.jit, static_argnames="room")
+def there_and_back(mask, values, pull, room):
+    """(slots, what they hold, it scattered again, the gradient of that, and that of the
+    gather it stands for)."""
+    slots = active_points.assign_slots(mask, capacity=room)
+    got = active_points.gather_points(slots, values)
+
+    def scattered(values):
+        picked = values[slots.slot.reshape(-1)]
+        kept = slots.kept.reshape(-1, 1)
+        return jnp.where(kept, picked, 0).reshape(5, 6, 2)
+
+    back, mine = jax.vjp(partial(active_points.scatter_points, slots), got)
+    return slots, got, back, mine(pull)[0], jax.vjp(scattered, got)[1](pull)[0]
+
+
 def test_slots_are_taken_from_the_camera_on():
     """By a loop: first points first; what has no room goes without."""
     rng = np.random.default_rng(0)
     mask = rng.random((5, 6)) < 0.5
-    values = rng.random((5, 6, 2)).astype(np.float32)
+    values, pull = rng.random((2, 5, 6, 2)).astype(np.float32)
     order = [(r, i) for i in range(6) for r in range(5) if mask[r, i]]
     for room in (4, len(order), 29):
-        slots = jax.jit(active_points.assign_slots, static_argnames="capacity")(
-            mask, capacity=room
-        )
-        got = active_points.gather_points(slots, values)
+        found = there_and_back(mask, values, pull, room)
+        slots, got, back, mine, theirs = jax.device_get(found)
         want = np.zeros((5, 6, 2))
         for slot, (r, i) in enumerate(order[:room]):
             np.testing.assert_array_equal(got[slot], values[r, i])
             want[r, i] = values[r, i]
-        np.testing.assert_array_equal(active_points.scatter_points(slots, got), want)
-        assert int(slots.kept.sum()) == int(slots.used.sum()) == min(room, len(order))
-
-        # put_back's gradient is that of the scatter it stands for
-        def scattered(values, slots=slots):
-            picked = values[slots.slot.reshape(-1)]
-            kept = slots.kept.reshape(-1, 1)
-            return jnp.where(kept, picked, 0).reshape(5, 6, 2)
-
-        pull = jnp.asarray(rng.normal(size=(5, 6, 2)).astype(np.float32))
-        mine = jax.vjp(partial(active_points.scatter_points, slots), got)[1](pull)[0]
-        np.testing.assert_allclose(mine, jax.vjp(scattered, got)[1](pull)[0], atol=1e-6)
+        np.testing.assert_array_equal(back, want)
+        assert slots.kept.sum() == slots.used.sum() == min(room, len(order))
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
 def test_the_rule_of_the_grid():
@@ -154,7 +159,7 @@ def drawn_with():
         gradient, drawn = slope(
             params, jnp.asarray(cells_near_ball(9) if cells is None else cells, float)
         )
-        return drawn, gradient
+        return jax.device_get((drawn, gradient))
 
     return draw
 
