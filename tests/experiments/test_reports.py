@@ -22,6 +22,7 @@ REPORTS = [
     ("hifa", ["--full"], "full", True),
     ("league", [], "exact", True),
     ("league", ["--full", *LEAGUE], "toybox-sd", False),
+    ("league", ["--flow", *LEAGUE], "toybox-flow", False),
     ("noise_samples", ["--full"], "full", False),
     ("prior_error", ["--full"], "full", False),
     ("ssd_ablation", ["--toybox", "--full"], "full-toybox", False),
