@@ -14,12 +14,11 @@ anything is written.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sdsjax.cli.export_command import Parser, run_command, say_written
+from sdsjax.files.atomic import read_object
 from sdsjax.training.config import ConfigError
 
 INDEX = "index.html"
@@ -69,14 +68,6 @@ def _check_runs(runs: Sequence[Path], out: Path) -> None:
         raise ConfigError(f"--out {out}: there is no folder {out.parent}")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _entries(folder: Path) -> list:
     """Finds the runs that lie directly in a folder, by name."""
     from sdsjax.training.prompts.index_page import Entry
@@ -85,7 +76,10 @@ def _entries(folder: Path) -> list:
     for run in sorted(folder.iterdir()):
         if not (run / "run.json").is_file():
             continue
-        config, metrics = _read(run / "config.json"), _read(run / "metrics.json")
+        config, metrics = (
+            read_object(run / "config.json"),
+            read_object(run / "metrics.json"),
+        )
         prompt = str(config.get("prompt") or metrics.get("prompt") or run.name)
         said = str(metrics.get("status") or "unfinished")
         done = (run / "finished.json").is_file()

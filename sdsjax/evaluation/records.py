@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdsjax.files.atomic import write_bytes
+from sdsjax.files.atomic import read_object, write_bytes
 
 SCORES = "scores.json"
 MADE_BY = "sdsjax.evaluate"
@@ -46,21 +46,13 @@ def short_name(parts: Mapping[str, Any]) -> str:
 
 def finished_step(run: Path) -> int | None:
     """Reads the step at which a run was finished; None while it is not."""
-    step = _read(run / "finished.json").get("step")
+    step = read_object(run / "finished.json").get("step")
     return step if isinstance(step, int) else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def of_step(run: Path, step: int | None) -> dict[str, Any]:
     """Reads a run's scores.json; {} where there is none of that step."""
-    found = _read(run / SCORES)
+    found = read_object(run / SCORES)
     current = found.get("made_by") == MADE_BY and found.get("step") == step
     return found if current and step is not None else {}
 
@@ -73,7 +65,7 @@ def read_record(run: Path) -> dict[str, Any]:
 def may_be_replaced(run: Path) -> bool:
     """Tells whether a run's scores.json is ours, or is not there."""
     path = run / SCORES
-    return not path.exists() or _read(path).get("made_by") == MADE_BY
+    return not path.exists() or read_object(path).get("made_by") == MADE_BY
 
 
 def write_record(run: Path, step: int, sections: Mapping[str, Any]) -> Path:

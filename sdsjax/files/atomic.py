@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 SCRATCH = ".unfinished-"  # how a file begins that a killed run left behind
 
@@ -71,6 +72,15 @@ def read_rows(path: str | os.PathLike, by: str) -> dict[str, dict]:
             continue
         rows[row[by]] = row
     return rows
+
+
+def read_object(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads a JSON file that holds an object; {} where there is none to be read."""
+    try:
+        found = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -7,14 +7,14 @@ compare. Times are left out: assets that are trained together share theirs.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdsjax.evaluation.records import FIGURES, Figure, read_figures
 from sdsjax.exports.report import TRUTH_ROWS
+from sdsjax.files.atomic import read_object
 
 # key, label, unit, which is better
 ROWS = (
@@ -49,7 +49,7 @@ def read_shown(folder: Path, status: str, note: str = "") -> Shown:
     """Reads an asset; what cannot be read of it is no figure."""
     figures: dict[str, Figure] = {}
     if status == "finished":
-        metrics = _read(folder / "metrics.json")
+        metrics = read_object(folder / "metrics.json")
         truth = metrics.get("truth")
         known = truth if isinstance(truth, dict) else {}
         for key, *_ in TRUTH_ROWS:
@@ -60,21 +60,13 @@ def read_shown(folder: Path, status: str, note: str = "") -> Shown:
 
 def config_of(folder: Path) -> str:
     """Reads the config that a run was asked for by its command, "" if none."""
-    sessions = _read(folder / "run.json").get("sessions")
+    sessions = read_object(folder / "run.json").get("sessions")
     for session in sessions if isinstance(sessions, list) else []:
         words = session.get("command") if isinstance(session, dict) else None
         for word in words if isinstance(words, list) else []:
             if isinstance(word, str) and word.startswith("--config="):
                 return word.removeprefix("--config=")
     return ""
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _figure(key: str, value: Any) -> dict[str, Figure]:
