@@ -11,6 +11,7 @@ from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import hub
 from sdsjax.priors import stable_diffusion3
 from sdsjax.toybox.__main__ import main
+from sdsjax.toybox.scoring import card_flow
 from sdsjax.toybox.training import fit, train_flow
 from sdsjax.toybox.training.train_prior import stratified_times, word_tokenizer
 
@@ -102,6 +103,8 @@ def test_a_few_steps_stopped_and_continued(tmp_path, monkeypatch):
     shallow = train_flow.TRANSFORMER._replace(layers=1)
     monkeypatch.setattr(train_flow, "TRANSFORMER", shallow)
     small = ["--singles=1", "--pairs=1", "--batch=4"]
+    cards = []  # a thousand samples each
+    monkeypatch.setattr(card_flow, "write_card", lambda out, *_: cards.append(out))
 
     def train(work, steps):
         out = tmp_path / work / "out"
@@ -127,6 +130,7 @@ def test_a_few_steps_stopped_and_continued(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             train("stopped", 3)
     a, b = train("stopped", 3), train("whole", 3)
+    assert cards == [a, b]
     for name in ("transformer", "text_encoder", "text_encoder_2"):
         file = next((a / name).glob("*.safetensors")).relative_to(a)
         assert (a / file).read_bytes() == (b / file).read_bytes()
