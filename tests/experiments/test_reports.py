@@ -33,6 +33,7 @@ REPORTS = [
     ("timesteps", ["--toybox", "--full"], "full-toybox", False),
     ("toybox_quality", ["--full"], "full", False),
     ("toybox_quality", ["--multiview", "--full"], "full-multiview", False),
+    ("view_variance", ["--full"], "full", False),
 ]
 
 
