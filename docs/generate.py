@@ -23,6 +23,7 @@ from sdsjax.training.config import flatten
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
+HERE = "https://github.com/sdsjax/sdsjax/tree/main/experiments/"
 # Units of the keys that have one; `*` stands for one or more parts of a key.
 UNITS = {
     "steps": "steps",
@@ -173,9 +174,6 @@ def _gallery(rows: list[list[str]]) -> Iterator[str]:
         for path in figures:
             alt = f"{name}, {Path(path).stem.replace('-', ' ')}"
             yield f"```{{figure}} {path}\n:alt: {alt}\n:target: {HERE}{name}\n```\n"
-
-
-HERE = "https://github.com/sdsjax/sdsjax/tree/main/experiments/"
 
 
 def experiments_page() -> str:

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from sdsjax.studies.report import markdown_table
+
 HERE = Path(__file__).resolve().parent
 README = HERE / "README.md"
 BEGIN, END = "<!-- written by ledger.py from claims.toml -->", "<!-- end -->"
@@ -45,12 +47,6 @@ def claims() -> list[dict]:
     return read["claim"]
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
-
-
 def verdicts_by_paper(rows: Sequence[dict]) -> list[str]:
     """How many claims of each paper have each verdict."""
     counts = {
@@ -63,7 +59,7 @@ def verdicts_by_paper(rows: Sequence[dict]) -> list[str]:
     ]
     total = Counter(row["verdict"] for row in rows)
     lines.append(["all", *(f"{total[v]}" for v in VERDICTS), f"{len(rows)}"])
-    return table(["claims of", *VERDICTS, "rows"], lines)
+    return markdown_table(["claims of", *VERDICTS, "rows"], lines)
 
 
 def place(row: dict) -> str:
@@ -92,7 +88,12 @@ def ledger(rows: Sequence[dict]) -> str:
     for paper, title in PAPERS.items():
         own = [row for row in rows if row["paper"] == paper]
         summary = f"<summary><b>{title}</b>: {len(own)} claims</summary>"
-        lines += ["<details>", summary, "", *table(heads, [cells(r) for r in own])]
+        lines += [
+            "<details>",
+            summary,
+            "",
+            *markdown_table(heads, [cells(r) for r in own]),
+        ]
         lines += ["", "</details>", ""]
     return "\n".join(lines)
 

@@ -23,7 +23,7 @@ EMBEDDED = {
     "stable_diffusion3": "toybox-flow",
 }
 KINDS = (*EMBEDDED, "deepfloyd")
-# those of whom one .safetensors file in LDM's layout holds everything
+# kinds of which one .safetensors file in LDM's layout holds everything
 IN_ONE_FILE = ("stable_diffusion", "multiview")
 # what each kind needs before it runs, for `--list` (docs/priors.md has all of it)
 NEEDS = {

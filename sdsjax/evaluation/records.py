@@ -88,6 +88,13 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def finite(value: Any) -> float | None:
+    """Returns a finite number as a float, None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
 def figures_of(record: Mapping[str, Any]) -> dict[str, Figure]:
     """Lists the numbers of a record by FIGURES's keys, leaving out what is none."""
     found = {}
@@ -96,13 +103,23 @@ def figures_of(record: Mapping[str, Any]) -> dict[str, Figure]:
         part = part if isinstance(part, dict) else {}
         value, by = part.get(name), part.get("by")
         by = by.get(name) if isinstance(by, dict) else None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        if math.isfinite(value) and isinstance(by, str):
-            found[key] = Figure(float(value), by)
+        value = finite(value)
+        if value is not None and isinstance(by, str):
+            found[key] = Figure(value, by)
     return found
 
 
 def read_figures(run: Path) -> dict[str, Figure]:
     """Reads the numbers beside a run, those of its last step."""
     return figures_of(read_record(run))
+
+
+def all_figures(run: Path, metrics: Mapping[str, Any]) -> dict[str, Figure]:
+    """Lists a run's scores against the truth, of its metrics.json, and `read_figures`.
+
+    Scores against the truth are measured by one program: their name says by what.
+    """
+    truth = metrics.get("truth")
+    values = {k: finite(v) for k, v in truth.items()} if isinstance(truth, dict) else {}
+    known = {k: Figure(v, k) for k, v in values.items() if v is not None}
+    return known | read_figures(run)

@@ -9,7 +9,6 @@ of a score (higher or lower, as the report says) is bold.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -17,15 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdsjax.diagnostics.plots import number
-from sdsjax.evaluation.records import FIGURES, Figure, read_figures
+from sdsjax.evaluation.records import Figure, finite, read_figures
 from sdsjax.exports.report import (
-    TRUTH_ROWS,
     figure,
     is_marked,
     page,
     section,
     table,
 )
+from sdsjax.exports.scores.columns import ROWS
 from sdsjax.files.atomic import write_bytes
 
 # The turntables follow the first one: same frame, same pause.
@@ -90,17 +89,14 @@ def _figure_of(entry: Entry, key: str) -> float | None:
     value = truth.get(key) if isinstance(truth, dict) and key in truth else None
     if value is None:
         value = entry.metrics.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if math.isfinite(value) else None
+    return finite(value)
 
 
 def scores_table(entries: Sequence[Entry]) -> str:
     """A row a figure, a column a run; empty rows are left out."""
     rows = []
     extra = (("steps", "Steps", "", ""), ("seconds", "Time", "s", "lower"))
-    others = ((key, label, "", better) for key, _, label, better in FIGURES)
-    for key, label, unit, better in (*others, *TRUTH_ROWS, *extra):
+    for key, label, unit, better in (*ROWS, *extra):
         values = [_figure_of(entry, key) for entry in entries]
         known = [value for value in values if value is not None]
         if not known:

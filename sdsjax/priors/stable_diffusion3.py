@@ -78,7 +78,7 @@ def load(
     """Reads a folder (or repository) of Stable Diffusion 3 and encodes the prompt.
 
     `text_encoder_3`: false puts zeros in the place of T5's states. `lora_rank`: of
-    VSD's second network, on the same transformer. The rest as in the other `load`.
+    VSD's second network, on the same transformer. The rest: `stable_diffusion.load`.
     Raises the loader's one-line errors and ValueError for what does not fit.
     """
     check_folders(depth_folder, normals_folder)

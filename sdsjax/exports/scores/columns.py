@@ -7,12 +7,11 @@ compare. Times are left out: assets that are trained together share theirs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sdsjax.evaluation.records import FIGURES, Figure, read_figures
+from sdsjax.evaluation.records import FIGURES, Figure, all_figures
 from sdsjax.exports.report import TRUTH_ROWS
 from sdsjax.files.atomic import read_object
 
@@ -49,12 +48,7 @@ def read_shown(folder: Path, status: str, note: str = "") -> Shown:
     """Reads an asset; what cannot be read of it is no figure."""
     figures: dict[str, Figure] = {}
     if status == "finished":
-        metrics = read_object(folder / "metrics.json")
-        truth = metrics.get("truth")
-        known = truth if isinstance(truth, dict) else {}
-        for key, *_ in TRUTH_ROWS:
-            figures |= _figure(key, known.get(key))
-        figures |= read_figures(folder)
+        figures = all_figures(folder, read_object(folder / "metrics.json"))
     return Shown(status, note, folder, figures)
 
 
@@ -67,11 +61,6 @@ def config_of(folder: Path) -> str:
             if isinstance(word, str) and word.startswith("--config="):
                 return word.removeprefix("--config=")
     return ""
-
-
-def _figure(key: str, value: Any) -> dict[str, Figure]:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return {key: Figure(float(value), key)} if known and math.isfinite(value) else {}
 
 
 def picture_of(folder: Path) -> Path | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sdsjax.diagnostics.plots import plots_svg
 from sdsjax.models.loading import hub
 from sdsjax.toybox.scoring import measure
+from sdsjax.toybox.training import pool as pools
 from sdsjax.toybox.training.train_prior import PriorRecipe
 
 SWEEP = (2.0, 5.0)  # guidance scales judged beside the card's own
@@ -87,8 +88,48 @@ def judged_table(shares: dict, judge: dict) -> list[str]:
     ]
 
 
-def swept_table(sweep: dict[float, dict]) -> list[str]:
-    """Markdown: what the judge names rightly, a row a guidance scale."""
+def judged(folder: Path, heldout: pools.Pool, networks, count: int, **how) -> dict:
+    """Has the judge name samples and true renders; draws samples.png into `folder`.
+
+    networks, how: as `measure.judge_samples` takes them; count: samples, a fifth of
+    that at each other guidance scale. Returns the figures of measured.json.
+    """
+    shares, pictures, texts = measure.judge_samples(networks, count=count, **how)
+    measure.sample_sheet(folder / "samples.png", pictures[:32], texts[:32])
+    few = {"count": _fewer(count), **how}
+    return {
+        "guidance_scale": measure.GUIDANCE_SCALE,
+        "samples_named_rightly": shares,
+        "by_guidance_scale": {
+            s: measure.judge_samples(networks, guidance_scale=s, **few)[0]
+            for s in SWEEP
+        },
+        "judge_on_held_out_renders": measure.judge_renders(heldout, count=4 * count),
+    }
+
+
+def judged_parts(folder: Path, figures: dict, count: int, sampler: str) -> list[str]:
+    """Markdown of what `judged` found, and the table of the folder's files."""
+    named, judge = (
+        figures[key] for key in ("samples_named_rightly", "judge_on_held_out_renders")
+    )
+    return [
+        f"## The judge on {count} samples, guidance scale {figures['guidance_scale']}, "
+        f"{sampler}\n",
+        "\n".join(judged_table(named, judge)) + "\n",
+        f"Other guidance scales, {_fewer(count)} samples each:\n",
+        "\n".join(_swept(figures["by_guidance_scale"])) + "\n",
+        "![samples](samples.png)\n",
+        "## Files\n",
+        "\n".join(files_table(folder)) + "\n",
+    ]
+
+
+def _fewer(count: int) -> int:
+    return max(1, count // 5)
+
+
+def _swept(sweep: dict[float, dict]) -> list[str]:
     lines = [
         f"| guidance scale | {' | '.join(NAMED.values())} |",
         "|---|---|---|---|---|",
@@ -109,18 +150,9 @@ def write_card(
     fifth of that at each other guidance scale).
     """
     networks = hub.load_stable_diffusion(str(folder))
-    scale = measure.GUIDANCE_SCALE
-    shares, pictures, texts = measure.judge_samples(networks, count=count)
-    few = max(1, count // 5)
-    sweep = {
-        s: measure.judge_samples(networks, count=few, guidance_scale=s)[0]
-        for s in SWEEP
-    }
     heldout = measure.heldout_pool(work / "heldout")
     few_renders = min(count, 400)
     losses = measure.loss_by_timestep(networks, heldout, count=few_renders)
-    judge = measure.judge_renders(heldout, count=4 * count)
-    measure.sample_sheet(folder / "samples.png", pictures[:32], texts[:32])
     logs = {stage: training_log(work, stage) for stage in ("vae", "unet")}
     (folder / "losses.svg").write_text(curves(logs))
     steps = {stage: log[-1]["step"] for stage, log in logs.items()}
@@ -132,10 +164,7 @@ def write_card(
             networks, heldout, count=few_renders
         ),
         "loss_by_timestep": losses,
-        "guidance_scale": scale,
-        "samples_named_rightly": shares,
-        "by_guidance_scale": sweep,
-        "judge_on_held_out_renders": judge,
+        **judged(folder, heldout, networks, count),
     }
     (folder / "measured.json").write_text(json.dumps(figures, indent=1) + "\n")
     rows = ["| t | mean (eps_hat - eps)^2 |", "|---|---|"]
@@ -148,13 +177,6 @@ def write_card(
         f"The VAE's reconstruction: {figures['reconstruction_psnr']:.1f} dB. The "
         "denoising loss:\n",
         "\n".join(rows) + "\n",
-        f"## The judge on {count} samples, guidance scale {scale}, DDIM "
-        f"{measure.STEPS}\n",
-        "\n".join(judged_table(shares, judge)) + "\n",
-        f"Other guidance scales, {few} samples each:\n",
-        "\n".join(swept_table(sweep)) + "\n",
-        "![samples](samples.png)\n",
-        "## Files\n",
-        "\n".join(files_table(folder)) + "\n",
+        *judged_parts(folder, figures, count, f"DDIM {measure.STEPS}"),
     ]
     (folder / "README.md").write_text("\n".join(parts))

@@ -11,11 +11,9 @@ from pathlib import Path
 from sdsjax.files.atomic import write_text
 from sdsjax.toybox.scoring import flow, measure
 from sdsjax.toybox.scoring.card import (
-    SWEEP,
     curves,
-    files_table,
-    judged_table,
-    swept_table,
+    judged,
+    judged_parts,
     training_log,
 )
 from sdsjax.toybox.training.train_flow import FlowRecipe
@@ -53,20 +51,9 @@ def write_card(
     `work`: the training folder, for its log and the held-out renders; `count`: samples
     that are drawn and judged (a fifth of that at each other guidance scale).
     """
-    networks, scale = flow.load_flow(str(folder)), measure.GUIDANCE_SCALE
-    asked = {"draw": flow.sample, "count": count}
-    shares, pictures, texts = measure.judge_samples(networks, **asked)
-    few = max(1, count // 5)
-    sweep = {
-        s: measure.judge_samples(
-            networks, draw=flow.sample, count=few, guidance_scale=s
-        )[0]
-        for s in SWEEP
-    }
+    networks = flow.load_flow(str(folder))
     heldout = measure.heldout_pool(work / "heldout")
     losses = flow.loss_by_level(networks, heldout, count=min(count, 400))
-    judge = measure.judge_renders(heldout, count=4 * count)
-    measure.sample_sheet(folder / "samples.png", pictures[:32], texts[:32])
     log = training_log(work, "transformer")
     write_text(folder / "losses.svg", curves({"transformer": log}))
     figures = {
@@ -74,10 +61,7 @@ def write_card(
         "steps": log[-1]["step"],
         "last_training_loss": log[-1]["loss"],
         "loss_by_time": losses,
-        "guidance_scale": scale,
-        "samples_named_rightly": shares,
-        "by_guidance_scale": sweep,
-        "judge_on_held_out_renders": judge,
+        **judged(folder, heldout, networks, count, draw=flow.sample),
     }
     write_text(folder / "measured.json", json.dumps(figures, indent=1) + "\n")
     rows = ["| 1000 s | mean (v_hat - v)^2 |", "|---|---|"]
@@ -89,13 +73,6 @@ def write_card(
         "## Fresh renders\n",
         "The loss:\n",
         "\n".join(rows) + "\n",
-        f"## The judge on {count} samples, guidance scale {scale}, {measure.STEPS} "
-        "Euler steps\n",
-        "\n".join(judged_table(shares, judge)) + "\n",
-        f"Other guidance scales, {few} samples each:\n",
-        "\n".join(swept_table(sweep)) + "\n",
-        "![samples](samples.png)\n",
-        "## Files\n",
-        "\n".join(files_table(folder)) + "\n",
+        *judged_parts(folder, figures, count, f"{measure.STEPS} Euler steps"),
     ]
     write_text(folder / "README.md", "\n".join(parts))

@@ -19,7 +19,7 @@ from sdsjax.models.loading import hub
 from sdsjax.models.loading.scheduler import read_flow_schedule
 from sdsjax.models.loading.sd3 import folder as sd3
 from sdsjax.models.mmdit import Text
-from sdsjax.toybox.scoring.measure import PAIR_FRACTION
+from sdsjax.toybox.scoring.measure import captioned_renders, mean_by_time
 from sdsjax.toybox.scoring.sample import BATCH, ddim_times
 from sdsjax.toybox.training import pool as pools
 
@@ -110,10 +110,8 @@ def loss_by_level(
     networks: FlowNetworks, pool: pools.Pool, *, count: int = 400, seed: int = 2
 ) -> dict[int, float]:
     """Mean (v_hat - (eps - z))^2 at ten of 1000 times, on fresh captioned renders."""
-    rng = np.random.default_rng([seed, 7])
-    chosen = pools.draw(pool, rng, count, pair_fraction=PAIR_FRACTION)
-    texts = pools.captions(pool, chosen, rng, view_fraction=1.0, dropout=0.0)
-    x, told = pools.pictures(pool, chosen), networks.told(texts)
+    x, texts = captioned_renders(pool, count, seed)
+    told = networks.told(texts)
     transformer, vae, schedule = networks.transformer, networks.vae, networks.schedule
 
     @jax.jit
@@ -126,17 +124,9 @@ def loss_by_level(
         v: Any = transformer.module.apply({"params": params[0]}, z_s, time, told)
         return jnp.mean((v - (eps - z)) ** 2)
 
-    params, losses = (transformer.params, vae.params), {}
-    for t in range(50, 1000, 100):
-        parts = np.array_split(np.arange(count), max(1, count // 50))
-        values = [
-            float(
-                error(
-                    params, x[i], jax.tree.map(lambda leaf, i=i: leaf[i], told), t,
-                    jax.random.key(int(i[0]) + t),
-                )
-            )
-            for i in parts
-        ]  # fmt: skip
-        losses[t] = float(np.mean(values))
-    return losses
+    params = transformer.params, vae.params
+
+    def of_some(i, t, key):
+        return error(params, x[i], jax.tree.map(lambda leaf: leaf[i], told), t, key)
+
+    return mean_by_time(of_some, count)

@@ -95,14 +95,36 @@ def reconstruction_psnr(
     return float(10 * np.log10(4.0 / mse))  # x spans [-1, 1]
 
 
+def captioned_renders(
+    pool: pools.Pool, count: int, seed: int
+) -> tuple[np.ndarray, list[str]]:
+    """Draws renders x [count h w 3] of a pool, with captions that have view words."""
+    rng = np.random.default_rng([seed, 7])
+    chosen = pools.draw(pool, rng, count, pair_fraction=PAIR_FRACTION)
+    texts = pools.captions(pool, chosen, rng, view_fraction=1.0, dropout=0.0)
+    return pools.pictures(pool, chosen), texts
+
+
+def mean_by_time(error: Callable, count: int) -> dict[int, float]:
+    """Averages an error over `count` renders, at ten of 1000 times.
+
+    error: (indices of some renders, t, key) -> their mean error.
+    """
+    parts = np.array_split(np.arange(count), max(1, count // 50))
+
+    def mean(t: int) -> float:
+        values = [error(i, t, jax.random.key(int(i[0]) + t)) for i in parts]
+        return float(np.mean([float(value) for value in values]))
+
+    return {t: mean(t) for t in range(50, 1000, 100)}
+
+
 def loss_by_timestep(
     networks: StableDiffusion, pool: pools.Pool, *, count: int = 400, seed: int = 2
 ) -> dict[int, float]:
     """Mean (eps_hat - eps)^2 at ten times, on fresh captioned renders."""
-    rng = np.random.default_rng([seed, 7])
-    chosen = pools.draw(pool, rng, count, pair_fraction=PAIR_FRACTION)
-    texts = pools.captions(pool, chosen, rng, view_fraction=1.0, dropout=0.0)
-    x, ids = pools.pictures(pool, chosen), networks.tokenizer(texts)
+    x, texts = captioned_renders(pool, count, seed)
+    ids = networks.tokenizer(texts)
     unet, vae, text = networks.unet, networks.vae, networks.text_encoder
     schedule = networks.schedule
 
@@ -118,15 +140,8 @@ def loss_by_timestep(
         )
         return jnp.mean((eps_hat - eps) ** 2)
 
-    params, losses = (unet.params, vae.params, text.params), {}
-    for t in range(50, 1000, 100):
-        parts = np.array_split(np.arange(count), max(1, count // 50))
-        values = [
-            float(error(params, x[i], ids[i], t, jax.random.key(int(i[0]) + t)))
-            for i in parts
-        ]
-        losses[t] = float(np.mean(values))
-    return losses
+    params = unet.params, vae.params, text.params
+    return mean_by_time(lambda i, t, key: error(params, x[i], ids[i], t, key), count)
 
 
 def sample_sheet(path: Path, pictures: np.ndarray, texts: list[str], columns: int = 8):

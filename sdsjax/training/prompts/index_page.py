@@ -7,8 +7,6 @@ of what the directories hold, anew each time.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -17,12 +15,12 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from sdsjax.diagnostics.plots import number
-from sdsjax.evaluation.records import FIGURES, Figure, read_figures
-from sdsjax.exports.report import TRUTH_ROWS, is_marked, page, section, table
-from sdsjax.files.atomic import write_bytes
+from sdsjax.evaluation.records import Figure, all_figures
+from sdsjax.exports.report import is_marked, page, section, table
+from sdsjax.exports.scores.columns import PICTURES, ROWS
+from sdsjax.files.atomic import read_object, write_bytes
 
 MARK = '<div class="assets"'  # what tells a page of ours from somebody else's
-PICTURES = ("views.png", "image.png")
 LINKS = {
     "report.html": "report",
     "turntable.mp4": "turntable",
@@ -33,7 +31,6 @@ LINKS = {
 }
 # of the scores, under a thumbnail
 SHOWN = ("iou", "psnr", "janus_rate", "clip_similarity", "clip_r_precision")
-ROWS = (*TRUTH_ROWS, *((key, label, "", better) for key, _, label, better in FIGURES))
 
 
 class Entry(NamedTuple):
@@ -54,14 +51,6 @@ def is_index(path: Path) -> bool:
     return is_marked(path, MARK)
 
 
-def _metrics(folder: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads((folder / "metrics.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _picture(folder: Path) -> Path | None:
     # the views of the finished asset, else the newest preview
     previews = sorted((folder / "previews").glob("*.png"), key=_last_number)
@@ -76,20 +65,6 @@ def _last_number(path: Path) -> int:
 def _link(path: Path, beside: Path, text: str) -> str:
     where = quote(path.relative_to(beside).as_posix())
     return f'<a href="{escape(where, quote=True)}">{text}</a>'
-
-
-def _scores(entry: Entry, metrics: Mapping[str, Any]) -> dict[str, Figure]:
-    """Reads an asset's scores, each with what it was measured by."""
-    truth = metrics.get("truth")
-    known = truth if isinstance(truth, dict) else {}
-    scores = {
-        key: Figure(value, key)
-        for key, value in known.items()
-        if isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    }
-    return scores | read_figures(entry.folder)
 
 
 def _card(entry: Entry, beside: Path, metrics: Mapping[str, Any]) -> str:
@@ -107,7 +82,8 @@ def _card(entry: Entry, beside: Path, metrics: Mapping[str, Any]) -> str:
         if (folder / "report.html").is_file():
             media = _link(folder / "report.html", beside, media)
     badge = "badge" if entry.status in ("finished", "waiting") else "badge aborted"
-    scores, labels = _scores(entry, metrics), {key: label for key, label, *_ in ROWS}
+    scores = all_figures(entry.folder, metrics)
+    labels = {key: label for key, label, *_ in ROWS}
     said = [
         f"{labels[key]} {number(scores[key].value)}" for key in SHOWN if key in scores
     ]
@@ -139,14 +115,16 @@ def index_html(title: str, entries: Sequence[Entry], beside: Path) -> str:
 
     Pure but for reading metrics.json and looking which files are there.
     """
-    metrics = [_metrics(entry.folder) for entry in entries]
+    metrics = [read_object(entry.folder / "metrics.json") for entry in entries]
     counts: dict[str, int] = {}
     for entry in entries:
         counts[entry.status] = counts.get(entry.status, 0) + 1
     said = ", ".join(f"{count} {status}" for status, count in counts.items())
     cards = "".join(_card(e, beside, m) for e, m in zip(entries, metrics))
     scored = [
-        _scores(e, m) for e, m in zip(entries, metrics) if e.status == "finished" and m
+        all_figures(e.folder, m)
+        for e, m in zip(entries, metrics)
+        if e.status == "finished" and m
     ]
     body = f'<p class="lede">{escape(said)}</p>{MARK}>{cards}</div>'
     return page(title, body + section("Means", _mean_scores(scored)))

@@ -6,12 +6,12 @@ the run directory, and how it ended; also those of which there is no directory.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdsjax.exports.written_files import write_json
+from sdsjax.files.atomic import read_object
 
 LIST = "prompts.json"
 MADE_BY = "sdsjax --prompts"  # what tells such a file from somebody else's
@@ -44,13 +44,9 @@ def write_list(root: Path, assets: Sequence[ListedAsset]) -> Path:
 
 
 def _content(root: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((root / LIST).read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    # {} for a file that is not such an object, None without any
+    path = root / LIST
+    return read_object(path) if path.exists() else None
 
 
 def may_be_replaced(root: Path) -> bool:
