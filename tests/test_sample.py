@@ -67,6 +67,7 @@ def test_a_sheet_has_a_row_a_set_and_enlarges_what_is_small():
     assert sheet(np.zeros((1, 1, 300, 300, 3))).shape == (300, 300, 3)
 
 
+@pytest.mark.slow
 def test_a_multiview_folder_is_recognised_and_drawn(tmp_path, monkeypatch, capsys):
     from test_multiview_prior import TOLD, UNET, write
 

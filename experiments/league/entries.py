@@ -5,15 +5,14 @@ And a run's name and its score. See quality.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from sdsjax.estimators import ESTIMATORS
+from sdsjax.studies.contestants import ALIASES, ENTRIES, TIME, Entry
 from sdsjax.studies.runner import Option
-from sdsjax.studies.statistics import ceiling_scores, share_of_ceiling
-from sdsjax.types import Estimator
+from sdsjax.studies.statistics import share_of_run
+
+__all__ = ["ALIASES", "ENTRIES", "TIME", "Entry"]  # whose home is studies/contestants
 
 HERE = Path(__file__).resolve().parent
 CEILINGS = HERE.parent / "toybox_quality" / "results" / "full.jsonl"
@@ -26,57 +25,6 @@ REPORT = (
     "a purple robot",
     "a red mailbox",
 )
-
-
-class Entry(NamedTuple):
-    """An estimator and its tuning.
-
-    make: (schedule, setting) -> Estimator; what the setting is called; its two
-    candidates; evaluations of the UNet a view; whether the setting cannot be traced.
-    """
-
-    make: Callable[..., Estimator]
-    setting: str
-    candidates: tuple[float, float]
-    calls: int
-    static: bool = False
-
-
-def by_scale(name: str, **fixed):
-    """A maker for an estimator that is tuned by its guidance scale."""
-    return lambda schedule, s: ESTIMATORS[name](schedule, guidance_scale=s, **fixed)
-
-
-def by_power(name: str, **fixed):
-    """A maker for an estimator without a scale, tuned by w(t) = sigma^p instead."""
-    return lambda schedule, p: ESTIMATORS[name](
-        schedule, weighting=lambda a, s: s**p, **fixed
-    )
-
-
-SCALE, POWER, TIME = "guidance scale", "p of w = sigma^p", "M"
-# In this order, so that a league cut short holds the best-known names.
-ENTRIES = {
-    "sds": Entry(by_scale("sds"), SCALE, (7.5, 20.0), 2),
-    "ssd": Entry(
-        lambda schedule, m: ESTIMATORS["ssd"](schedule, threshold=m),
-        TIME, (500.0, 300.0), 2, static=True,
-    ),
-    "mode_disengaging": Entry(by_power("mode_disengaging"), POWER, (2.0, 0.0), 2),
-    "mode_seeking_sds": Entry(by_power("mode_seeking_sds"), POWER, (2.0, 0.0), 1),
-    "ism": Entry(by_scale("ism", steps=2), SCALE, (7.5, 20.0), 5),
-    "vsd": Entry(by_scale("vsd", adapter_lr=1e-3), SCALE, (7.5, 20.0), 6),
-    "nfsd": Entry(by_scale("nfsd"), SCALE, (7.5, 20.0), 3),
-    "stein": Entry(by_scale("stein", fit="scalar"), SCALE, (7.5, 20.0), 2),
-    "sds_plus": Entry(by_scale("sds_plus", steps=4), SCALE, (7.5, 20.0), 8),
-    "sdi": Entry(by_scale("sdi", steps=3), SCALE, (7.5, 20.0), 8),
-    "mode_seeking_adaptive": Entry(
-        by_power("mode_seeking_adaptive"), POWER, (2.0, 0.0), 1
-    ),
-    "mode_seeking": Entry(by_power("mode_seeking"), POWER, (2.0, 0.0), 1),
-}  # fmt: skip
-# The same direction, sample by sample, and so run once: h, and SDS as an L2.
-ALIASES = {"csd": "mode_disengaging", "denoised_l2": "sds"}
 
 
 class Plan(NamedTuple):
@@ -145,12 +93,6 @@ class Job(NamedTuple):
         return root / f"{words}.png"
 
 
-@cache
-def ceilings() -> dict[str, dict]:
-    """The scores of the same Gaussians fitted to true renders, by prompt."""
-    return ceiling_scores(CEILINGS)
-
-
 def share(row: dict) -> float:
     """The share of its ceiling that a run reached."""
-    return share_of_ceiling(row["truth"], ceilings()[row["prompt"]])
+    return share_of_run(row, CEILINGS)

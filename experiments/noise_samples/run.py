@@ -18,13 +18,11 @@ from sampling import describe, gather, step_flops
 from sdsjax.cli.checks import resolve
 from sdsjax.runs.compile_cache import enable_compile_cache
 from sdsjax.studies.report import markdown_table, plus_minus, saved_figure
-from sdsjax.studies.run_states import reach
+from sdsjax.studies.run_states import SDS_ON, reach
 from sdsjax.studies.runner import Experiment, Option, Run, run
 from sdsjax.training.noises.samples import NoiseSamples
 
 HERE = Path(__file__).resolve().parent
-# the variant of `sds` on each prior
-CONFIGS = {"exact": "sds:exact", "toybox-sd": "sds:toybox", "toybox-mv": "sds:mv"}
 # Operations of a view on Stable Diffusion 2.1: two branches of the UNet, and what does
 # not depend on the noise, the encoder with its gradient
 SD21 = 2 * 804.0, 2258.0
@@ -83,7 +81,7 @@ def worker(run: Run):
         plan = run.plan
         prior, prompt = job
         given = {"prompt": prompt, "steps": plan.total}
-        point = reach(resolve(CONFIGS[prior], given), plan.steps)
+        point = reach(resolve(SDS_ON[prior], given), plan.steps)
         options = {name: OPTIONS[name] for name in plan.options}
         sizes = sorted({noise.per_view for noise in options.values()})
         reference = [name for name in options if name.startswith("plain")][-1]

@@ -66,7 +66,7 @@ def of_prompt(row: dict) -> list[str]:
         ["further steps", "over sds", "bias, over \\|E sds\\|^2"],
         [
             [
-                steps,
+                str(steps),
                 plus_minus(*found["ratio"]),
                 against_signal(last | {"vsd": found}, "vsd"),
             ]

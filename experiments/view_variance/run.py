@@ -16,12 +16,10 @@ from nearby import MOVES, adam_scale, describe, gather
 from sdsjax.cli.checks import resolve
 from sdsjax.runs.compile_cache import enable_compile_cache
 from sdsjax.studies.report import markdown_table, plus_minus, saved_figure
-from sdsjax.studies.run_states import reach
+from sdsjax.studies.run_states import SDS_ON, reach
 from sdsjax.studies.runner import Experiment, Option, Run, run
 
 HERE = Path(__file__).resolve().parent
-# the variant of `sds` on each prior
-CONFIGS = {"exact": "sds:exact", "toybox-sd": "sds:toybox", "toybox-mv": "sds:mv"}
 UNITS = {"azimuth": "degrees", "elevation": "degrees", "distance": "world units"}
 METRICS = {"theta": "theta", "adam": "Adam's metric"}
 
@@ -58,7 +56,7 @@ def worker(run: Run):
     def perform(job: tuple[str, str, int]) -> dict:
         plan, (prior, prompt, step) = run.plan, job
         given = {"prompt": prompt, "steps": plan.total}
-        point = reach(resolve(CONFIGS[prior], given), step)
+        point = reach(resolve(SDS_ON[prior], given), step)
         random = point.config.background == "random"
         found = gather(point, plan.noises, plan.samples, random)
         row = {"prior": prior, "samples": plan.samples, "group": point.built.group}

@@ -13,6 +13,8 @@ from sdsjax.training.noises.samples import NoiseSamples
 from sdsjax.training.train_step import INIT, init_state, make_train_step
 
 WARM = NoiseSamples(importance=True)
+# the variant of `sds` that distils each prior
+SDS_ON = {"exact": "sds:exact", "toybox-sd": "sds:toybox", "toybox-mv": "sds:mv"}
 
 
 class Point(NamedTuple):

@@ -7,6 +7,7 @@ renders. A pair is one (prompt, seed), equal in all variants that are compared.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "mean_error_over_captions",
     "paired_difference",
     "share_of_ceiling",
+    "share_of_run",
     "squared_mean",
     "wilson_interval",
 ]
@@ -84,3 +86,15 @@ def ceiling_scores(path: Path) -> dict[str, dict]:
 def share_of_ceiling(truth: Mapping, ceiling: Mapping) -> float:
     """The share of its ceiling that a run reached: the mean of IoU's and PSNR's."""
     return 0.5 * (truth["iou"] / ceiling["iou"] + truth["psnr"] / ceiling["psnr"])
+
+
+_kept_ceilings = cache(ceiling_scores)
+
+
+def share_of_run(row: Mapping, ceilings: Path) -> float:
+    """The share of its prompt's ceiling that a run reached.
+
+    row: of a run, with "truth" and "prompt"; ceilings: as of `ceiling_scores`, read
+    once. Raises KeyError for a prompt whose ceiling is not there.
+    """
+    return share_of_ceiling(row["truth"], _kept_ceilings(ceilings)[row["prompt"]])

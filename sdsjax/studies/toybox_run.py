@@ -86,16 +86,26 @@ def from_table(times: Array) -> Sampler:
     )
 
 
+def fall(share: float, total: Array | int) -> optax.Schedule:
+    """The factor share ** (i / total) of a rate at update i, constant from total on."""
+    return lambda count: share ** jnp.minimum(count / total, 1.0)
+
+
 class ToyboxRuns:
     """Compiled steps and prompts' parameters, kept from run to run.
 
     build: (prompt, steps) -> what `training.build.build` makes of a config of that
     prompt and number of steps. Configs may differ in the prompt and in nothing else:
-    source, representation, cameras and sampler are those of the first one built.
+    source, representation, cameras and sampler are those of the first one built. So
+    `sds:exact`, whose source holds the true pictures, needs one of these a prompt.
+    falls_to: where it is given, the config's learning rates must be constant; a run's
+    fall geometrically to this share of them over its steps, whose number is traced, so
+    that one compilation serves runs of any length (`run` then needs a `sampler` that
+    does not ask for the length, as `from_table`).
     """
 
-    def __init__(self, build: Callable[[str, int], Any]):
-        self.build = build
+    def __init__(self, build: Callable[[str, int], Any], falls_to: float | None = None):
+        self.build, self.falls_to = build, falls_to
         self.first: Any = None
         self.prior_params: dict[str, PyTree] = {}
         self.optimizers: dict[int, optax.GradientTransformation] = {}
@@ -113,35 +123,46 @@ class ToyboxRuns:
     def compiled(
         self, name: Hashable, make: Callable, sampler: Callable | None, steps: int
     ) -> tuple[Callable, Callable]:
-        """The jitted (start, step) of `run`, made once for each (name, steps)."""
-        if (name, steps) in self.steps_of:
-            return self.steps_of[name, steps]
+        """The jitted (start, step) of `run`, made once for each (name, steps).
+
+        Or for each name, where the number of steps is traced.
+        """
+        length = steps if self.falls_to is None else 1
+        if (name, length) in self.steps_of:
+            return self.steps_of[name, length]
         first, prompt = self.first, next(iter(self.prior_params))
-        if steps not in self.optimizers:  # whose rates fall over so many steps
-            self.optimizers[steps] = self.build(prompt, steps).optimizer
-        adam, cameras = self.optimizers[steps], first.phases[-1].cameras
+        if length not in self.optimizers:  # whose rates fall over so many steps
+            self.optimizers[length] = self.build(prompt, length).optimizer
+        adam, cameras = self.optimizers[length], first.phases[-1].cameras
 
-        def made(settings, rate):
-            optimizer = optax.chain(adam, optax.scale(rate))
-            return make(first.schedule, settings), optimizer
+        def made(settings, rate, total):
+            parts = [adam, optax.scale(rate)]
+            if self.falls_to is not None:
+                parts.append(optax.scale_by_schedule(fall(self.falls_to, total)))
+            return make(first.schedule, settings), optax.chain(*parts)
 
-        def start(settings, rate, prior_params, key):
+        def start(settings, rate, prior_params, key, total):
             return init_state(
-                first.source, first.representation, *made(settings, rate), cameras,
-                prior_params, jax.random.fold_in(key, INIT),
+                first.source, first.representation, *made(settings, rate, total),
+                cameras, prior_params, jax.random.fold_in(key, INIT),
+                recursive=first.recursive,
             )  # fmt: skip
 
-        def step(settings, rate, state, prior_params, key):
+        def step(settings, rate, state, prior_params, key, total):
             times = first.sampler if sampler is None else sampler(settings)
             train_step = make_train_step(
-                first.source, first.representation, *made(settings, rate), times,
-                cameras, total=steps,
+                first.source, first.representation, *made(settings, rate, total), times,
+                cameras, total=total, recursive=first.recursive,
             )  # fmt: skip
             state, metrics = train_step(state, prior_params, key)
             return state, metrics["finite"]
 
-        found = jax.jit(start), jax.jit(step, donate_argnums=2)
-        self.steps_of[name, steps] = found
+        static = () if self.falls_to is not None else "total"
+        found = (
+            jax.jit(start, static_argnames=static),
+            jax.jit(step, donate_argnums=2, static_argnames=static),
+        )
+        self.steps_of[name, length] = found
         return found
 
     def views(self, params: PyTree, rep_state: PyTree) -> scoring.Views:
@@ -181,9 +202,9 @@ class ToyboxRuns:
         begin, step = self.compiled(name, make, sampler, steps)
         key, rate = jax.random.key(seed), jnp.float32(rate)
         began, compiled = time.process_time(), 0.0
-        state, finite = begin(settings, rate, prior_params, key), True
+        state, finite = begin(settings, rate, prior_params, key, total=steps), True
         for index in range(steps):
-            state, good = step(settings, rate, state, prior_params, key)
+            state, good = step(settings, rate, state, prior_params, key, total=steps)
             finite = finite & good
             if index == 0:
                 jax.block_until_ready(state)

@@ -34,6 +34,7 @@ def first_state(components: RunComponents, config):
             config.particles,
             z_spec=components.z_spec,
             noise=components.noise,
+            recursive=components.recursive,
         )
 
     start = jax.jit(start, compiler_options=light_compilation(1))
@@ -73,7 +74,7 @@ class Programs:
 
     def train_step(self, phase: Phase, **how) -> Callable:
         """Makes a phase's step; how: the mesh, ... of `make_train_step`."""
-        components = self.components
+        components, recursive = self.components, self.components.recursive
         return make_train_step(
             components.source,
             components.representation,
@@ -86,6 +87,7 @@ class Programs:
             supervise=components.supervise,
             microbatch=self.config.microbatch,
             noise=components.noise,
+            recursive=recursive and recursive._replace(first=phase.first),
             compiler_options=light_compilation(1),
             **how,
         )

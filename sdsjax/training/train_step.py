@@ -33,6 +33,7 @@ from sdsjax.training.groups import (
     render_keys,
     sample_shape,
 )
+from sdsjax.training.noises.recursive import Recursive, carry, first_carried
 from sdsjax.training.noises.samples import (
     DrawnNoise,
     NoiseSamples,
@@ -59,8 +60,9 @@ class TrainState(NamedTuple):
 
     step: int32 scalar, updates done; params: theta; rep_state: the representation's;
     opt_state: optax's; estimator_state: the estimator's; noise_state: the statistics of
-    importance sampling, () without it. Several particles have a leading axis in params,
-    rep_state and opt_state (sdsjax.training.particles).
+    importance sampling, () without it; carried: of a recursive gradient, () without it
+    (noises/recursive.py). Several particles have a leading axis in params, rep_state
+    and opt_state (sdsjax.training.particles).
     """
 
     step: Array
@@ -69,6 +71,7 @@ class TrainState(NamedTuple):
     opt_state: PyTree
     estimator_state: PyTree
     noise_state: PyTree = ()
+    carried: PyTree = ()
 
 
 def step_keys(base_key: Array, step: Array) -> dict[str, Array]:
@@ -88,12 +91,13 @@ def init_state(
     particles: int = 1,
     z_spec=None,
     noise: NoiseSamples = NoiseSamples(),
+    recursive: Recursive | None = None,
 ) -> TrainState:
     """Makes the state before the first step; traceable.
 
     cameras: key -> cameras [n]; particles: see sdsjax.training.particles; z_spec: the
-    shape of one view's z, found by tracing one view where it is not given; noise: as
-    the step's.
+    shape of one view's z, found by tracing one view where it is not given; noise,
+    recursive: as the step's.
     """
     key_params, key_estimator = jax.random.split(key)
     params, rep_state = representation.init(key_params)
@@ -107,6 +111,7 @@ def init_state(
     if z_spec is None:
         z_spec = jax.eval_shape(one_latent, params, rep_state)
     begun = params, rep_state, optimizer.init(params)
+    carried = recursive and first_carried(params, rep_state, floating(params))
     if particles > 1:
 
         def begin(key):
@@ -121,6 +126,7 @@ def init_state(
             prior, key_estimator, sample_shape(z_spec, prior.group)
         ),
         noise_state=first_statistics(noise),
+        carried=carried or (),
     )
 
 
@@ -284,6 +290,26 @@ def make_gradient(
     return gradient
 
 
+def carried_on(gradient: Callable, how: Recursive) -> Callable:
+    """Makes of `make_gradient`'s function one whose gradient is carried on.
+
+    See noises/recursive.py.
+    """
+
+    def carried_gradient(state, prior_params, views, keys):
+        new, learnt, screen, metrics = gradient(state, prior_params, views, keys)
+        carried, here = state.carried, (state.params, state.rep_state)
+        before = state._replace(
+            step=state.step - 1, params=carried.params, rep_state=carried.rep_state
+        )
+        old = gradient(before, prior_params, views, keys)[0]
+        begin = state.step == how.first
+        mean, carried, found = carry(how, carried, new, old, *here, begin)
+        return mean, {**learnt, "carried": carried}, screen, {**metrics, **found}
+
+    return carried_gradient
+
+
 def make_train_step(
     source: PriorSource,
     representation,
@@ -299,6 +325,7 @@ def make_train_step(
     spread: Callable[[Callable], Callable] | None = None,
     microbatch: int = 0,
     noise: NoiseSamples = NoiseSamples(),
+    recursive: Recursive | None = None,
     compiler_options: dict | None = None,
 ) -> Callable:
     """Makes step(state, prior_params, base_key) -> (state, metrics), state donated.
@@ -308,11 +335,14 @@ def make_train_step(
     particles.py; density control counts the steps of its own particle; supervise: see
     supervision.py; spread: this step -> that of several assets; microbatch: views that
     a device takes at once, 0: all; noise: how many noises a rendering is given, and how
-    they are drawn; compiler_options: of `jax.jit`. Metrics are scalars.
+    they are drawn; recursive: how gradients are carried on from step to step, with one
+    particle only; compiler_options: of `jax.jit`. Metrics are scalars.
     """
     draw = make_forward(source, representation, mesh, supervise, microbatch)
     parts = draw, representation, estimator, sampler, total, mesh, microbatch, noise
     gradient = make_gradient(source, *parts)
+    if recursive:
+        gradient = carried_on(gradient, recursive)
     control = make_control(representation)
 
     def step(states: TrainState, prior_params, base_key):
@@ -331,13 +361,9 @@ def make_train_step(
 
         aux = {"grads": grads, **screen}
         params, rep_state, opt_state, report = control(
-            keys["control"],
-            state.step // particles,
-            params,
-            state.rep_state,
-            opt_state,
-            aux,
-        )
+            keys["control"], state.step // particles, params, state.rep_state,
+            opt_state, aux,
+        )  # fmt: skip
         metrics |= {f"control/{name}": value for name, value in report.items()}
         new = TrainState(state.step + 1, params, rep_state, opt_state, **learnt)
         return with_particle(states, turn, new, particles), metrics

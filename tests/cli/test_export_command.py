@@ -61,7 +61,7 @@ def test_every_format_is_written_from_the_checkpoint(run, tmp_path, capsys):
 
 def test_the_default_goes_beside_the_run_at_its_own_size(run):
     folder, _ = run
-    assert cli([str(folder)]) == 0
+    assert cli([str(folder), "--texture_size=64"]) == 0
     written = sorted(p.name for p in (folder / "exports").iterdir())
     assert written == ["asset.glb", "splats.glb", "splats.ply"]
     for path in (folder / "exports").iterdir():

@@ -286,6 +286,7 @@ def test_absent_components_come_out_negative_too():
         components(jax.random.key(0), noises=1)
 
 
+@pytest.mark.slow
 def test_the_reduced_terms_of_the_estimators_are_the_ones_measured():
     """`ssd` below M without rescaling is e_y - (1, 0 or r) eps: same variance."""
     prior = gaussian_mixture(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_estimators import CASES, HURRY, SCHEDULE, make
 from test_estimators import prior as of_views
+from test_guidance_rescale import GUIDED
 
 GROUP, VIEW = 4, (2, 3, 2)
 WHOLE, FLAT = (GROUP, *VIEW), (GROUP * VIEW[0], *VIEW[1:])
@@ -31,7 +32,11 @@ def estimate_of(case, shape):
     return jax.jit(estimate, compiler_options=HURRY)
 
 
-@pytest.mark.parametrize("case", CASES)
+# Those with guidance are asked the same with its rescaling, by test_guidance_rescale.
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=pytest.mark.slow if c in GUIDED else ()) for c in CASES],
+)
 def test_a_group_is_one_sample_of_all_its_numbers(case):
     """The same numbers laid out as one taller view give the same estimate, bit for
     bit in the noise and to rounding in the rest: nothing is done view by view."""

@@ -17,6 +17,7 @@ def measured(accelerator, folder, *more):
     return read_rows(folder / "small.jsonl", "key")
 
 
+@pytest.mark.slow
 def test_a_measurement_is_a_process_that_says_what_it_knows(accelerator, tmp_path):
     found = measured(accelerator, tmp_path, "--only", "machine")["machine"]["found"]
     assert found["platform"] == "cpu"

@@ -48,6 +48,7 @@ def test_the_full_unet_is_stable_diffusion_21s(size, parameters):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
 
 
+@pytest.mark.slow
 def test_a_worker_answers_and_a_dead_one_is_named(monkeypatch):
     peer = run.Peer("machine", sys.executable, "unet", "small")
     answer = peer.time()

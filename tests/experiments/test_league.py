@@ -13,6 +13,7 @@ from sdsjax.estimators import ESTIMATORS
 from sdsjax.files.atomic import read_rows
 from sdsjax.priors import gaussian_mixture
 from sdsjax.studies.runner import run
+from sdsjax.studies.statistics import ceiling_scores
 from sdsjax.toybox.world.captions import parse_caption
 
 NAMES = ("entries", "ranking", "standings", "quality")
@@ -55,7 +56,7 @@ def test_every_estimator_plays_with_equal_calls_on_other_prompts(league, plan):
     assert not set(entries.TUNE) & set(entries.REPORT)
     for prompt in (*entries.TUNE, *entries.REPORT):
         parse_caption(prompt)
-        assert entries.ceilings()[prompt]["iou"] > 0.9
+        assert ceiling_scores(entries.CEILINGS)[prompt]["iou"] > 0.9
     for entry in entries.ENTRIES.values():
         used = plan.steps(entry) * plan.batch * entry.calls
         assert 0 <= plan.calls - used < plan.batch * entry.calls

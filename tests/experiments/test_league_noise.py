@@ -23,6 +23,7 @@ def league():
         yield found
 
 
+@pytest.mark.slow
 def test_noise_and_cosine_on_a_prior_without_any(league):
     """One Gaussian of variance tau^2, no guidance: e - eps = (1 - k)(-eps) + const."""
     tau2, one = 1e-4, jnp.ones(1)

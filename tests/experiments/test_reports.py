@@ -19,12 +19,16 @@ REPORTS = [
     ("bench_nerf", ["--full"], "full", False),
     ("bench_networks", ["--full"], "full", False),
     ("bench_rasterize", ["--full"], "full", False),
+    ("diagnostics_cost", ["--full"], "full", False),
     ("hifa", ["--full"], "full", True),
     ("league", [], "exact", True),
     ("league", ["--full", *LEAGUE], "toybox-sd", False),
     ("league", ["--flow", *LEAGUE], "toybox-flow", False),
+    ("league_season2", [], "league-small", True),
     ("noise_samples", ["--full"], "full", False),
     ("prior_error", ["--full"], "full", False),
+    ("recursive_gradient", ["--full"], "full", False),
+    ("recursive_gradient", ["--assets", "--full"], "full-assets", False),
     ("ssd_ablation", ["--toybox", "--full"], "full-toybox", False),
     ("ssd_fig7", ["--full"], "full", True),
     ("ssd_norms", ["--toybox", "--full"], "full-toybox", False),
@@ -40,6 +44,7 @@ REPORTS = [
 def test_every_experiment_with_rows_is_here():
     # toybox-noise has no table of its own, density_control was made by hand
     other = {("league", "toybox-noise"), ("toybox_quality", "density_control")}
+    other |= {("stein_variance", "full-toybox-hybrid")}  # one row, three lines of it
     there = {
         (path.parents[1].name, path.stem)
         for path in FOLDER.glob("*/results/*.json*")

@@ -70,6 +70,7 @@ def test_ssd_needs_a_threshold_to_stay(fig7):
     assert (near[:, 1] < 0.75).all()
 
 
+@pytest.mark.slow
 def test_a_tiny_run_writes_table_and_picture(fig7, tmp_path, monkeypatch):
     plan = fig7.Plan(20, 0.05, 2, (0, 700), fig7.PLANE[:1])
     monkeypatch.setattr(fig7, "SMALL", plan)

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from sdsjax.exports.report import Run, report_html
 from sdsjax.render.splatting.rasterize import rasterize
 from sdsjax.representations.gaussians import Gaussians
 from sdsjax.runs import provenance
+from sdsjax.toybox.scoring import score
 from sdsjax.types import Rendering
 
 EVIL = 'a <script>alert("x")</script> & "blue" house'
@@ -188,7 +190,11 @@ def test_a_failing_piece_becomes_a_warning(tmp_path):
     assert warnings[0].startswith("mesh was not written: no splat is opaque enough")
 
 
-def test_a_toybox_prompt_is_scored_and_shown_beside_the_truth(tmp_path):
+def test_a_toybox_prompt_is_scored_and_shown_beside_the_truth(tmp_path, monkeypatch):
+    # a ray a pixel: two million of them take five seconds
+    rough = partial(score.true_views, supersample=1)
+    monkeypatch.setattr(score, "true_views", rough)
+
     def render(camera):
         across = jnp.arange(camera.width) - 0.5 * (camera.width - 1)
         disc = across**2 + across[:, None] ** 2 < (0.35 * camera.width) ** 2

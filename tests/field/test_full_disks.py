@@ -28,7 +28,8 @@ SHORT = {
     "diagnostics__every": 1,
     "diagnostics__nan_check_every": 1,
 }
-REFUSALS = [errno.ENOSPC, errno.EROFS]
+# of a whole run the second is slow: the same lines are taken
+REFUSALS = [errno.ENOSPC, pytest.param(errno.EROFS, marks=pytest.mark.slow)]
 EXPORTS = ("image.png", "metrics.json", "report.html", "finished.json")
 OF_GAUSSIANS = ("turntable.mp4", "splats.ply", "splats.glb", "mesh.glb", "views.png")
 

@@ -1,18 +1,22 @@
 """Situations of public bug reports: files that a run reads change between sessions."""
 
 import json
+import re
 import shutil
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import tiny_run
+from finished_runs import finished
 from ml_collections import ConfigDict
 from PIL import Image
 
 from sdsjax.files import fingerprints
 from sdsjax.runs.lock import RunError
 from sdsjax.training import train
+from sdsjax.training.build import build_representation
 from sdsjax.training.build.input_files import input_files
 
 pytestmark = pytest.mark.field
@@ -49,54 +53,97 @@ def session_of(workdir, config, **options):
     return record["sessions"][-1], record
 
 
-def test_a_changed_picture_is_refused_or_said(tmp_path, capsys):
+class OfAPicture:
+    """A run of Gaussians beside a given picture: half a minute of compiling."""
+
+    key, name = "reference.path", "mug.png"
+
+    def __init__(self, folder):
+        self.path = folder / self.name
+
+    def write(self, state):
+        write_picture(self.path, red=50 * state)
+
+    def config(self, **changes):
+        return config_of(self.path, **changes)
+
+
+class OfAnotherRun:
+    """A picture's own numbers on an exact prior, gone on with from another run's."""
+
+    key, name = "edit.path", "finished.json"
+
+    def __init__(self, folder):
+        self.path = folder / "source"
+        self.said = {key: tiny_run.OVERRIDES[key] for key in ("prior.name", "prompt")}
+        self.said |= {"resolution": 8, "batch_size": 2, "preview_every": 0}
+        config = tiny_run.resolve("ssd:image", {**self.said, "prompt": "a blue cube"})
+        representation = build_representation(config, (8, 8, 3))
+        finished(self.path, config, *representation.init(jax.random.key(3)))
+        self.record = json.loads((self.path / self.name).read_text())
+
+    def write(self, state):
+        (self.path / self.name).write_text(json.dumps({**self.record, "note": state}))
+
+    def config(self, **changes):
+        said = {**self.said, "edit.path": str(self.path), "steps": 3}
+        return tiny_run.resolve("edit:image", {**said, **changes})
+
+
+KINDS = [OfAnotherRun, pytest.param(OfAPicture, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_changed_file_is_refused_or_said(tmp_path, capsys, kind):
     """The loss had another target from one session to the next, without a word."""
-    picture, workdir = tmp_path / "mug.png", tmp_path / "run"
-    write_picture(picture)
-    _, record = session_of(workdir, config_of(picture))
-    (name,) = record["inputs"]["reference.path"]
-    assert name == "mug.png"
+    source, workdir = kind(tmp_path), tmp_path / "run"
+    source.write(4)
+    _, record = session_of(workdir, source.config())
+    (name,) = record["inputs"][source.key]
+    assert name == source.name
     before = (workdir / "run.json").read_bytes()
-    write_picture(picture, red=100)
+    source.write(2)
+    change = f"{source.key}: {name} has changed"
     # To go on, and to ask for what is finished.
     for steps in (4, 3):
         with pytest.raises(RunError) as hit:
-            train.run(config_of(picture, steps=steps), workdir)
+            train.run(source.config(steps=steps), workdir)
         line = str(hit.value)
-        assert "other files than there are now (reference.path: mug.png has" in line
+        assert f"other files than there are now ({change[:-7]}" in line
         assert "put them back" in line
         assert "--allow_config_change" in line
         assert "\n" not in line
     assert (workdir / "run.json").read_bytes() == before
     capsys.readouterr()
-    longer = config_of(picture, steps=4)
+    longer = source.config(steps=4)
     session, _ = session_of(workdir, longer, allow_config_change=True)
-    said = "goes on with other files than before: reference.path: mug.png has changed"
-    assert session["changed_inputs"] == ["reference.path: mug.png has changed"]
+    said = f"goes on with other files than before: {change}"
+    assert session["changed_inputs"] == [change]
     assert said in capsys.readouterr().err
     kept = json.loads((workdir / "metrics.json").read_text())["warnings"]
     assert sum(said in line for line in kept) == 1
-    # The new picture is this run's from here on.
-    session, _ = session_of(workdir, config_of(picture, steps=5))
+    # The new one is this run's from here on.
+    session, _ = session_of(workdir, source.config(steps=5))
     assert "changed_inputs" not in session
     # Put back as it was at first, it is another one again.
-    write_picture(picture)
-    with pytest.raises(RunError, match=r"mug\.png has changed"):
-        train.run(config_of(picture, steps=6), workdir)
+    source.write(4)
+    with pytest.raises(RunError, match=re.escape(change)):
+        train.run(source.config(steps=6), workdir)
 
 
-def test_a_run_of_before_goes_on_and_is_told_of_the_next_change(tmp_path):
-    picture, workdir = tmp_path / "mug.png", tmp_path / "run"
-    write_picture(picture)
-    session_of(workdir, config_of(picture))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_before_goes_on_and_is_told_of_the_next_change(tmp_path, kind):
+    source, workdir = kind(tmp_path), tmp_path / "run"
+    source.write(4)
+    session_of(workdir, source.config())
     record = json.loads((workdir / "run.json").read_text())
     del record["inputs"]
     (workdir / "run.json").write_text(json.dumps(record))
-    write_picture(picture, red=100)
-    session_of(workdir, config_of(picture, steps=4))
-    write_picture(picture, red=50)
-    with pytest.raises(RunError, match=r"mug\.png has changed"):
-        train.run(config_of(picture, steps=5), workdir)
+    source.write(2)
+    session_of(workdir, source.config(steps=4))
+    source.write(1)
+    with pytest.raises(RunError, match=f"{source.name} has changed"):
+        train.run(source.config(steps=5), workdir)
 
 
 def cameras_turned(folder):

@@ -22,43 +22,45 @@ import numpy as np
 from sdsjax.exports.mesh import extract_mesh
 from sdsjax.representations.gaussians import Gaussians
 
-resolution, kind = int(sys.argv[1]), sys.argv[2]
+resolution = int(sys.argv[1])
 rng, n = np.random.default_rng(0), 2000
+
+def splats_at(means):
+    return Gaussians(
+        means.astype("f4"), np.full((n, 3), np.log(0.04), "f4"),
+        rng.normal(size=(n, 4)).astype("f4"), np.ones(n, "f4"),
+        rng.normal(size=(n, 1, 3)).astype("f4"), np.ones(n, bool),
+    )
+
 ray = rng.normal(size=(n, 3))
 ray /= np.linalg.norm(ray, axis=1, keepdims=True)
-means = ray * rng.uniform(0.3, 0.6, (n, 1))
-if kind == "cloud":
-    means = rng.uniform(-0.9, 0.9, (n, 3))
-splats = Gaussians(
-    means.astype("f4"), np.full((n, 3), np.log(0.04), "f4"),
-    rng.normal(size=(n, 4)).astype("f4"), np.ones(n, "f4"),
-    rng.normal(size=(n, 1, 3)).astype("f4"), np.ones(n, bool),
-)
-extract_mesh(splats, resolution=16)
+object = splats_at(ray * rng.uniform(0.3, 0.6, (n, 1)))
+cloud = splats_at(rng.uniform(-0.9, 0.9, (n, 3)))
+for splats in (cloud, object):
+    extract_mesh(splats, resolution=16)
 
 def taken(name):
     (line,) = (x for x in open("/proc/self/status") if x.startswith(name + ":"))
     return int(line.split()[1])
 
-open("/proc/self/clear_refs", "w").write("5")  # VmHWM begins anew
-before = taken("VmRSS")
-extract_mesh(splats, resolution=resolution)
-print((taken("VmHWM") - before) / 1024)
+for splats in (cloud, object):
+    open("/proc/self/clear_refs", "w").write("5")  # VmHWM begins anew
+    before = taken("VmRSS")
+    extract_mesh(splats, resolution=resolution)
+    print((taken("VmHWM") - before) / 1024)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
-    "resolution", [64, 128, pytest.param(256, marks=pytest.mark.slow)]
+    "resolution", [64, *(pytest.param(n, marks=pytest.mark.slow) for n in (128, 256))]
 )
 def test_the_estimate_holds_for_a_loose_cloud_and_an_object(resolution):
-    measured = {}
-    for kind in ("cloud", "object"):
-        command = [sys.executable, "-c", MEASURE, str(resolution), kind]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        if "clear_refs" in done.stderr:
-            pytest.skip("this kernel does not let the peak begin anew")
-        measured[kind] = float(done.stdout)
+    command = [sys.executable, "-c", MEASURE, str(resolution)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if "clear_refs" in done.stderr:
+        pytest.skip("this kernel does not let the peak begin anew")
+    measured = dict(zip(("cloud", "object"), map(float, done.stdout.split())))
     bound = mesh.extraction_bytes(resolution) / MIB
     # A tenth and 4 MiB for what the allocator keeps.
     assert measured["object"] < 1.1 * bound + 4

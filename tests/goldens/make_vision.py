@@ -29,8 +29,8 @@ def fill(model):
     return model.eval()
 
 
-def dpt(outputs):
-    model = transformers.DPTForDepthEstimation(transformers.DPTConfig(**vision.DPT))
+def dpt(outputs, config=vision.DPT):
+    model = transformers.DPTForDepthEstimation(transformers.DPTConfig(**config))
     if outputs == 3:  # the normals' layout: three channels, and no ReLU behind them
         model.head.head[4] = torch.nn.Conv2d(32, 3, 1)
         model.head.head[5] = torch.nn.Identity()
@@ -57,6 +57,9 @@ def answers(dtype):
         out[f"disparity_{size}"] = dpt(1).to(dtype)(x).predicted_depth.numpy()
         y = dpt(3).to(dtype)(x).predicted_depth.numpy().transpose(0, 2, 3, 1)
         out[f"normals_{size}"] = unit(2 * np.clip(y, 0, 1) - 1)
+    x = nchw(vision.image(32), dtype)
+    hybrid = dpt(1, vision.HYBRID).to(dtype)
+    out["hybrid_32"] = hybrid(x).predicted_depth.numpy()
     model = clip().to(dtype)
     ids = torch.from_numpy(fixed.inputs()["ids"])
     found = model(input_ids=ids, pixel_values=nchw(vision.image(24), dtype))

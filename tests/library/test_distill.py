@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jitted import orbit_camera, random_orbits
 
 import sdsjax
-from sdsjax.cameras import OrbitRange, orbit_camera, random_orbits
+from sdsjax.cameras import OrbitRange
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.library.load_prior import LoadedPrior
 from sdsjax.priors import gaussian_mixture
@@ -55,9 +56,8 @@ def test_the_gradient_is_the_estimate_pulled_back_to_the_caller_s_parameters():
 
         return Estimator(lambda prior, key, z_spec: (), estimate)
 
-    found = sdsjax.distill(
-        render, start(), None, KEY, prior=mixture(), estimator=own, factor=3.0, t=400
-    )
+    said = {"prior": mixture(), "estimator": own, "factor": 3.0, "t": 400}
+    found = jax.jit(lambda p: sdsjax.distill(render, p, None, KEY, **said))(start())
     z = 2 * np.asarray(render(start(), None)) - 1
     np.testing.assert_allclose(found.grads["base"], 6 * z, rtol=1e-5)
     ramp = np.linspace(0, 1, SIZE)[:, None, None]
@@ -195,10 +195,15 @@ def test_the_exact_prior_pulls_towards_the_true_picture_of_the_camera():
     small = {"resolution": 8, "vae_folder": "", "captions": (), "views": 1}
     prior = sdsjax.load_prior("a red mug", "exact", elevations=(15.0,), **small)
     camera = orbit_camera(40.0, 15.0, 2.95, fov=40.0, width=8, height=8)
-    found = sdsjax.distill(
-        lambda rgb, camera: rgb, jnp.full((8, 8, 3), 0.5), camera, KEY, prior=prior,
-        estimator="denoised_l2", guidance_scale=1.0, weighting="one", t=900,
-    )  # fmt: skip
+    said = {"guidance_scale": 1.0, "weighting": "one", "t": 900, "prior": prior}
+
+    @jax.jit
+    def pulled(rgb, camera):
+        return sdsjax.distill(
+            lambda rgb, camera: rgb, rgb, camera, KEY, estimator="denoised_l2", **said
+        ).grads
+
+    grads = pulled(np.full((8, 8, 3), 0.5, np.float32), camera)
     specs, orbits = [parse_caption("a red mug")[0]], [(40.0, 15.0, 2.95)]
     truth = render_specs(specs, orbits, size=8, background=(1.0, 1.0, 1.0))[0]
-    np.testing.assert_allclose(-found.grads / 2, 2 * truth - 1, atol=5e-3)
+    np.testing.assert_allclose(-grads / 2, 2 * truth - 1, atol=5e-3)

@@ -22,6 +22,26 @@ DPT = {
     "neck_hidden_sizes": [6, 8, 10, 12],
     "fusion_hidden_size": 8,
 }
+# the published hybrid's layout: a ResNet's stages before the transformer
+HYBRID = DPT | {
+    "is_hybrid": True,
+    "patch_size": 16,
+    "reassemble_factors": [1, 1, 1, 0.5],
+    "neck_hidden_sizes": [16, 40, 10, 12],
+    "neck_ignore_stages": [0, 1],
+    "backbone_featmap_shape": [1, 72, 2, 2],
+    "backbone_config": {
+        "model_type": "bit",
+        "layer_type": "bottleneck",
+        "global_padding": "same",
+        "embedding_dynamic_padding": True,
+        "embedding_size": 8,
+        "hidden_sizes": [16, 40, 72, 96],
+        "depths": [1, 2, 1],
+        "num_groups": 4,
+        "out_features": ["stage1", "stage2", "stage3"],
+    },
+}
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 21,

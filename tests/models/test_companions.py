@@ -42,6 +42,26 @@ DPT_LARGE = {
     "use_auxiliary_head": True,
     "use_batch_norm_in_fusion_residual": False,
 }
+DPT_HYBRID = DPT_LARGE | {
+    "backbone_config": {
+        "model_type": "bit",
+        "depths": [3, 4, 9],
+        "embedding_dynamic_padding": True,
+        "global_padding": "same",
+        "layer_type": "bottleneck",
+        "out_features": ["stage1", "stage2", "stage3"],
+    },
+    "backbone_featmap_shape": [1, 1024, 24, 24],
+    "backbone_out_indices": [2, 5, 8, 11],
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "is_hybrid": True,
+    "neck_hidden_sizes": [256, 512, 768, 768],
+    "neck_ignore_stages": [0, 1],
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "reassemble_factors": [1, 1, 1, 0.5],
+}
 CLIP_L = {
     "architectures": ["CLIPModel"],
     "initializer_factor": 1.0,
@@ -74,6 +94,7 @@ CLIP_L = {
     [
         ("depth", DPT_LARGE, 462, 343_030_465),
         ("normals", DPT_LARGE, 462, 343_030_531),
+        ("depth", DPT_HYBRID, 414, 122_377_985),
         ("clip_scorer", CLIP_L, 590, 427_616_513),
     ],
 )
@@ -95,7 +116,8 @@ def test_the_end_token_of_old_files_means_the_largest_id():
     ("name", "change", "message"),
     [
         ("depth", {"readout_type": "add"}, "readout_type = 'add'; expected 'project'"),
-        ("depth", {"is_hybrid": True}, "is_hybrid = True; expected False"),
+        ("depth", {"is_hybrid": True}, "backbone_config = None; expected an object"),
+        ("depth", {"is_hybrid": 1}, "true or false"),
         ("depth", {"model_type": "vit"}, "model_type = 'vit'; expected 'dpt'"),
         ("depth", {"backbone_config": {}}, "backbone_config = {}"),
         ("depth", {"add_projection": True}, "add_projection = True"),
@@ -123,6 +145,39 @@ def test_configs_that_are_refused(tmp_path, name, change, message):
     assert text.startswith(str(tmp_path / "a" / "config.json"))
     assert message in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"is_hybrid": False}, "None without is_hybrid"),
+        ({"neck_ignore_stages": []}, "neck_ignore_stages = []; expected [0, 1]"),
+        ({"patch_size": 8}, "patch_size = 8; expected 16"),
+        ({"neck_hidden_sizes": [16, 8, 10, 12]}, "first the stem's [16, 40]"),
+        ({"backbone_out_indices": [0, 3], "reassemble_factors": [1, 1],
+          "neck_hidden_sizes": [16, 40]}, "more than 2"),
+        ({"stem": {"layer_type": "preactivation"}}, "expected 'bottleneck'"),
+        ({"stem": {"global_padding": None}}, "global_padding = None"),
+        ({"stem": {"depths": [1, 2]}}, "depths = [1, 2]; expected three"),
+        ({"stem": {"out_features": ["stage1"]}}, "out_features = ['stage1']"),
+        ({"stem": {"num_groups": 16}}, "num_groups = 16; expected a divisor of the 8"),
+        ({"stem": {"made_up": 1}}, "backbone_config: made_up = 1"),
+    ],
+)  # fmt: skip
+def test_stems_that_are_refused(change, message):
+    change = dict(change)
+    stem = {**vision.HYBRID["backbone_config"], **change.pop("stem", {})}
+    with pytest.raises(LoaderError) as caught:
+        configs_vision.dpt_config({**vision.HYBRID, "backbone_config": stem, **change})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["layer_type", "embedding_dynamic_padding"])
+def test_a_stem_that_leaves_out_what_is_not_the_default_is_refused(key):
+    stem = {k: v for k, v in vision.HYBRID["backbone_config"].items() if k != key}
+    with pytest.raises(LoaderError, match=f"{key} = None"):
+        configs_vision.dpt_config(vision.HYBRID | {"backbone_config": stem})
 
 
 @pytest.mark.parametrize("name", ["depth", "clip_scorer"])

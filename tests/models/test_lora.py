@@ -149,7 +149,11 @@ def test_factors_stay_float32_beside_a_bfloat16_base():
 
 
 @pytest.mark.parametrize(
-    ("config", "numbers"), [(SD15, 797_184), (SD21, 829_952)], ids=["sd15", "sd21"]
+    ("config", "numbers"),
+    [
+        pytest.param(SD15, 797_184, marks=pytest.mark.slow, id="sd15"),
+        pytest.param(SD21, 829_952, id="sd21"),
+    ],
 )
 def test_full_size(config, numbers):
     shapes = hub.param_shapes("unet", unet_config(config))

@@ -88,17 +88,26 @@ def other(z):
 
 @pytest.fixture(
     scope="module",
-    params=[PLAIN, TOLD, MAPPED],
-    ids=["mvdream", "rays and code", "code map"],
+    params=[
+        pytest.param(PLAIN, marks=pytest.mark.slow, id="mvdream"),
+        pytest.param(TOLD, marks=pytest.mark.slow, id="rays and code"),
+        pytest.param(MAPPED, id="code map"),
+    ],
 )
 def network(request):
     return request.param, random_params(request.param)
 
 
 # For tests that compile a program of their own: the network between holds no layer
-# that the last does not hold.
+# that the last does not hold. MVDream's, without any of them, meets the torch module in
+# test_mvdream.
 FIRST_AND_LAST = pytest.mark.parametrize(
-    "network", [PLAIN, MAPPED], indirect=True, ids=["mvdream", "code map"]
+    "network",
+    [
+        pytest.param(PLAIN, marks=pytest.mark.slow, id="mvdream"),
+        pytest.param(MAPPED, id="code map"),
+    ],
+    indirect=True,
 )
 
 
@@ -177,6 +186,7 @@ def test_mapped_over_groups_is_a_batch_of_them(network):
     np.testing.assert_allclose(mapped, apply(config, params, *arrays), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_group_of_one_without_options_begins_as_the_plain_unet():
     z, t, text, camera, _ = inputs(PLAIN, views=1)
 

@@ -32,13 +32,20 @@ def run(network, arrays):
         return jax.jit(network.module.apply)({"params": network.params}, *arrays)
 
 
-@pytest.mark.parametrize("name", fixed.UNETS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if "all" in name else pytest.mark.slow)
+        for name in fixed.UNETS
+    ],
+)
 def test_it_answers_as_the_torch_module(tmp_path, name):
     network = hub.load_component(fixed.write_unet(tmp_path, fixed.UNETS[name]), "unet")
     with np.load(GOLDENS) as golden:
         assert relative(run(network, fixed.inputs()), golden[name]) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["views apart", "cameras swapped", "epsilon"])
 def test_the_goldens_see_small_faults(tmp_path, monkeypatch, fault):
     network = hub.load_component(fixed.write_unet(tmp_path, SMALL), "unet")

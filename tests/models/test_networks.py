@@ -63,6 +63,7 @@ def coarse_epsilon(monkeypatch):
     monkeypatch.setattr(layers.GroupNorm, "__call__", call)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [tanh_gelu, coarse_epsilon])
 def test_faults_of_retired_flax_models_show(tmp_path, golden, monkeypatch, fault):
     network = load(tmp_path, "unet", fixed.UNETS["unet_sd2"])
@@ -70,6 +71,7 @@ def test_faults_of_retired_flax_models_show(tmp_path, golden, monkeypatch, fault
     assert relative(run_unet(network), golden["unet_sd2"]) > 10 * TOLERANCE
 
 
+@pytest.mark.slow
 def test_unet_in_bfloat16(tmp_path, golden):
     network = load(tmp_path, "unet", fixed.UNETS["unet_sd2"], dtype=jnp.bfloat16)
     assert {p.dtype for p in jax.tree.leaves(network.params)} == {jnp.dtype("bfloat16")}
@@ -78,7 +80,9 @@ def test_unet_in_bfloat16(tmp_path, golden):
     assert relative(out, golden["unet_sd2"]) < 0.016  # 1.5 times torch's own
 
 
-@pytest.mark.parametrize("remat", ["none", "blocks"])
+@pytest.mark.parametrize(
+    "remat", [pytest.param("none", marks=pytest.mark.slow), "blocks"]
+)
 def test_vae_encoder_and_its_pullback(tmp_path, golden, remat):
     network, a = load(tmp_path, "vae", fixed.VAE, remat=remat), fixed.inputs()
 

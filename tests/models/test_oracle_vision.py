@@ -4,10 +4,11 @@ keys and shapes at full size.
 The bounds of `test_oracle_networks`: twice torch's own float32 error against float64.
 """
 
+import fixed_vision as vision
 import jax
 import numpy as np
 import pytest
-from test_companions import CLIP_L, DPT_LARGE
+from test_companions import CLIP_L, DPT_HYBRID, DPT_LARGE
 
 from sdsjax.models.loading import companions, hub, mapping
 from sdsjax.models.loading.weights import check_table
@@ -36,6 +37,7 @@ DPT = {
     "neck_hidden_sizes": [8, 12, 16, 20],
     "fusion_hidden_size": 16,
 }
+HYBRID = {"image_size": 64, "backbone_featmap_shape": [1, 72, 4, 4]}
 TEXT = {
     "vocab_size": 1000,
     "hidden_size": 32,
@@ -56,7 +58,17 @@ def save(model, folder):
 @pytest.mark.parametrize("size", [64, 80])
 def test_dpt(tmp_path, name, size):
     """80: positions resized, five patches a side, so that maps are resized too."""
-    oracle = transformers.DPTForDepthEstimation(transformers.DPTConfig(**DPT))
+    against_torch(tmp_path, name, DPT, size)
+
+
+@pytest.mark.parametrize("name", ["depth", "normals"])
+def test_hybrid(tmp_path, name):
+    """Its stem's embeddings refuse other sizes than the network's own."""
+    against_torch(tmp_path, name, {**vision.HYBRID, **HYBRID}, 64)
+
+
+def against_torch(tmp_path, name, config, size):
+    oracle = transformers.DPTForDepthEstimation(transformers.DPTConfig(**config))
     if name == "normals":
         oracle.head.head[4] = torch.nn.Conv2d(32, 3, 1)
     perturbed(oracle, 1.5)
@@ -131,8 +143,12 @@ def torch_dpt(config):
 
 @pytest.mark.parametrize(
     ("name", "config", "build"),
-    [("depth", DPT_LARGE, torch_dpt), ("clip_scorer", CLIP_L, torch_clip)],
-    ids=["dpt-large", "clip-l"],
+    [
+        ("depth", DPT_LARGE, torch_dpt),
+        ("depth", DPT_HYBRID, torch_dpt),
+        ("clip_scorer", CLIP_L, torch_clip),
+    ],
+    ids=["dpt-large", "dpt-hybrid", "clip-l"],
 )
 def test_full_size_tables(name, config, build):
     with torch.device("meta"):

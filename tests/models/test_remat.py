@@ -81,18 +81,38 @@ def kept(loss, x):
 @pytest.mark.parametrize("make", [of_unet, of_sdxl, of_mmdit, of_views])
 def test_a_policy_keeps_less_of_each_network(make):
     psi, loss_of = of_loras(make)
-    none, dots, blocks = (kept(loss_of(policy), psi) for policy in POLICIES)
-    assert blocks < dots < none
+    none, blocks = (kept(loss_of(policy), psi) for policy in ("none", "blocks"))
+    assert blocks < none
+    if make is of_unet:  # the others hand the policy on to the same blocks
+        assert blocks < kept(loss_of("dots"), psi) < none
 
 
-@pytest.mark.parametrize("make", [of_unet, of_mmdit])
+def of_block():
+    """One block of the UNet: (parameters, policy -> loss of them)."""
+    x, time = varied(1, 4, 4, 8), jnp.linspace(-1, 1, 16).reshape(1, 16)
+    shapes = jax.eval_shape(ResnetBlock(8, 4, 1e-5).init, jax.random.key(0), x, time)
+
+    def loss_of(remat):
+        block = rematerialised(ResnetBlock, remat)(8, 4, 1e-5)
+        return lambda params: jnp.sum(block.apply(params, x, time) ** 2)
+
+    return drawn(shapes), loss_of
+
+
+def of_whole(make):
+    return pytest.param(
+        lambda: of_loras(make), marks=pytest.mark.slow, id=make.__name__
+    )
+
+
+@pytest.mark.parametrize("make", [of_block, of_whole(of_unet), of_whole(of_mmdit)])
 def test_the_gradient_is_the_same(make):
     """What is computed again is computed alike: rounding apart."""
-    psi, loss_of = of_loras(make)
+    psi, loss_of = make()
     grads = jax.jit(lambda psi: [jax.grad(loss_of(name))(psi) for name in POLICIES])
     with jax.default_matmul_precision("highest"):
         plain, *others = grads(psi)
-    assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(plain.factors))
+    assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(plain))
     for found in others:
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(
@@ -103,7 +123,8 @@ def test_the_gradient_is_the_same(make):
         )
 
 
-def test_the_encoder_keeps_less_and_pulls_back_the_same():
+def test_the_encoder_keeps_less():
+    """That it pulls back the same is asked of torch's answers, by test_networks."""
     params, x = drawn(param_shapes("vae", VAE)), jnp.linspace(-1, 1, 192)
     x = x.reshape(1, 8, 8, 3)
 
@@ -118,11 +139,6 @@ def test_the_encoder_keeps_less_and_pulls_back_the_same():
 
     none, dots, blocks = (kept(loss_of(policy), x) for policy in POLICIES)
     assert blocks < dots < none
-    slopes = jax.jit(lambda x: [jax.grad(loss_of(name))(x) for name in POLICIES])
-    with jax.default_matmul_precision("highest"):
-        plain, *others = slopes(x)
-    for found in others:
-        np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-6)
 
 
 def test_none_is_the_block_itself_and_another_name_is_refused():

@@ -8,7 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdsjax.models.loading import companions, hub
-from sdsjax.models.loading.save_vision import clip_json, save_companion
+from sdsjax.models.loading.save_vision import clip_json, dpt_json, save_companion
 from sdsjax.models.text_encoders.clip_tokenizer import train_word_tokenizer
 
 
@@ -26,6 +26,12 @@ def network(name):
         for path, leaf in shapes.items()
     }
     return config, unflatten_dict(params), words
+
+
+def test_a_hybrid_is_written_as_it_is_read():
+    config = companions.COMPANIONS["depth"].read_config(vision.HYBRID)
+    assert config.stem is not None
+    assert companions.COMPANIONS["depth"].read_config(dpt_json(config)) == config
 
 
 @pytest.mark.parametrize("name", companions.COMPANIONS)

@@ -60,6 +60,11 @@ def test_unet(tmp_path, golden):
     assert relative(out, golden["unet"]) < TOLERANCE
     with pytest.raises(ValueError, match="5x8 pixels: both sides must be multiples"):
         run_unet(network, jnp.zeros((2, 5, 8, 3)))
+
+
+@pytest.mark.slow
+def test_unet_in_bfloat16(tmp_path, golden):
+    write_component(tmp_path, "unet")
     half = hub.load_component(tmp_path, "unet", dtype=jnp.bfloat16)
     out = run_unet(half)
     assert out.dtype == jnp.float32  # the type of z_t

@@ -27,7 +27,15 @@ def golden():
         return dict(file)
 
 
-@pytest.fixture(scope="module", params=list(companions.COMPANIONS))
+# Normals are depth's network under another head, which the shipped one's accuracy sees
+# (toybox/scoring/test_shipped_companions).
+OF = [
+    pytest.param(name, marks=pytest.mark.slow if name == "normals" else ())
+    for name in companions.COMPANIONS
+]
+
+
+@pytest.fixture(scope="module", params=OF)
 def network(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     vision.write_folder(folder, request.param)
@@ -65,6 +73,16 @@ def test_networks(network, golden):
         assert relative(vision.thinned(y), want) < TOLERANCE
         if name == "normals":
             np.testing.assert_allclose(np.linalg.norm(y, axis=-1), 1.0, atol=1e-5)
+
+
+def test_a_hybrid(golden, tmp_path):
+    """Kernels standardised, widths rounded to eights, a picture's edges padded."""
+    folder = vision.write_folder(tmp_path, "depth", vision.HYBRID)
+    module, params, _ = companions.load_companion(folder, "depth")
+    y = vision.thinned(jax.jit(module.apply)({"params": params}, vision.image(32)))
+    want = golden["hybrid_32"]
+    assert np.mean(want > 0) > 0.5
+    assert relative(y, want) < 2 * TOLERANCE  # of torch's own float32: 1e-6
 
 
 def test_predict_takes_any_size(network):

@@ -23,7 +23,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from table import MUTANTS, Mutant
+from mutant import Mutant
+from table import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("sdsjax", "tests", "configs", "pyproject.toml")

@@ -2,46 +2,14 @@
 
 `of` lists one file's mutants: (name, old text, new text, tests). The old text occurs
 once in the file; tests are functions of the test file that is named first, or `other
-file::function`, several of them joined by ' & '. EQUIVALENT explains the mutants that
-no test can tell from the original.
+file::function`, several of them joined by ' & '.
 """
 
 # fmt: off
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-EQUIVALENT: dict[str, str] = {
-    "near_pole": "between 88 and 89 degrees either up vector spans the same plane with "
-    "the direction looked in, so that the camera is the same to rounding",
-}
-
-
-class Mutant(NamedTuple):
-    """One small mistake in the package.
-
-    file is relative to sdsjax/; tests are pytest's node ids; explanation, if any, says
-    why no test can see it.
-    """
-
-    name: str
-    file: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
-    explanation: str
-
-
-def of(file: str, test_file: str, *rows: tuple[str, str, str, str]) -> list[Mutant]:
-    """Makes the mutants of one file."""
-    made = []
-    for name, old, new, tests in rows:
-        nodes = (t if "::" in t else f"{test_file}::{t}" for t in tests.split(" & "))
-        ids = tuple(f"tests/{node}" for node in nodes)
-        made.append(Mutant(name, file, old, new, ids, EQUIVALENT.get(name, "")))
-    return made
-
+from mutant import of
 
 DIFFUSION = [
     *of("diffusion/noise_schedules.py", "diffusion/test_noise_schedules.py",
@@ -389,7 +357,31 @@ EVALUATION = [
          "test_means_differences_and_wins_are_those_by_hand")),
 ]
 
+STEP = [
+    *of("training/noises/recursive.py", "training/test_recursive.py",
+        ("gain_of_the_whole_change", "(variance + change / 2)", "(variance + change)",
+         "test_the_gain_leaves_the_least_variance"),
+        ("recursion_forgets_sooner", "FORGET = 0.9 ", "FORGET = 0.5 ",
+         "test_three_steps_by_hand"),
+        ("what_is_not_read_is_weighted",
+         "lambda g, d: jnp.where(begin, g, g + (1 - gain) * d)",
+         "lambda g, d: g + (1 - gain) * d",
+         "test_three_steps_by_hand"),
+        ("draws_of_the_gain_apart", "gain * left * change", "0 * left * change",
+         "test_the_gain_leaves_the_least_variance"),
+        ("first_variance_of_two", "innovation / 2, carried.variance",
+         "innovation, carried.variance", "test_three_steps_by_hand")),
+    *of("training/train_step.py", "training/test_recursive.py",
+        ("old_gradient_of_this_step", "step=state.step - 1, params",
+         "step=state.step, params", "test_three_whole_steps_are_the_formula"),
+        ("old_gradient_of_these_parameters", "params=carried.params, rep_state=carried",
+         "params=state.params, rep_state=carried",
+         "test_three_whole_steps_are_the_formula"),
+        ("phases_carry_on", "state.step == how.first", "state.step == 0",
+         "test_a_new_phase_begins_anew")),
+]
+
 MUTANTS = [
     *DIFFUSION, *ESTIMATORS, *LOSSES, *RENDER, *REPRESENTATIONS, *CHECKPOINTS,
-    *CAMERAS, *DIAGNOSTICS, *EVALUATION,
+    *STEP, *CAMERAS, *DIAGNOSTICS, *EVALUATION,
 ]

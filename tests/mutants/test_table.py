@@ -4,7 +4,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from table import EQUIVALENT, MUTANTS
+from mutant import EQUIVALENT
+from table import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 

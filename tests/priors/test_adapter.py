@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import orbit_camera
 from test_stable_diffusion import TEXT, UNET, VAE, random_params
 
-from sdsjax.cameras import orbit_camera
+from sdsjax.models.loading import hub
 from sdsjax.models.loading.save import save_stable_diffusion
 from sdsjax.models.text_encoders.clip_tokenizer import train_word_tokenizer
 from sdsjax.models.unets.lora import Lora
@@ -86,7 +87,9 @@ def call(source):
     return adapter_noise(source)
 
 
-@pytest.mark.parametrize("adapter", ["own", "named"])
+@pytest.mark.parametrize(
+    "adapter", ["own", pytest.param("named", marks=pytest.mark.slow)]
+)
 def test_begins_as_the_network_beneath(
     plain, velocity, source, psi, call, noisy, adapter
 ):
@@ -166,6 +169,19 @@ def test_costs_nothing_where_it_is_not_called(plain, source, noisy):
     assert named.params.adapter is None  # the same folder is read once
 
 
+def test_another_folder_is_the_second_network_s_base(plain, velocity):
+    """Its UNet and its own text's width; what it says is slow, above."""
+    source = stable_diffusion.load(plain, "red cat", adapter_folder=velocity)
+    own = hub.load_stable_diffusion(velocity)
+    jax.tree.map(
+        np.testing.assert_array_equal, source.params.adapter.unet, own.unet.params
+    )
+    psi = jax.eval_shape(source.bind(source.params).adapter.init, jax.random.key(0))
+    key = psi.factors["mid_block"]["attentions_0"]["transformer_blocks_0"]["attn2"]
+    assert key["to_k"]["down"].shape[0] == 24
+
+
+@pytest.mark.slow
 def test_perp_neg_is_folded_into_cond(plain, source, noisy):
     bare, source = source, stable_diffusion.load(plain, "red cat", perp_neg=True)
     every = ("negative", "cond", "uncond")

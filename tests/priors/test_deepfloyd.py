@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import orbit_camera
 
-from sdsjax.cameras import orbit_camera
 from sdsjax.cli.budget import budget
 from sdsjax.cli.checks import resolve
 from sdsjax.diffusion import NoiseSchedule, prompts
@@ -133,6 +133,7 @@ def test_parameters_carry_no_gradient(source):
     assert text.count(kernel) == forward.count(kernel)
 
 
+@pytest.mark.slow
 def test_the_text_encoder_is_freed(folder):
     def is_wide(array):  # T5's feed-forward: nothing else has its width
         return fixed.T5["d_ff"] in array.shape

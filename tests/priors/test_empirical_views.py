@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import orbit_camera
 
-from sdsjax.cameras import orbit_camera
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.priors import empirical
 from sdsjax.types import View

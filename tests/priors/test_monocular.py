@@ -77,15 +77,21 @@ def test_a_folder_that_is_no_dpt(tmp_path):
         stable_diffusion.load(folder, "red cat", depth_folder=str(tmp_path))
 
 
+def test_normals_without_depth_are_refused(tmp_path):
+    folder = write(tmp_path / "sd")
+    normals = str(vision.write_folder(tmp_path / "normals", "normals"))
+    with pytest.raises(ValueError, match=r"prior\.depth_folder") as caught:
+        stable_diffusion.load(folder, "red cat", normals_folder=normals)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
 def test_normals_of_a_network_of_their_own(tmp_path):
     folder = write(tmp_path / "sd")
     folders = {
         name: str(vision.write_folder(tmp_path / name, name))
         for name in ("depth", "normals")
     }
-    with pytest.raises(ValueError, match=r"prior\.depth_folder") as caught:
-        stable_diffusion.load(folder, "red cat", normals_folder=folders["normals"])
-    assert "\n" not in str(caught.value)
     source = stable_diffusion.load(
         folder,
         "red cat",

@@ -92,6 +92,7 @@ def test_it_is_the_network_told_the_cameras_numbers(folder, source, view, z):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_vsd_trains_a_lora_on_it(source, view, z):
     """e_psi begins as e_y, a step of `learn` moves factors and camera, and lowers the
     loss that it is taught by; the prior stays."""
@@ -127,6 +128,7 @@ def test_vsd_trains_a_lora_on_it(source, view, z):
     assert np.any(psi.camera["linear_2"]["kernel"])
 
 
+@pytest.mark.slow
 def test_loras_size_on_the_published_network_is_stable_diffusions():
     read = hub.COMPONENTS["unet"].read_config(fixed.MVDREAM)
     shapes = hub.param_shapes("unet", read)
@@ -169,6 +171,7 @@ def test_steins_depth_looks_at_one_view(source, view, z):
     stein(baseline="depth").init(prior._replace(group=1), jax.random.key(0), z[0])
 
 
+@pytest.mark.slow
 def test_a_monocular_estimate_is_the_companions(folder):
     given = {"depth_folder": "toybox-dpt", "group": 1}
     source = multiview.load(str(folder), "a red mug", **given)
@@ -184,5 +187,8 @@ def test_a_monocular_estimate_is_the_companions(folder):
     )
     assert jnp.ptp(found) > 0
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_normals_alone_are_refused(folder):
     with pytest.raises(ValueError, match=r"needs prior\.depth_folder"):
         multiview.load(str(folder), "a red mug", normals_folder="toybox-normals")

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import orbit_camera
 from test_adapter import write
 
-from sdsjax.cameras import orbit_camera
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.models.loading import hub
 from sdsjax.models.loading.errors import LoaderError
@@ -27,6 +27,7 @@ PIXELS = 2 * folders.SIDE
 Z_T = np.random.default_rng(1).normal(size=(folders.SIDE, folders.SIDE, 4)).astype("f4")
 T = jnp.int32(400)
 LEFT = View(orbit_camera(90.0, 0.0))
+NULL = View(jax.tree.map(jnp.zeros_like, LEFT.camera))
 EVERY = ("cond", "uncond", "negative")
 
 
@@ -44,35 +45,53 @@ def source(folder):
     return stable_diffusion.load(folder, "a red mug", "a cat", lora_rank=2)
 
 
-def told(networks, text, size=PIXELS):
-    """By hand: what the UNet is told of one text."""
-    first, second = networks.text_encoder, networks.text_encoder_2
-    ids = networks.tokenizer([text]), networks.tokenizer_2([text])
-    _, kept = first.module.apply(
-        {"params": first.params}, ids[0], capture_intermediates=True
-    )
-    layers = kept["intermediates"]
+@pytest.fixture(scope="module")
+def answers(source):
+    """(parameters, view) -> the prior's three branches and what its second network
+    begins by saying, of one program; the null camera is none."""
+
+    def both(params, view):
+        prior = source.bind(params)
+        psi = prior.adapter.init(jax.random.key(0))
+        return prior.noise(Z_T, T, view, EVERY), prior.adapter.noise(psi, Z_T, T, view)
+
+    return partial(jax.jit(both, compiler_options=HURRY), source.params)
+
+
+@partial(jax.jit, static_argnums=0)
+def encoded(modules, params, ids, more_ids):
+    """Both encoders' states side by side, and the second one's pooled text."""
+    _, kept = modules[0].apply({"params": params[0]}, ids, capture_intermediates=True)
     # CLIP's small one has two layers: the first one's output is the last but one
-    states = layers["layers_0"]["__call__"][0]
-    more, pooled = second.module.apply({"params": second.params}, ids[1])
-    joined = jnp.concatenate([states, more], -1)
-    return TextAndSize(joined, pooled, np.float32([[size, size, 0, 0, size, size]]))
+    states = kept["intermediates"]["layers_0"]["__call__"][0]
+    more, pooled = modules[1].apply({"params": params[1]}, more_ids)
+    return jnp.concatenate([states, more], -1), pooled
 
 
-def test_each_branch_is_the_network_told_its_own_text(folder, source):
+def told(networks, *texts, size=PIXELS):
+    """By hand: what the UNet is told of each text."""
+    encoders = networks.text_encoder, networks.text_encoder_2
+    texts = [*texts, *[""] * (3 - len(texts))]  # three: one program for any
+    ids = networks.tokenizer(texts), networks.tokenizer_2(texts)
+    modules, params = (e.module for e in encoders), [e.params for e in encoders]
+    sizes = np.float32([[size, size, 0, 0, size, size]] * 3)
+    return TextAndSize(*encoded(tuple(modules), params, *ids), sizes)
+
+
+def test_each_branch_is_the_network_told_its_own_text(folder, source, answers):
     assert source.image_shape == (PIXELS, PIXELS, 3)
     networks = load_sdxl(Path(folder))
-    e = run(lambda p: source.bind(p).noise(Z_T, T, None, EVERY), source.params)
-    no_text = jax.tree.map(jnp.zeros_like, told(networks, ""))
-    no_text = no_text._replace(sizes=told(networks, "").sizes)
-    for found, text in (
-        (e.cond, told(networks, "a red mug")),
-        (e.negative, told(networks, "a cat")),
-        (e.uncond, no_text),
-    ):
-        unet = partial(networks.unet.module.apply, {"params": networks.unet.params})
-        expected = run(unet, Z_T[None], T[None], text)[0]
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    e, _ = answers(NULL)
+    texts = told(networks, "a red mug", "a cat")
+    blank = np.float32([1, 1, 0])  # no text: zeros in the place of states
+    texts = texts._replace(
+        states=texts.states * blank[:, None, None],
+        pooled=texts.pooled * blank[:, None],
+    )
+    unet = partial(networks.unet.module.apply, {"params": networks.unet.params})
+    expected = run(unet, np.stack([Z_T] * 3), jnp.stack([T] * 3), texts)
+    found = e.cond, e.negative, e.uncond
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_empty_prompt_is_encoded_where_the_folder_says_so(folder, tmp_path):
@@ -81,7 +100,7 @@ def test_the_empty_prompt_is_encoded_where_the_folder_says_so(folder, tmp_path):
     )
     plain = stable_diffusion.load(str(root), "a red mug").params.states
     zeros = stable_diffusion.load(folder, "a red mug").params.states
-    expected = told(load_sdxl(root), "")
+    expected = told(load_sdxl(root), "", "", "")
     np.testing.assert_allclose(
         plain.uncond.states, expected.states[0], rtol=1e-4, atol=1e-5
     )
@@ -97,19 +116,26 @@ def test_the_empty_prompt_is_encoded_where_the_folder_says_so(folder, tmp_path):
     assert zeros.cond.pooled.any()
 
 
-def test_view_words_and_pooled_text_follow_the_camera(source):
+def test_view_words_and_pooled_text_follow_the_camera(source, answers):
     rows = source.params.states.cond
     assert rows.pooled.shape == (6, 12)
     assert jnp.abs(rows.pooled[0] - rows.pooled[-1]).max() > 1e-3
-
-    def cond(params, view):
-        return source.bind(params).noise(Z_T, T, view, ("cond",)).cond
-
-    seen, unseen = run(cond, source.params, LEFT), run(cond, source.params, None)
-    assert jnp.abs(seen - unseen).max() > 1e-4
+    (seen, _), (unseen, _) = answers(LEFT), answers(NULL)
+    assert jnp.abs(seen.cond - unseen.cond).max() > 1e-4
 
 
-def test_perp_neg_mixes_every_part_of_a_text(folder, source):
+def test_the_second_network_begins_as_the_network(source, answers):
+    """Its LoRA lies in every block: two beneath the attention in the middle."""
+    e, adapter = answers(LEFT)
+    np.testing.assert_allclose(adapter, e.cond, rtol=1e-4, atol=1e-5)
+    begin = source.bind(source.params).adapter.init
+    psi = jax.eval_shape(begin, jax.random.key(0))
+    deep = psi.factors["unet"]["mid_block"]["attentions_0"]
+    assert {"transformer_blocks_0", "transformer_blocks_1"} <= set(deep)
+
+
+@pytest.mark.slow
+def test_perp_neg_changes_the_prompt_s_branch_alone(folder, source):
     folded = stable_diffusion.load(folder, "a red mug", perp_neg=True)
 
     def noise(source, params, view):
@@ -119,6 +145,10 @@ def test_perp_neg_mixes_every_part_of_a_text(folder, source):
     plain = run(partial(noise, source), source.params, LEFT)
     np.testing.assert_allclose(e.uncond, plain.uncond, rtol=1e-4, atol=1e-5)
     assert jnp.abs(e.cond - plain.cond).max() > 1e-4
+
+
+def test_perp_neg_mixes_every_part_of_a_text(folder):
+    folded = stable_diffusion.load(folder, "a red mug", perp_neg=True)
     # between the front and the side: mixed in the bfloat16 of its states, sizes too
     # would be off by four pixels in a thousand
     half = jax.tree.map(lambda leaf: leaf, folded.params)
@@ -138,6 +168,7 @@ def test_perp_neg_mixes_every_part_of_a_text(folder, source):
     np.testing.assert_allclose(asked[0].sizes[0], asked[0].sizes[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_vsd_trains_a_lora_on_it(source):
     prior = source.bind(source.params)
     estimator = ESTIMATORS["vsd"](
@@ -168,6 +199,7 @@ def test_vsd_trains_a_lora_on_it(source):
     assert jnp.any(psi.camera["linear_2"]["kernel"])
 
 
+@pytest.mark.slow
 def test_a_second_network_of_its_own_kind(folder, source, tmp_path):
     named = folders.write_sdxl_folder(tmp_path / "xl")
     both = stable_diffusion.load(
@@ -181,13 +213,16 @@ def test_a_second_network_of_its_own_kind(folder, source, tmp_path):
     found = run(partial(noise, both), both.params)
     own = run(partial(noise, source), source.params)
     np.testing.assert_allclose(found, own, rtol=1e-5, atol=1e-6)
+
+
+def test_a_second_network_of_another_kind_is_refused(folder, tmp_path):
     other = write(tmp_path / "sd")
     with pytest.raises(ValueError, match="its UNet is Stable Diffusion's, the prior's"):
         stable_diffusion.load(folder, "a red mug", adapter_folder=other)
     with pytest.raises(
         ValueError, match="its UNet is Stable Diffusion XL's, the prior"
     ):
-        stable_diffusion.load(other, "a red mug", adapter_folder=str(named))
+        stable_diffusion.load(other, "a red mug", adapter_folder=folder)
 
 
 @pytest.mark.parametrize("beneath", ["vae", ""])

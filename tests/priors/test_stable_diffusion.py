@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import orbit_camera
 
-from sdsjax.cameras import orbit_camera
 from sdsjax.diffusion import prompts
 from sdsjax.models.loading import hub
 from sdsjax.models.loading.save import save_stable_diffusion
@@ -112,6 +112,7 @@ def test_branches_are_separate_calls_of_the_network(folders, kind):
     assert only.uncond is only.negative is None
 
 
+@pytest.mark.slow
 def test_view_words_follow_the_camera(folder, source):
     def cond(source):
         return jax.jit(lambda p, v: source.bind(p).noise(Z_T, T, v, ("cond",)).cond)

@@ -70,6 +70,7 @@ def pieces(prompt, steps, asked):
         optimizer=optax.sgd(1.0 / SIZE**2),  # a colour's gradient is that of all pixels
         sampler=WINDOW,
         phases=[SimpleNamespace(cameras=cameras)],
+        recursive=None,
     )
 
 
@@ -180,3 +181,22 @@ def test_a_run_that_diverges_is_scored_and_says_so(stage):
     assert np.isfinite(found.truth["psnr"])
     with pytest.raises(CaptionError):
         runs.run("pull", make, {}, prompt="a grey nothing", seed=0, steps=STEPS)
+
+
+def test_one_compilation_serves_runs_of_any_length(stage):
+    _, _, made, make = stage
+    runs, before = ToyboxRuns(partial(pieces, asked=[]), falls_to=0.1), len(made)
+    for steps in (1, STEPS):
+        drawn = drawn_times(WINDOW, 0, steps, VIEWS)
+        times = jnp.concatenate([drawn, jnp.zeros((STEPS - steps, VIEWS), jnp.int32)])
+        found = runs.run(
+            "fall", make, {"scale": jnp.float32(1.0), "times": times},
+            prompt="a red mug", seed=0, steps=steps,
+            sampler=lambda settings: from_table(settings["times"]),
+        )  # fmt: skip
+        # rates fall geometrically to a tenth over the run's own length
+        weights = 0.1 ** (np.arange(steps) / steps)
+        start = expected("a red mug", 0, 0.0, 1.0, drawn)
+        moved = PULLS["a red mug"] * (weights * drawn.mean(1)).sum() / 1000
+        np.testing.assert_allclose(found.strip[5, 5], start - moved, rtol=1e-5)
+    assert len(made) == before + 2

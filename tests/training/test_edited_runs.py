@@ -42,11 +42,14 @@ def test_training_begins_from_the_splats_and_compares_with_them(said):
     cameras = pieces.phases[-1].cameras(jax.random.key(1))
     camera = jax.tree.map(lambda leaf: leaf[1], cameras)
     prior = pieces.source.bind(pieces.source.params)
-    shown = rasterize(given, camera, background=jnp.ones(3)).rgb
-    np.testing.assert_allclose(
-        prior.source.latent(View(camera)), 2 * shown - 1, atol=1e-4
-    )
-    together = prior.source.latent(View(cameras))
+
+    @jax.jit
+    def both(given, camera):
+        shown = rasterize(given, camera, background=jnp.ones(3)).rgb
+        return prior.source.latent(View(camera)), 2 * shown - 1
+
+    np.testing.assert_allclose(*both(given, camera), atol=1e-4)
+    together = jax.eval_shape(prior.source.latent, View(cameras))
     assert together.shape == (2, 8, 8, 3)
     assert list(input_files(resolve("edit", said))["edit.path"]) == ["source.ply"]
 

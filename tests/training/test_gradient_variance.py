@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
+from jitted import random_orbits
 
-from sdsjax.cameras import OrbitRange, random_orbits
+from sdsjax.cameras import OrbitRange
 from sdsjax.diffusion import NoiseSchedule, alpha_sigma
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.exports.report import Run, report_html

@@ -37,7 +37,7 @@ def test_turns_give_the_sum_over_all_with_its_gradient(at_once):
     close(expected, found, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["ssd", "stein"])
+@pytest.mark.parametrize("name", [pytest.param("ssd", marks=pytest.mark.slow), "stein"])
 def test_a_step_in_turns_is_the_step(name):
     # a penalty of all renderings, and stein's mu, which pulls all directions back
     learnt = {"fit": "element", "fit_space": "theta"}

@@ -37,8 +37,12 @@ DRAWS = 4000
 
 
 def draw(noise, m=M, key=0, statistics=None):
-    keys = jax.random.split(jax.random.key(key))
-    return draw_noises(noise, UNIFORM, *keys, 0, 10, m, statistics)
+    @jax.jit
+    def drawn(key, statistics):
+        keys = jax.random.split(key)
+        return draw_noises(noise, UNIFORM, *keys, 0, 10, m, statistics)
+
+    return drawn(jax.random.key(key), statistics)
 
 
 def test_one_noise_is_what_it_always_was():

@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 import tiny_run
+from jitted import random_orbits
 from PIL import Image
 
 from sdsjax import priors
-from sdsjax.cameras import OrbitRange, random_orbits
+from sdsjax.cameras import OrbitRange
 from sdsjax.cli.checks import resolve
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
@@ -93,6 +94,19 @@ def test_one_particle_has_no_axis():
 
 
 def test_a_run_shows_every_particle(tmp_path):
+    """Pictures, of which a row each; splats with a file each are slow, below."""
+    config = tiny_run.config(particles=2, steps=4, checkpoint_every=0)
+    asset = train.run(config, tmp_path / "run")
+    assert asset.metrics["warnings"] == []
+    assert asset.params.pixels.shape == (2, 8, 8, 3)
+    sheet = np.asarray(Image.open(asset.paths["particles"]))
+    top, bottom = np.split(sheet, 2)
+    assert (top != bottom).any()
+    assert "A row a particle" in asset.paths["report"].read_text()
+
+
+@pytest.mark.slow
+def test_a_run_of_splats_writes_every_particle(tmp_path):
     config = resolve(
         "ssd",
         {

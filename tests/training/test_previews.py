@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from jitted import orbit_camera
 
-from sdsjax.cameras import OrbitRange, orbit_camera
+from sdsjax.cameras import OrbitRange
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.exports import video
 from sdsjax.priors import gaussian_mixture

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import orbit_camera
 from PIL import Image
 
 from sdsjax import losses
-from sdsjax.cameras import orbit_camera
 from sdsjax.files.reference_images import (
     BadReference,
     Orbit,

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import orbit_camera
 
 from configs.ssd import VARIANTS
-from sdsjax.cameras import orbit_camera
 from sdsjax.toybox.world.captions import parse_caption
 from sdsjax.toybox.world.sheet import render_specs
 from sdsjax.training.build.true_renders import true_renders

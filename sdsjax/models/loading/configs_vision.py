@@ -10,8 +10,9 @@ from typing import Any
 
 from sdsjax.models.loading.configs import ConfigReader, clip_text_config
 from sdsjax.models.text_encoders.clip import ACTIVATIONS
+from sdsjax.models.vision.bit import BitConfig, bottleneck
 from sdsjax.models.vision.clip_scorer import CLIPConfig, CLIPVisionConfig
-from sdsjax.models.vision.dpt import DPTConfig
+from sdsjax.models.vision.dpt import STAGES, DPTConfig
 
 BOOKKEEPING = {
     *("add_cross_attention", "architectures", "attn_implementation", "bad_words_ids"),
@@ -37,21 +38,33 @@ DPT_FIXED = {
     "model_type": ("dpt",),
     "add_projection": (False,),
     "backbone": (None,),
-    "backbone_config": (None,),
     "backbone_kwargs": (None,),
     "head_in_index": (-1,),
-    "is_hybrid": (False,),
     "readout_type": ("project",),
     "use_batch_norm_in_fusion_residual": (False,),
     "use_bias_in_fusion_residual": (None, True),
     "use_pretrained_backbone": (None, False),
     "use_timm_backbone": (None, False),
 }
-# the segmentation's and the hybrid's own settings, the pooler that is not there; and
-# expand_channels, which the first published files have and no code reads
+# a hybrid's stem, whose blocks and padding are TensorFlow's and whose three stages cut
+# a picture into sixteenths
+STEM_FIXED = {
+    "model_type": ("bit",),
+    "embedding_dynamic_padding": (True,),
+    "global_padding": ("SAME", "same"),
+    "hidden_act": ("relu",),
+    "layer_type": ("bottleneck",),
+    "num_channels": (3,),
+    "output_stride": (32,),
+    "width_factor": (1,),
+}
+STEM_INERT = BOOKKEEPING | {"drop_path_rate", "out_indices", "stage_names"}
+STEM_STAGES = ["stage1", "stage2", "stage3"]
+# the segmentation's own settings, the pooler that is not there, the size of the stem's
+# last map (as the weights have it); and expand_channels, which the first published
+# files have and no code reads
 DPT_INERT = BOOKKEEPING | DROPOUT | {
     *("auxiliary_loss_weight", "backbone_featmap_shape", "expand_channels"),
-    *("neck_ignore_stages",),
     *("pooler_act", "pooler_output_size", "semantic_classifier_dropout"),
     *("semantic_loss_ignore_index", "use_auxiliary_head"),
 }  # fmt: skip
@@ -92,6 +105,7 @@ def dpt_config(
         fusion=r.positive_int("fusion_hidden_size", 256),
         outputs=outputs,
     )
+    out = out._replace(stem=_stem_config(r, out, where))
     known = all(type(i) is int and 0 <= i < out.layers for i in out.taps)
     if not known or sorted(set(out.taps)) != list(out.taps) or not out.taps:
         r.refuse("backbone_out_indices", taps, f"rising, each below {out.layers}")
@@ -105,6 +119,50 @@ def dpt_config(
         r.refuse("patch_size", out.patch, f"a divisor of {out.image_size} pixels")
     r.finish()
     return out
+
+
+def _stem_config(r: ConfigReader, dpt: DPTConfig, where: str) -> BitConfig | None:
+    """The convolutional stem of a hybrid, None for others."""
+    ignored = r.value("neck_ignore_stages", [0, 1])
+    found = r.value("backbone_config", None)
+    if not r.boolean("is_hybrid", False):
+        if found is not None:
+            r.refuse("backbone_config", found, "None without is_hybrid")
+        return None
+    if list(ignored) != list(range(STAGES)):
+        r.refuse("neck_ignore_stages", ignored, list(range(STAGES)))
+    if not isinstance(found, Mapping):
+        r.refuse("backbone_config", found, "an object: a BiT's settings")
+    s = ConfigReader(found, f"{where}: backbone_config", STEM_FIXED, STEM_INERT)
+    for key in ("embedding_dynamic_padding", "global_padding", "layer_type"):
+        if key not in found:  # its default is what is not implemented
+            s.refuse(key, None, repr(STEM_FIXED[key][0]))
+    depths = s.positive_ints("depths", (3, 4, 6, 3))
+    widths = s.positive_ints("hidden_sizes", (256, 512, 1024, 2048))
+    stem = BitConfig(
+        embedding=s.positive_int("embedding_size", 64),
+        # files name four widths beside three depths; the fourth has no stage
+        widths=widths[: len(depths)],
+        depths=depths,
+        groups=s.positive_int("num_groups", 32),
+    )
+    if len(depths) != len(STEM_STAGES) or len(stem.widths) != len(depths):
+        s.refuse("depths", list(depths), "three, and as many hidden_sizes")
+    stages = s.value("out_features", STEM_STAGES)
+    if list(stages) != STEM_STAGES:
+        s.refuse("out_features", stages, STEM_STAGES)
+    inner = tuple(bottleneck(width) for width in stem.widths)
+    normed = (stem.embedding, *stem.widths, *inner)
+    s.check_divides("num_groups", (stem.groups,) * len(normed), normed)
+    s.finish()
+    if stem.stride != dpt.patch:
+        r.refuse("patch_size", dpt.patch, f"{stem.stride}, as the stem's stages divide")
+    if len(dpt.taps) <= STAGES:
+        r.refuse("backbone_out_indices", list(dpt.taps), f"more than {STAGES}")
+    if dpt.necks[:STAGES] != stem.widths[:STAGES]:
+        wanted = f"first the stem's {list(stem.widths[:STAGES])}"
+        r.refuse("neck_hidden_sizes", list(dpt.necks), wanted)
+    return stem
 
 
 def clip_config(config: Mapping[str, Any], where="config.json") -> CLIPConfig:

@@ -11,7 +11,7 @@ from sdsjax.models.loading.mapping import (
     layers,
 )
 from sdsjax.models.vision.clip_scorer import CLIPConfig
-from sdsjax.models.vision.dpt import DPTConfig
+from sdsjax.models.vision.dpt import STAGES, DPTConfig
 
 
 def dpt_table(config: DPTConfig, keys: Collection[str] = ()) -> list[Entry]:
@@ -24,7 +24,11 @@ def _dpt_entries(config: DPTConfig) -> Iterator[Entry]:
     key, path = "dpt.embeddings", ("backbone",)
     for name in ("cls_token", "position_embeddings"):
         yield Entry(f"{key}.{name}", "raw", (*path, name))
-    yield from layers("conv", f"{key}.patch_embeddings", path, ("projection",))
+    if config.stem is None:
+        yield from layers("conv", f"{key}.patch_embeddings", path, ("projection",))
+    else:
+        yield from layers("conv", key, path, ("projection",))
+        yield from _stem(f"{key}.backbone.bit", (*path, "stem"), config.stem)
     for i in range(config.layers):
         where = (*path, f"layer_{i}")
         yield from _dpt_layer(f"dpt.encoder.layer.{i}", where, config.qkv_bias)
@@ -32,13 +36,14 @@ def _dpt_entries(config: DPTConfig) -> Iterator[Entry]:
     stage = "neck.reassemble_stage"
     for i, factor in enumerate(config.factors):
         path = (f"reassemble_{i}",)
-        readout = f"{stage}.readout_projects.{i}.0"
-        yield from layer("linear", readout, (*path, "readout"))
-        key = f"{stage}.layers.{i}"
-        yield from layers("conv", key, path, ("projection",))
-        if factor != 1:
-            kind = "spread" if factor > 1 else "conv"
-            yield from layers(kind, key, path, ("resize",))
+        if config.stem is None or i >= STAGES:
+            readout = f"{stage}.readout_projects.{i}.0"
+            yield from layer("linear", readout, (*path, "readout"))
+            key = f"{stage}.layers.{i}"
+            yield from layers("conv", key, path, ("projection",))
+            if factor != 1:
+                kind = "spread" if factor > 1 else "conv"
+                yield from layers(kind, key, path, ("resize",))
         yield from layer("conv", f"neck.convs.{i}", (*path, "conv"), False)
         key, path = f"neck.fusion_stage.layers.{i}", (f"fusion_{i}",)
         yield from layers("conv", key, path, ("projection",))
@@ -47,6 +52,27 @@ def _dpt_entries(config: DPTConfig) -> Iterator[Entry]:
             yield from layers("conv", f"{key}.{unit}", (*path, unit), names)
     for i in (0, 2, 4):
         yield from layer("conv", f"head.head.{i}", (f"head_{i}",))
+
+
+def _stem(key, path, stem) -> Iterator[Entry]:
+    yield from layer(
+        "conv", f"{key}.embedder.convolution", (*path, "convolution"), False
+    )
+    yield from layer("norm", f"{key}.embedder.norm", (*path, "norm"))
+    for i, depth in enumerate(stem.depths):
+        for j in range(depth):
+            where = (*path, f"stage_{i}_{j}")
+            block = f"{key}.encoder.stages.{i}.layers.{j}"
+            for n in (1, 2, 3):
+                yield from layer(
+                    "conv", f"{block}.conv{n}", (*where, f"conv{n}"), False
+                )
+                yield from layer("norm", f"{block}.norm{n}", (*where, f"norm{n}"))
+            if j == 0:
+                name = f"{block}.downsample"
+                path_of = (*where, "downsample_conv")
+                yield from layer("conv", f"{name}.conv", path_of, False)
+                yield from layer("norm", f"{name}.norm", (*where, "downsample_norm"))
 
 
 def _dpt_layer(key, path, bias) -> Iterator[Entry]:

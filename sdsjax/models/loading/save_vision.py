@@ -14,7 +14,7 @@ from sdsjax.models.loading.hub import shapes_of
 from sdsjax.models.loading.save import save_tensors, write_json
 from sdsjax.models.text_encoders.clip_tokenizer import write_tokenizer
 from sdsjax.models.vision.clip_scorer import CLIPConfig
-from sdsjax.models.vision.dpt import DPTConfig
+from sdsjax.models.vision.dpt import STAGES, DPTConfig
 
 
 def dpt_json(config: DPTConfig) -> dict[str, Any]:
@@ -37,7 +37,30 @@ def dpt_json(config: DPTConfig) -> dict[str, Any]:
         "neck_hidden_sizes": list(config.necks),
         "fusion_hidden_size": config.fusion,
         "readout_type": "project",
-        "is_hybrid": False,
+        **_stem_json(config),
+    }
+
+
+def _stem_json(config: DPTConfig) -> dict[str, Any]:
+    stem = config.stem
+    if stem is None:
+        return {"is_hybrid": False}
+    return {
+        "is_hybrid": True,
+        "neck_ignore_stages": list(range(STAGES)),
+        "backbone_featmap_shape": [1, stem.widths[-1], config.grid, config.grid],
+        "backbone_config": {
+            "model_type": "bit",
+            "num_channels": config.in_channels,
+            "embedding_size": stem.embedding,
+            "hidden_sizes": list(stem.widths),
+            "depths": list(stem.depths),
+            "num_groups": stem.groups,
+            "layer_type": "bottleneck",
+            "global_padding": "SAME",
+            "embedding_dynamic_padding": True,
+            "out_features": [f"stage{i + 1}" for i in range(len(stem.depths))],
+        },
     }
 
 

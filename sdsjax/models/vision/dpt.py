@@ -6,6 +6,7 @@ known up to scale and shift (1 / depth, so larger is nearer); normals `[b h w 3]
 
 A ViT's tokens after four of its layers are put back into images at 4, 2, 1 and 1/2 of
 the patch grid, and fused from the coarsest up by bilinear doublings that align corners.
+In a hybrid the patches and the two finest maps come of convolutions (bit.py).
 Normals come from the same layout with three output channels, n = 2 y - 1 with y clipped
 to [0, 1] (as in Omnidata, whose camera axes they then have), or, from any disparity, by
 `normals_from_disparity`.
@@ -23,6 +24,9 @@ import numpy as np
 
 from sdsjax.models.layers import LayerNorm, attention, conv
 from sdsjax.models.text_encoders.clip import ACTIVATIONS
+from sdsjax.models.vision.bit import Bit, BitConfig
+
+STAGES = 2  # of a hybrid's stem that go to the decoder
 
 
 class DPTConfig(NamedTuple):
@@ -30,7 +34,10 @@ class DPTConfig(NamedTuple):
 
     taps: the backbone's layers that are read (from 0); factors: their scales relative
     to the patch grid, whole numbers up, 1/2 down; necks: their channels; fusion: the
-    channels of the decoder; outputs: 1 for disparity, 3 for normals.
+    channels of the decoder; outputs: 1 for disparity, 3 for normals; stem: a hybrid's
+    convolutions, whose first two stages stand for the first two taps and whose last one
+    for the pixels that are cut into patches. Those two taps' indices and factors are
+    read by nobody.
     """
 
     hidden: int
@@ -48,6 +55,12 @@ class DPTConfig(NamedTuple):
     necks: tuple[int, ...]
     fusion: int
     outputs: int = 1
+    stem: BitConfig | None = None
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The backbone's layers whose tokens are read."""
+        return self.taps if self.stem is None else self.taps[STAGES:]
 
     @property
     def grid(self) -> int:
@@ -126,7 +139,8 @@ class VisionLayer(nn.Module):
 class Backbone(nn.Module):
     """The vision transformer: x `[b h w 3]` to the tokens after each of `config.taps`.
 
-    The tokens are `[b 1+n c]`.
+    The tokens are `[b 1+n c]`. A hybrid's stem gives maps `[b h w c]` in place of the
+    first two.
     """
 
     config: DPTConfig
@@ -139,6 +153,10 @@ class Backbone(nn.Module):
         readout = self.param("cls_token", normal, (1, 1, cfg.hidden))
         count = 1 + cfg.grid**2
         places = self.param("position_embeddings", normal, (1, count, cfg.hidden))
+        taken = []
+        if cfg.stem is not None:
+            *taken, x = Bit(cfg.stem, self.dtype, name="stem")(x)
+            size = 1
         x = conv(cfg.hidden, size, self.dtype, "projection", stride=size, padding=0)(x)
         b, rows, columns, c = x.shape
         grid = places[:, 1:].reshape(1, cfg.grid, cfg.grid, c)
@@ -147,11 +165,10 @@ class Backbone(nn.Module):
         readout = jnp.broadcast_to(readout.astype(x.dtype), (b, 1, c))
         x = jnp.concatenate([readout, x.reshape(b, -1, c)], axis=1)
         x = x + places.astype(x.dtype)
-        taken = []
         for i in range(cfg.layers):
-            if i <= max(cfg.taps) or self.is_initializing():
+            if i <= max(cfg.read) or self.is_initializing():
                 x = VisionLayer(cfg, self.dtype, name=f"layer_{i}")(x)
-            if i in cfg.taps:
+            if i in cfg.read:
                 taken.append(x)
         if self.is_initializing():  # stored with every checkpoint, read by none here
             LayerNorm(cfg.epsilon, self.dtype, name="layernorm")(x)
@@ -178,7 +195,10 @@ class Spread(nn.Module):
 
 
 class Reassemble(nn.Module):
-    """Tokens `[b 1+n c]` of one tap -> `[b f*rows f*columns fusion]`."""
+    """Tokens `[b 1+n c]` of one tap -> `[b f*rows f*columns fusion]`.
+
+    A stem's maps have their place and size already.
+    """
 
     config: DPTConfig
     tap: int
@@ -186,6 +206,18 @@ class Reassemble(nn.Module):
 
     @nn.compact
     def __call__(self, tokens, rows, columns):
+        if self.config.stem is None or self.tap >= STAGES:
+            tokens = self._placed(tokens, rows, columns)
+        return nn.Conv(
+            self.config.fusion,
+            (3, 3),
+            padding=1,
+            use_bias=False,
+            dtype=self.dtype,
+            name="conv",
+        )(tokens)
+
+    def _placed(self, tokens, rows, columns):
         cfg, factor = self.config, self.config.factors[self.tap]
         x, readout = tokens[:, 1:], tokens[:, :1]
         x = jnp.concatenate([x, jnp.broadcast_to(readout, x.shape)], axis=-1)
@@ -198,9 +230,7 @@ class Reassemble(nn.Module):
             x = Spread(width, int(factor), self.dtype, name="resize")(x)
         elif factor < 1:
             x = conv(width, 3, self.dtype, "resize", stride=round(1 / factor))(x)
-        return nn.Conv(
-            cfg.fusion, (3, 3), padding=1, use_bias=False, dtype=self.dtype, name="conv"
-        )(x)
+        return x
 
 
 class Residual(nn.Module):

@@ -37,10 +37,12 @@ and measured again by
 """
 SHAPES = """
 One of the toybox's companions of sdsjax: DPT's architecture and folder layout, 64x64
-pictures. {what} `toybox-dpt` (disparity) and `toybox-normals` come of one training and
-differ in the last layer alone. A third of each batch were early renders (faded,
-blurred, blotchy), a third x_t = alpha_t x + sigma_t eps, a third D(z_t) of {prior}, the
-decoded noisy latents that SteinDreamer's baselines look at; every t in 0..999.
+pictures. {what} `train depth` and `train normals` write two networks of one training,
+which differ in the last layer alone. They are hybrids: the first stages of a ResNet,
+then a transformer on their 4x4 pixels. A quarter of each batch were clean renders, a
+quarter early ones (faded, blurred, blotchy), a quarter x_t = alpha_t x + sigma_t eps,
+a quarter D(z_t) of {prior}, the decoded noisy latents that SteinDreamer's baselines
+look at; t in 0..999, half of them below 250.
 """
 WHAT = {
     "depth": (

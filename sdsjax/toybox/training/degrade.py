@@ -63,13 +63,13 @@ def early_render(key, x, background, strength: float = 1.0):
     return x + _spread(level / size) * blotches
 
 
-def strata(key, count: int, total: int):
-    """Draws times in 0..total - 1, one from each of `count` equal strata.
+def low_strata(key, count: int, total: int):
+    """Draws times total u^2 in 0..total - 1, u one from each of `count` equal strata.
 
-    `[count]` int32, ascending.
+    `[count]` int32, ascending: half of them below a quarter of `total`.
     """
     u = (jnp.arange(count) + jax.random.uniform(key, (count,))) / count
-    return jnp.floor(u * total).astype(jnp.int32)
+    return jnp.floor(u**2 * total).astype(jnp.int32)
 
 
 def noised(key, x, t, schedule: NoiseSchedule):

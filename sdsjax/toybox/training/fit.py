@@ -124,13 +124,12 @@ def fit(
     with ThreadPoolExecutor(1) as ahead:
         pending = ahead.submit(recipe.batch_at, start)
         for step in range(start, recipe.steps):
-            if time.monotonic() >= deadline:
-                break
             batch = pending.result()
             pending = ahead.submit(recipe.batch_at, step + 1)
             state, aux = train(state, frozen, batch)
             recent.append(aux)
-            last = step + 1 == recipe.steps or time.monotonic() >= deadline
+            late = time.monotonic() >= deadline
+            last = late or step + 1 == recipe.steps
             if (step + 1) % 50 == 0 or last:
                 mean = _mean(recent)
                 seconds = (time.monotonic() - began) / len(recent)
@@ -144,7 +143,52 @@ def fit(
             if time.monotonic() - saved > SAVE_EVERY or last:
                 save_state(path, state)
                 saved = time.monotonic()
+            if late:
+                break
     return state
+
+
+def fit_within(
+    folder: Path, recipe: Recipe, params, frozen=(), *, minutes: float, **options
+) -> FitState:
+    """Trains as `fit` does, for so many `minutes` at most, the cool-down included.
+
+    After its share of the time at the level rate, the cool-down gets as many steps as
+    the rest allows at the pace so far (half as much again, should the machine slow
+    down). Interrupted in its cool-down it goes on with that; else with new minutes.
+    options: `fit`'s others.
+    """
+    cooled, share = _begun_cooldown(folder, recipe), recipe.cooldown
+    if cooled is None:
+        steps = round(recipe.steps * (1.0 - share))
+        level = recipe._replace(steps=steps, cooldown=0.0)
+        spent = (1.0 - share) * minutes
+        state = fit(folder, level, params, frozen, minutes=spent, **options)
+        reached, rest = int(state.step), recipe.steps - steps
+        if reached < steps:
+            rest = max(1, int(60.0 * share * minutes / seconds_per_step(folder)))
+        whole = reached + rest
+        cooled = recipe._replace(steps=whole, cooldown=rest / whole)
+    spent = 1.5 * share * minutes
+    return fit(folder, cooled, params, frozen, minutes=spent, **options)
+
+
+def seconds_per_step(folder: Path) -> float:
+    """The median of the last twenty entries of a fit's log."""
+    lines = (folder / "log.jsonl").read_text().splitlines()[-20:]
+    return float(np.median([json.loads(line)["seconds_per_step"] for line in lines]))
+
+
+def _begun_cooldown(folder: Path, recipe: Recipe) -> Recipe | None:
+    """The plan by which the checkpoint's rate falls already, None if it is level."""
+    path = folder / "recipe.json"
+    if not path.exists() or not (folder / CHECKPOINT).exists():
+        return None
+    then = json.loads(path.read_text())
+    step = int(read_arrays(folder / CHECKPOINT)[".step"])
+    if step <= then["steps"] * (1.0 - then["cooldown"]):
+        return None
+    return recipe._replace(steps=then["steps"], cooldown=then["cooldown"])
 
 
 @partial(jax.jit, static_argnums=1)

@@ -6,8 +6,9 @@ the last layer's. Disparity `[b h w]` is exact in the pool's units, 0 at depth F
 on the background, 1 at NEAR (pool.py); normals are in camera axes (x right, y down, z
 forward), turned to the camera.
 
-A third of each batch is early renders, a third x_t, a third D(z_t) of toybox-sd
-(degrade.py), each at all noise levels.
+A quarter of each batch is clean renders, a quarter early ones, a quarter x_t, a quarter
+D(z_t) of toybox-sd (degrade.py), the last two at all noise levels, low ones more often:
+at t = 1000 u^2 for u spread evenly, for little can be learnt where little is seen.
 """
 
 from __future__ import annotations
@@ -22,39 +23,52 @@ import numpy as np
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import hub
 from sdsjax.models.loading.save_vision import save_companion
+from sdsjax.models.vision.bit import BitConfig
 from sdsjax.models.vision.dpt import DPT, DPTConfig, unit
 from sdsjax.toybox.training import pool as pools
-from sdsjax.toybox.training.degrade import early_render, noised, strata, through_latents
-from sdsjax.toybox.training.fit import FitState, Recipe, fit
+from sdsjax.toybox.training.degrade import (
+    early_render,
+    low_strata,
+    noised,
+    through_latents,
+)
+from sdsjax.toybox.training.fit import FitState, Recipe, fit, fit_within
 
 NETWORK = DPTConfig(
-    hidden=96,
-    mlp=256,
-    layers=5,
+    hidden=64,
+    mlp=192,
+    layers=4,
     heads=4,
     image_size=64,
-    patch=8,
+    patch=16,
     in_channels=3,
     activation="gelu",
     epsilon=1e-6,
     qkv_bias=True,
-    taps=(1, 2, 3, 4),
-    # with a patch of 8 these, not 4 .. 1/2, lead back to the image's own pixels
-    factors=(2, 1, 0.5, 0.25),
-    necks=(32, 48, 64, 64),
-    fusion=32,
+    taps=(0, 1, 2, 3),
+    factors=(1, 1, 1, 0.5),
+    necks=(96, 160, 64, 64),
+    fusion=40,
+    # convolutions first, in the place of patches of 8 pixels (arXiv 2103.13413)
+    stem=BitConfig(embedding=64, widths=(96, 160, 224), depths=(2, 2, 2), groups=8),
 )
+COOLDOWN = 0.3  # of the steps or minutes
 HEADS = {"depth": slice(0, 1), "normals": slice(1, 4)}  # of the last layer's outputs
 
 
 class DepthRecipe(NamedTuple):
-    """Sizes of the training; batch: a multiple of 3; prior: whose VAE draws D(z_t)."""
+    """Sizes of the training; batch: a multiple of 4; prior: whose VAE draws D(z_t).
+
+    steps, minutes: how long in all, whichever comes first (minutes 0: no limit); of
+    both the last COOLDOWN is the cool-down.
+    """
 
     singles: int = 240
     pairs: int = 40
-    steps: int = 2000
+    steps: int = 4000
+    minutes: float = 0.0
     batch: int = 12
-    rate: float = 1.5e-3
+    rate: float = 1.2e-3
     pair_fraction: float = 0.35
     seed: int = 0
     prior: str = "toybox-sd"
@@ -125,7 +139,7 @@ def train_shapes(
     """Trains the four-output network into `folder/shapes`, from what is there."""
     surfaces = pools.surfaces_of(pool)
     module = DPT(NETWORK._replace(outputs=4))
-    schedule, third = NoiseSchedule.scaled_linear(), recipe.batch // 3
+    schedule, share = NoiseSchedule.scaled_linear(), recipe.batch // 4
     apply, frozen = frozen_vae(recipe)
 
     def batch_at(step: int):
@@ -137,10 +151,11 @@ def train_shapes(
     def loss(params, frozen, batch, key):
         x, background, surface = batch
         keys = jax.random.split(key, 5)
-        early, plain, latent = jnp.split(x, 3)
-        t, u = (strata(k, third, schedule.num_steps) for k in keys[:2])
+        clean, early, plain, latent = jnp.split(x, 4)
+        t, u = (low_strata(k, share, schedule.num_steps) for k in keys[:2])
         seen = [
-            early_render(keys[2], early, background[:third]),
+            clean,
+            early_render(keys[2], early, background[share : 2 * share]),
             noised(keys[3], plain, t, schedule),
             through_latents(keys[4], latent, u, schedule, apply, frozen),
         ]
@@ -148,10 +163,21 @@ def train_shapes(
         return shape_loss(raw_outputs(module, params, x), surface)
 
     plan = Recipe(
-        loss, batch_at, recipe.steps, recipe.rate, 0.4, 100, 0.998, 0.01, recipe.seed
+        loss,
+        batch_at,
+        recipe.steps,
+        recipe.rate,
+        COOLDOWN,
+        warmup=100,
+        ema_decay=0.998,
+        weight_decay=0.01,
+        seed=recipe.seed,
     )
     params = _begin(module, recipe.seed, NETWORK.image_size)
-    return fit(folder / "shapes", plan, params, frozen, log=log)
+    where, more = folder / "shapes", {"pictures": recipe.batch, "log": log}
+    if not recipe.minutes:
+        return fit(where, plan, params, frozen, **more)
+    return fit_within(where, plan, params, frozen, minutes=recipe.minutes, **more)
 
 
 def head_of(params, name: str):
@@ -180,8 +206,8 @@ def train_depth(
 
     name: "depth" or "normals"; the second of the two finds the training done.
     """
-    if recipe.batch % 3:
-        raise ValueError(f"batch = {recipe.batch} must be a multiple of 3")
+    if recipe.batch % 4:
+        raise ValueError(f"batch = {recipe.batch} must be a multiple of 4")
     pool = pools.build_pool(
         work / "pool",
         singles=recipe.singles,

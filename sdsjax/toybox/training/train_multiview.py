@@ -11,21 +11,25 @@ sets, each rendered when the training first asks for it (view_sets.py).
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading.hub import StableDiffusion
 from sdsjax.models.loading.save import save_stable_diffusion
 from sdsjax.models.text_encoders.clip import CLIPTextEncoder
 from sdsjax.models.unets.multiview import MultiViewConfig, MultiViewUNet
-from sdsjax.toybox.training.fit import FitState, Recipe, fit, read_arrays
+from sdsjax.toybox.training.fit import (
+    FitState,
+    Recipe,
+    fit,
+    read_arrays,
+    seconds_per_step,
+)
 from sdsjax.toybox.training.multiview_recipe import (
     MultiViewRecipe,
     initial_params,
@@ -150,7 +154,7 @@ def train_multiview_unet(
     steps = recipe.steps - level_steps
     if minutes and reached < level_steps + steps:
         seconds = 60.0 * recipe.cooldown * minutes
-        steps = max(1, int(seconds / _seconds_per_step(level)))
+        steps = max(1, int(seconds / seconds_per_step(level)))
     folder = work / f"cooldown-{reached}"
     folder.mkdir(exist_ok=True)
     if not (folder / checkpoint.name).exists():
@@ -194,12 +198,6 @@ def train_code_map(
     return fit(
         work / "map", plan, params, minutes=minutes, pictures=views.batch, log=log
     ).ema
-
-
-def _seconds_per_step(folder: Path) -> float:
-    """The median of the last twenty entries of a fit's log."""
-    lines = (folder / "log.jsonl").read_text().splitlines()[-20:]
-    return float(np.median([json.loads(line)["seconds_per_step"] for line in lines]))
 
 
 def write_multiview(

@@ -29,7 +29,11 @@ from sdsjax.training.build.editing import (
     with_source,
 )
 from sdsjax.training.build.factories import FACTORIES, arguments
-from sdsjax.training.build.noise import build_noise, check_estimator
+from sdsjax.training.build.noise import (
+    build_noise,
+    build_recursive,
+    check_estimator,
+)
 from sdsjax.training.build.optimizer import OPTIMIZERS, build_optimizer
 from sdsjax.training.build.phases import Phase, build_meshes, build_phases
 from sdsjax.training.build.priors import PRIORS
@@ -43,6 +47,7 @@ from sdsjax.training.build.representation import (
 from sdsjax.training.build.supervision import build_supervision
 from sdsjax.training.config import Config, ConfigError
 from sdsjax.training.groups import sample_shape
+from sdsjax.training.noises.recursive import Recursive
 from sdsjax.training.noises.samples import NoiseSamples
 from sdsjax.training.supervision import Penalty
 from sdsjax.types import Estimator, PriorSource, Representation
@@ -77,7 +82,8 @@ class RunComponents(NamedTuple):
     supervise: what else is asked of renderings, or None (training/supervision);
     z_spec: the shape of one view's z, None for a representation that is in latent
     space itself; group: how many views the prior sees together; noise: how many noises
-    a rendering is given, and how they are drawn.
+    a rendering is given, and how they are drawn; recursive: how gradients are carried
+    on from step to step, None where they are not.
     """
 
     source: PriorSource
@@ -94,6 +100,7 @@ class RunComponents(NamedTuple):
     z_spec: jax.ShapeDtypeStruct | None = None
     group: int = 1
     noise: NoiseSamples = NoiseSamples()
+    recursive: Recursive | None = None
 
 
 def latent_shape(config: Config, source: PriorSource) -> jax.ShapeDtypeStruct:
@@ -186,6 +193,7 @@ def build(config: Config) -> RunComponents:
         z_spec=z_spec if representation.space == "image" else None,
         group=group,
         noise=noise,
+        recursive=build_recursive(config, estimator, representation),
     )
 
 

@@ -19,7 +19,7 @@ from sdsjax.types import PyTree
 
 # Of a stacked TrainState, for vmap and shardings.
 NO_AXIS: Any = None
-STATE_AXES = TrainState(NO_AXIS, 0, 0, 0, 0, 0)
+STATE_AXES = TrainState(NO_AXIS, 0, 0, 0, 0, 0, 0)
 
 
 def stack_states(states: Sequence[TrainState]) -> TrainState:

@@ -60,6 +60,7 @@ def test_no_gradient_through_a_clamped_alpha():
     assert not got["sh"][:7].any()
 
 
+@pytest.mark.slow
 def test_float64_gradient_equals_reference_and_finite_differences():
     with enable_x64(True):
         gaussians = cloud(25, k=4, dtype=jnp.float64)

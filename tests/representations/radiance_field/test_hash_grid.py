@@ -123,7 +123,7 @@ def test_gradients_equal_finite_differences_of_the_reference():
         assert np.count_nonzero(np.abs(slope_tables[level]).sum(axis=1)) <= 4 * 8
 
 
-@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("smooth", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_slopes_are_differences_of_the_reference_and_have_their_own_gradient(smooth):
     """Values and slopes against the loop; gradients of both, for the tables and for the
     points, against differences of the function itself; float64."""

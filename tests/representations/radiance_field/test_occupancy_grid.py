@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import orbit_camera
 from small_field import KEY, blob, in_a_hurry
 
-from sdsjax.cameras import orbit_camera
 from sdsjax.representations.radiance_field import active_points, occupancy_grid
 from sdsjax.representations.radiance_field.field import NerfState
 from sdsjax.types import Rendering
@@ -102,7 +102,9 @@ def test_the_threshold_is_the_mean_or_a_hundredth():
     np.testing.assert_array_equal(got, [False, True, True, False])
 
 
-@pytest.mark.parametrize("scene", ["box", "contracted"])
+@pytest.mark.parametrize(
+    "scene", [pytest.param("box", marks=pytest.mark.slow), "contracted"]
+)
 def test_the_grid_of_a_ball_becomes_that_of_a_ball(scene):
     """By updates alone, from a grid that says otherwise."""
     representation, params, state = blob(

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jitted import orbit_camera
 from small_field import KEY, SMALL, blob, in_a_hurry
 
-from sdsjax.cameras import orbit_camera
 from sdsjax.render.raymarching import importance_sampling as steps
 from sdsjax.representations.radiance_field.representation import nerf
 

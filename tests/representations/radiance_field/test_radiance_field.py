@@ -233,6 +233,21 @@ def test_light_by_hand():
     np.testing.assert_allclose(blank, 0.1, rtol=1e-5)
 
 
+def test_control_opens_the_band():
+    """A level more each two steps from the second on; typed as before."""
+    representation = nerf(**SMALL, band_first=1, band_start=2, band_every=2)
+    params, state = jax.jit(representation.init)(KEY)
+    assert state.level_weights.tolist() == [1, 0]
+    control = jax.jit(representation.control)
+    before = [a.aval for a in jax.tree.leaves(state)]
+    for step in range(6):
+        _, state, _ = control(KEY, step, params, state, {})
+        assert [a.aval for a in jax.tree.leaves(state)] == before
+        want = np.clip((step + 1 - 2) / 2, 0, 1)
+        np.testing.assert_allclose(state.level_weights, [1, want])
+
+
+@pytest.mark.slow
 def test_distillation_moves_it_and_opens_the_band():
     """The training step towards red pictures: types kept, no NaN, redder views."""
     representation = nerf(

@@ -88,7 +88,11 @@ def test_shares_of_the_way_are_even_in_inverse_distance():
 # the blob's own length is the contracted one: 5/3 is a sphere 3 bounds away
 @pytest.mark.parametrize(
     ("scene", "blob_radius", "radius"),
-    [("box", 0.8, 0.8), ("contracted", 0.8, 0.8), ("contracted", 5 / 3, 3.0)],
+    [
+        pytest.param("box", 0.8, 0.8, marks=pytest.mark.slow),
+        pytest.param("contracted", 0.8, 0.8, marks=pytest.mark.slow),
+        ("contracted", 5 / 3, 3.0),
+    ],
 )
 def test_a_camera_inside_sees_the_walls_of_a_hollow(scene, blob_radius, radius):
     """Against 20 000 points a ray in float64, and the sphere's own normals."""

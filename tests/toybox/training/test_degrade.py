@@ -10,7 +10,7 @@ from sdsjax.toybox.training import degrade
 KEY = jax.random.key(0)
 blur, early_render = jax.jit(degrade.blur), jax.jit(degrade.early_render)
 noised = jax.jit(degrade.noised)
-strata = jax.jit(degrade.strata, static_argnums=(1, 2))
+low_strata = jax.jit(degrade.low_strata, static_argnums=(1, 2))
 
 
 def pictures(count=3, size=16):
@@ -60,9 +60,10 @@ def test_noise_has_the_schedules_mean_and_variance():
     np.testing.assert_allclose(seen.std((1, 2, 3)), sigma, rtol=0.03)
 
 
-def test_strata_hold_one_time_each():
-    t = strata(KEY, 10, 1000)
-    np.testing.assert_array_equal(t // 100, np.arange(10))
+def test_strata_hold_one_time_each_the_low_ones_more():
+    t = low_strata(KEY, 10, 1000)
+    np.testing.assert_array_equal(10 * np.sqrt(t / 1000) // 1, np.arange(10))
+    assert np.sum(t < 250) == 5
 
 
 def test_the_way_through_latents_scales_and_noises_them():

@@ -1,6 +1,8 @@
 """The training loop: it averages, stops, resumes exactly and refuses foreign files."""
 
+import itertools
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from sdsjax.toybox.training import fit as fits
 from sdsjax.toybox.training.fit import (
     Recipe,
     fit,
+    fit_within,
     flat,
     load_state,
     save_state,
@@ -103,3 +106,41 @@ def test_a_changed_recipe_is_refused_a_longer_one_only_where_it_changes_the_past
     whole = run(tmp_path / "whole", steps=20)
     parts = run(tmp_path, steps=20)
     np.testing.assert_array_equal(whole.params["w"], parts.params["w"])
+
+
+def within(folder, minutes=1.0, **kwargs):
+    given = recipe(**kwargs)
+    return fit_within(
+        folder, given, START, jnp.zeros(1), minutes=minutes, log=lambda line: None
+    )
+
+
+def plan(folder):
+    return json.loads((folder / "recipe.json").read_text())
+
+
+def test_minutes_enough_for_all_steps_change_nothing(tmp_path):
+    whole = run(tmp_path / "whole", steps=20)
+    parts = within(tmp_path / "parts", steps=20)
+    for name, value in flat(whole).items():
+        np.testing.assert_array_equal(value, flat(parts)[name], err_msg=name)
+
+
+def test_few_minutes_end_cooled_and_a_kill_in_the_cooldown_keeps_its_plan(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fits, "SAVE_EVERY", 0.0)
+    # a clock of a second a look: 0.8 of the minute are level, the rest the cool-down
+    clock = itertools.count()
+    looked = SimpleNamespace(monotonic=lambda: float(next(clock)))
+    monkeypatch.setattr(fits, "time", looked)
+    state = within(tmp_path, steps=100_000)
+    done, said = int(state.step), plan(tmp_path)
+    assert done == said["steps"] < 100
+    assert 0.1 < said["cooldown"] < 0.4
+    (tmp_path / "checkpoint.safetensors").unlink()
+    with pytest.raises(Stop):
+        within(tmp_path, steps=100_000, stop_at=done - 2)
+    again = within(tmp_path, steps=100_000, minutes=10.0)
+    assert plan(tmp_path) == said
+    assert int(again.step) == done

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
+from jitted import orbit_camera
 
-from sdsjax.cameras import orbit_camera
 from sdsjax.toybox.training import pool as pools
 from sdsjax.toybox.world.captions import pair_split, parse_caption
 from sdsjax.toybox.world.objects import BASES, KINDS

@@ -18,9 +18,9 @@ from sdsjax.toybox.training.fit import flat
 SIZE = 16
 NETWORK = train_depth.NETWORK._replace(
     hidden=8, mlp=8, layers=1, heads=2, image_size=SIZE, patch=4, taps=(0,),
-    factors=(1,), necks=(4,), fusion=4,
+    factors=(1,), necks=(4,), fusion=4, stem=None,
 )  # fmt: skip
-DEPTH = train_depth.DepthRecipe(steps=3, batch=3)
+DEPTH = train_depth.DepthRecipe(steps=3, batch=4)
 CLIP = train_clip.ClipRecipe(steps=3, batch=6)
 CLIP_CONFIG = train_clip.clip_config
 
@@ -199,8 +199,8 @@ def test_a_flag_of_another_network_is_refused(tmp_path, capsys):
     folders = ["--work", str(tmp_path), "--out", str(tmp_path)]
     assert main(["train", "clip", *folders, "--vae_steps", "3"]) == 2
     assert "train clip takes no --vae_steps" in capsys.readouterr().err
-    assert main(["train", "depth", *folders, "--batch", "4", "--singles", "0"]) == 2
-    assert "multiple of 3" in capsys.readouterr().err
+    assert main(["train", "depth", *folders, "--batch", "6", "--singles", "0"]) == 2
+    assert "multiple of 4" in capsys.readouterr().err
 
 
 def test_a_pool_without_surfaces_is_refused(pool, tmp_path):

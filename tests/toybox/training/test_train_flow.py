@@ -79,7 +79,7 @@ def test_what_is_written_is_a_prior(params, tmp_path):
     assert resolve("ssd", {"prior.folder": str(out)}).prior.name == "stable_diffusion3"
     source = stable_diffusion3.load(str(out), "a red mug", view_prompts=False)
     assert source.image_shape == (64, 64, 3)
-    told = train_flow.told_of(params, word_tokenizer()(["a red mug"]))
+    told = jax.jit(train_flow.told_of)(params, word_tokenizer()(["a red mug"]))
     found = source.params.states.cond
     assert found.states.shape == (6, *told.states.shape[1:])
     np.testing.assert_allclose(found.states[-1], told.states[0], atol=5e-3)

@@ -1,5 +1,7 @@
 """The recipe of toybox-mv in small: its sets, its batches, its start, its stages."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,6 +139,29 @@ def test_weights_of_another_network_are_refused(start):
         multiview_recipe.grown(narrow, unet)
 
 
+def test_the_map_stage_is_fitted_without_decay_in_a_quarter_of_the_time(
+    start, tmp_path, monkeypatch
+):
+    """What its loss does not reach stays; that it does, and learns, is slow, below."""
+    given, asked = {"unet": {}}, []
+
+    def fit(folder, plan, params, **options):
+        asked.append((folder.name, plan, params, options))
+        return SimpleNamespace(ema="averaged")
+
+    monkeypatch.setattr(train_multiview, "initial_params", lambda *_: given)
+    monkeypatch.setattr(train_multiview, "fit", fit)
+    recipe = RECIPE._replace(map_width=128, map_steps=3, map_batch=4, minutes=20.0)
+    made = train_multiview.train_code_map(tmp_path, start, recipe, print)
+    assert made == "averaged"
+    assert train_multiview.train_code_map(tmp_path, start, RECIPE, print) is given
+    ((name, plan, params, options),) = asked
+    assert (name, params) == ("map", given)
+    assert (plan.steps, plan.weight_decay) == (3, 0.0)
+    assert (options["minutes"], options["pictures"]) == (5.0, 4)
+
+
+@pytest.mark.slow
 def test_the_map_stage_teaches_the_code_and_leaves_the_rest(rendered, start, tmp_path):
     recipe = RECIPE._replace(map_width=128, map_steps=3, map_batch=4)
     begun = multiview_recipe.initial_params(start, recipe)

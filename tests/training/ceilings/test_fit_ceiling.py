@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import orbit_camera, pixel_rays
 
-from sdsjax.cameras import orbit_camera, pixel_rays
 from sdsjax.representations.radiance_field.representation import nerf
 from sdsjax.toybox.world.captions import CaptionError
 from sdsjax.training.ceilings import fit as ceilings
@@ -71,10 +71,11 @@ def test_ceiling_refuses_what_is_no_caption():
 def test_every_third_pixel_is_seen_through_its_middle():
     camera = orbit_camera(30.0, 20.0, 3.0, width=12, height=9)
     picture = jnp.arange(108.0).reshape(9, 12)
-    origins, directions = pixel_rays(camera)
+    origins, directions = jax.device_get(pixel_rays(camera))
+    every = jax.jit(lambda camera, offset: ceilings.every(camera, 3, offset))
     for x, y in ((0, 0), (2, 1)):
         offset = jnp.array([x, y])
-        small = ceilings.every(camera, 3, offset)
+        small = every(camera, offset)
         assert (small.width, small.height) == (4, 3)
         few, along = pixel_rays(small)
         np.testing.assert_allclose(along, directions[y::3, x::3], atol=1e-6)
