@@ -29,6 +29,7 @@ REPORTS = [
     ("prior_error", ["--full"], "full", False),
     ("recursive_gradient", ["--full"], "full", False),
     ("recursive_gradient", ["--assets", "--full"], "full-assets", False),
+    ("sample_consistency", ["--full"], "full", False),
     ("ssd_ablation", ["--toybox", "--full"], "full-toybox", False),
     ("ssd_fig7", ["--full"], "full", True),
     ("ssd_norms", ["--toybox", "--full"], "full-toybox", False),

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -67,6 +68,12 @@ class FitSettings(NamedTuple):
     opacity_weight: float = 1.0
     stride: int = 1
 
+    def checked(self) -> FitSettings:
+        """Returns these settings; ValueError where the stride does not divide."""
+        if self.size % self.stride:
+            raise ValueError(f"stride = {self.stride} must divide size = {self.size}")
+        return self
+
 
 def settings_for(params) -> dict[str, Any] | None:
     """Returns the keywords of `ceiling` for a representation with such parameters.
@@ -107,24 +114,31 @@ def _pixels(picture: Array, stride: int, offset: Array) -> Array:
     return picture.reshape(shape)[:, y, :, x]
 
 
-def _make_loss(representation: Representation, cameras, truth, settings: FitSettings):
-    """Makes loss(moving, params, state, step, chosen) -> (scalar, renderings), of the
-    chosen views of the truth; moving: the floating leaves of the parameters."""
-    true_rgb, true_opacity = jnp.asarray(truth.rgb), jnp.asarray(truth.opacity)
+class Shown(NamedTuple):
+    """What a fit is shown: cameras [V]; rgb [V s s 3] on white; opacity [V s s]."""
+
+    cameras: Camera
+    rgb: Array
+    opacity: Array
+
+
+def _make_loss(representation: Representation, settings: FitSettings):
+    """Makes loss(moving, params, state, step, chosen, shown) -> (scalar, renderings),
+    of the chosen views; moving: the floating leaves of the parameters."""
     draw: Callable[..., Rendering] = representation.render  # no key: white background
     stride = settings.stride
 
-    def loss(moving, params, state, step, chosen):
+    def loss(moving, params, state, step, chosen, shown: Shown):
         theta = merge(moving, params)
         key = jax.random.fold_in(jax.random.key(settings.seed + 2), step)
         offset = jax.random.randint(key, (2,), 0, stride)
 
         def one(index):
-            camera = jax.tree.map(lambda leaf: leaf[index], cameras)
+            camera = jax.tree.map(lambda leaf: leaf[index], shown.cameras)
             drawn = draw(theta, state, every(camera, stride, offset), None)
             rgb, opacity = (
-                _pixels(truth[index], stride, offset)
-                for truth in (true_rgb, true_opacity)
+                _pixels(pictures[index], stride, offset)
+                for pictures in (shown.rgb, shown.opacity)
             )
             picture = jnp.mean((drawn.rgb - rgb) ** 2)
             return drawn, picture, jnp.mean((drawn.opacity - opacity) ** 2)
@@ -138,15 +152,16 @@ def _make_loss(representation: Representation, cameras, truth, settings: FitSett
 
 
 def _make_update(representation: Representation, loss, optimizer, seed: int):
-    """Makes update((params, state, moments), (step, chosen)) -> (the same, loss)."""
+    """Makes update(shown, (params, state, moments), (step, chosen)) -> (the same three,
+    loss)."""
     # A field's control moves no rows; that of splats would edit the moments too.
     control = representation.control if representation.field else None
 
-    def update(carry, now):
+    def update(shown, carry, now):
         params, state, moments = carry
         step, chosen = now
         (value, drawn), grad = jax.value_and_grad(loss, has_aux=True)(
-            floating(params), params, state, step, chosen
+            floating(params), params, state, step, chosen, shown
         )
         grad = merge(grad, jax.tree.map(jnp.zeros_like, params))
         change, moments = optimizer.update(grad, moments, params)
@@ -169,16 +184,32 @@ def fit(
 ):
     """Fits a representation (of images, with a camera) to a caption's true renders.
 
-    learning_rates: one a parameter group, Adam, falling to a tenth; settings: of
-    `FitSettings`. A field's band and grid of empty cells follow, and its proposal
-    learns; other regularisers and density control are left out. Returns (params, state,
-    losses [steps]). Raises CaptionError for what is no caption, ValueError for the
-    stride.
+    Keywords, results and faults as `fit_views` has them, and CaptionError for what is
+    no caption.
     """
-    how = FitSettings(**settings)
-    if how.size % how.stride:
-        raise ValueError(f"stride = {how.stride} must divide size = {how.size}")
+    how = FitSettings(**settings).checked()
     cameras, truth = training_views(caption, how.count, size=how.size, seed=how.seed)
+    shown = Shown(cameras, jnp.asarray(truth.rgb), jnp.asarray(truth.opacity))
+    return fit_views(shown, representation, learning_rates=learning_rates, **settings)
+
+
+def fit_views(
+    shown: Shown,
+    representation: Representation,
+    *,
+    learning_rates: Mapping[str, float] | None = None,
+    **settings,
+):
+    """Fits a representation (of images, with a camera) to given views of an object.
+
+    learning_rates: one a parameter group, Adam, falling to a tenth; settings: of
+    `FitSettings`, whose size and count the views' own replace. A field's band and grid
+    of empty cells follow, and its proposal learns; other regularisers and density
+    control are left out. Returns (params, state, losses [steps]). Raises ValueError for
+    a stride that does not divide the pictures.
+    """
+    count, size = shown.rgb.shape[:2]
+    how = FitSettings(**settings)._replace(count=count, size=size).checked()
     params, state = representation.init(jax.random.key(how.seed))
     rates = dict(learning_rates or LEARNING_RATES)
     optimizer = grouped_adam(
@@ -193,11 +224,14 @@ def fit(
         jax.random.key(how.seed + 1),
         jnp.tile(jnp.arange(how.count), -(-how.steps * how.batch // how.count)),
     )[: how.steps * how.batch].reshape(how.steps, how.batch)
-    loss = _make_loss(representation, cameras, truth, how)
+    loss = _make_loss(representation, how)
     update = _make_update(representation, loss, optimizer, how.seed)
-    run = jax.jit(lambda carry, order: jax.lax.scan(update, carry, order))
+    # the views are arguments, not constants: another object's are not compiled again
+    run = jax.jit(
+        lambda shown, carry, order: jax.lax.scan(partial(update, shown), carry, order)
+    )
     begun = params, state, optimizer.init(params)
-    (params, state, _), losses = run(begun, (jnp.arange(how.steps), order))
+    (params, state, _), losses = run(shown, begun, (jnp.arange(how.steps), order))
     return params, state, losses
 
 
