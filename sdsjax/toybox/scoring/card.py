@@ -129,14 +129,15 @@ def _fewer(count: int) -> int:
     return max(1, count // 5)
 
 
-def _swept(sweep: dict[float, dict]) -> list[str]:
+def _swept(sweep: dict) -> list[str]:
+    # scales are numbers, or measured.json's names of them
     lines = [
         f"| guidance scale | {' | '.join(NAMED.values())} |",
         "|---|---|---|---|---|",
     ]
     return lines + [
         f"| {scale:g} | {' | '.join(_percent(shares[key]) for key in NAMED)} |"
-        for scale, shares in sorted(sweep.items())
+        for scale, shares in sorted((float(s), found) for s, found in sweep.items())
     ]
 
 
@@ -167,16 +168,21 @@ def write_card(
         **judged(folder, heldout, networks, count),
     }
     (folder / "measured.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (folder / "README.md").write_text(card_text(folder, figures, count))
+
+
+def card_text(folder: Path, figures: dict, count: int) -> str:
+    """README.md of the prior in `folder`; figures: what measured.json holds."""
     rows = ["| t | mean (eps_hat - eps)^2 |", "|---|---|"]
-    rows += [f"| {t} | {loss:.4f} |" for t, loss in losses.items()]
+    rows += [f"| {t} | {loss:.4f} |" for t, loss in figures["loss_by_timestep"].items()]
     parts = [
         TITLE + ABOUT,
         "## Training\n",
-        _training(recipe, steps),
+        _training(PriorRecipe(**figures["recipe"]), figures["steps"]),
         "## Fresh renders\n",
         f"The VAE's reconstruction: {figures['reconstruction_psnr']:.1f} dB. The "
         "denoising loss:\n",
         "\n".join(rows) + "\n",
         *judged_parts(folder, figures, count, f"DDIM {measure.STEPS}"),
     ]
-    (folder / "README.md").write_text("\n".join(parts))
+    return "\n".join(parts)

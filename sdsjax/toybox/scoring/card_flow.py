@@ -33,8 +33,7 @@ and judged again by `python -m sdsjax.toybox judge --folder OUT`.
 """
 
 
-def _training(recipe: FlowRecipe, log: list[dict]) -> str:
-    steps = log[-1]["step"]
+def _training(recipe: FlowRecipe, steps: int) -> str:
     return (
         f"{steps} steps of {recipe.batch} pictures ({steps * recipe.batch}), seed "
         f"{recipe.seed}; s uniform, the plain square of v; exponential moving "
@@ -64,15 +63,20 @@ def write_card(
         **judged(folder, heldout, networks, count, draw=flow.sample),
     }
     write_text(folder / "measured.json", json.dumps(figures, indent=1) + "\n")
+    write_text(folder / "README.md", card_text(folder, figures, count))
+
+
+def card_text(folder: Path, figures: dict, count: int) -> str:
+    """README.md of the prior in `folder`; figures: what measured.json holds."""
     rows = ["| 1000 s | mean (v_hat - v)^2 |", "|---|---|"]
-    rows += [f"| {t} | {loss:.4f} |" for t, loss in losses.items()]
+    rows += [f"| {t} | {loss:.4f} |" for t, loss in figures["loss_by_time"].items()]
     parts = [
         ABOUT,
         "## Training\n",
-        _training(recipe, log),
+        _training(FlowRecipe(**figures["recipe"]), figures["steps"]),
         "## Fresh renders\n",
         "The loss:\n",
         "\n".join(rows) + "\n",
         *judged_parts(folder, figures, count, f"{measure.STEPS} Euler steps"),
     ]
-    write_text(folder / "README.md", "\n".join(parts))
+    return "\n".join(parts)

@@ -47,10 +47,8 @@ def _stages(work: Path) -> dict[str, list[dict]]:
     return {name: training_log(work, name) for name in found}
 
 
-def _training(recipe: MultiViewRecipe, stages: dict[str, list[dict]]) -> str:
-    reached = {name: log[-1]["step"] for name, log in stages.items()}
+def _training(recipe: MultiViewRecipe, reached: dict[str, int], speed: float) -> str:
     last = max(step for name, step in reached.items() if name != "map")
-    speed = max(row.get("pictures_per_second", 0.0) for row in stages["unet"])
     return (
         f"The map alone: {reached.get('map', 0)} steps of {recipe.map_batch} pictures. "
         f"Then all: {last} steps of {recipe.batch} pictures ({last * recipe.batch}), "
@@ -101,6 +99,9 @@ def write_card(
     figures = {
         "recipe": recipe._asdict(),
         "steps": {name: log[-1]["step"] for name, log in stages.items()},
+        "pictures_per_second": max(
+            row.get("pictures_per_second", 0.0) for row in stages["unet"]
+        ),
         "loss_by_timestep": losses,
         "guidance_scale": GUIDANCE_SCALE,
         "sets": count,
@@ -108,20 +109,27 @@ def write_card(
         "judge_on_held_out_renders": judge,
     }
     write_text(folder / "measured.json", json.dumps(figures, indent=1) + "\n")
+    write_text(folder / "README.md", card_text(folder, figures))
+
+
+def card_text(folder: Path, figures: dict) -> str:
+    """README.md of the prior in `folder`; figures: what measured.json holds."""
+    recipe = MultiViewRecipe(**figures["recipe"])
+    shares = figures["samples_named_rightly"]
     parts = [
         ABOUT,
         "## Training\n",
-        _training(recipe, stages),
+        _training(recipe, figures["steps"], figures["pictures_per_second"]),
         "## Fresh sets of views\n",
         "The denoising loss, mean (eps_hat - eps)^2:\n",
-        _losses(losses),
-        f"## The judge on {count} sets of four, guidance scale {GUIDANCE_SCALE}, DDIM "
-        f"{STEPS}\n",
-        "\n".join(judged_table(shares, judge)) + "\n",
+        _losses(figures["loss_by_timestep"]),
+        f"## The judge on {figures['sets']} sets of four, guidance scale "
+        f"{figures['guidance_scale']}, DDIM {STEPS}\n",
+        "\n".join(judged_table(shares, figures["judge_on_held_out_renders"])) + "\n",
         _azimuth(shares["azimuth"]),
         "\nSamples, and to their right the true renders of the same cameras:\n",
         "![samples](samples.png)\n",
         "## Files\n",
         "\n".join(files_table(folder)) + "\n",
-    ]  # fmt: skip
-    write_text(folder / "README.md", "\n".join(parts))
+    ]
+    return "\n".join(parts)
