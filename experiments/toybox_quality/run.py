@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import density
 import multiview
 from jobs import (
     ESTIMATORS,
@@ -149,7 +150,12 @@ def main(argv=None) -> None:
         jobs=multiview.all_jobs, worker=multiview.worker, table=multiview.table,
         figure=multiview.sheet, flag="--multiview", stem="{size}-multiview",
     )  # fmt: skip
-    run(argv, experiment, cameras)
+    controls = Experiment(
+        HERE, density.__doc__, density.SMALL, density.FULL,
+        jobs=density.jobs, worker=density.worker, table=density.table,
+        figure=density.sheet, flag="--density", stem="{size}-density",
+    )  # fmt: skip
+    run(argv, experiment, cameras, controls)
 
 
 if __name__ == "__main__":

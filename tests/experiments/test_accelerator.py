@@ -34,6 +34,7 @@ def test_what_takes_too_long_is_ended_and_said(accelerator, tmp_path):
     assert found == {"error": "took longer than 0.05 s"}
 
 
+@pytest.mark.slow
 def test_what_fails_is_said_and_the_next_is_measured(
     accelerator, tmp_path, monkeypatch
 ):

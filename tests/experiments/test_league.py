@@ -155,6 +155,7 @@ def test_table_ranks_what_is_done(league, plan, monkeypatch, tmp_path):
     assert json.dumps(done)  # plain numbers throughout
 
 
+@pytest.mark.slow
 def test_the_rank_correlation_is_that_of_the_order(league):
     rank = league["ranking"].rank_correlation
     noise = [1.0, 2.0, 3.0, 400.0, 5000.0]

@@ -177,6 +177,7 @@ def test_every_estimator_and_setting_has_its_place(league):
     assert taken == set(range(len(playing.PLACES)))
 
 
+@pytest.mark.slow
 def test_a_picture_is_found_by_its_camera(league):
     from sdsjax.cameras import OrbitRange, random_orbits
 

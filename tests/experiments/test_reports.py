@@ -38,6 +38,7 @@ REPORTS = [
     ("timesteps", ["--toybox", "--full"], "full-toybox", False),
     ("toybox_quality", ["--full"], "full", False),
     ("toybox_quality", ["--multiview", "--full"], "full-multiview", False),
+    ("toybox_quality", ["--density", "--full"], "full-density", False),
     ("view_variance", ["--full"], "full", False),
 ]
 

@@ -117,3 +117,38 @@ def test_cases_on_the_multiview_prior_are_tuned_apart(
     assert len(cameras) == 4 * 10 + 4 * 12
     quality.main(out)
     assert len(cameras) == 2 * (4 * 10 + 4 * 12)
+
+
+def test_density_control_has_a_row_a_config_and_resumes(quality, tmp_path, monkeypatch):
+    calls = []
+
+    def worker(run):
+        def perform(job):
+            calls.append(job.key())
+            scores = {"iou": 0.9, "psnr": 18.0, "ssim": 0.9, "chamfer": 0.1}
+            count = 7 + (job.prompt == "a blue house")
+            truth = {**scores, "janus_rate": None}
+            return {**job._asdict(), "gaussians": count, "truth": truth}
+
+        return perform
+
+    monkeypatch.setattr(quality.density, "worker", worker)
+    asked = ["--density", "--full", "--out", str(tmp_path), "--runs", str(tmp_path)]
+    quality.main(asked)
+    quality.main(asked)
+    assert len(calls) == len(set(calls)) == 5 * 2
+    table = (tmp_path / "full-density.md").read_text().splitlines()[2:]
+    assert [row.split(" | ")[0] for row in table] == [
+        f"| {name}" for name in ("sds:mv", "dreamgaussian:mv", "gsgen:mv",
+                                 "stabledreamer:mv", "stabledreamer:mcmc")
+    ]  # fmt: skip
+    assert all(" | 7, 8 | 0.900, 0.900 | 18.0, 18.0 | " in row for row in table)
+    assert all(row.endswith("| -, - |") for row in table)
+
+
+def test_a_cloud_s_rows_are_counted_by_its_header(quality, tmp_path):
+    (tmp_path / "a.ply").write_bytes(b"ply\nelement vertex 12\nend_header\n\xff")
+    assert quality.density.rows_of(tmp_path / "a.ply") == 12
+    (tmp_path / "b.ply").write_bytes(b"ply\nend_header\n")
+    with pytest.raises(ValueError, match="has no vertices"):
+        quality.density.rows_of(tmp_path / "b.ply")
