@@ -104,8 +104,8 @@ def test_cases_on_the_multiview_prior_are_tuned_apart(
 ):
     out = ["--multiview", "--full", "--out", str(tmp_path), "--runs", str(tmp_path)]
     quality.main(out)
-    # four prompts for each of 10 settings, then twelve for each of four cases
-    assert len(cameras) == 4 * 10 + 4 * 12
+    # four prompts for each of 9 settings, then twelve for each of four cases
+    assert len(cameras) == 4 * 9 + 4 * 12
     assert len(set(cameras)) == len(cameras)
     table = (tmp_path / "full-multiview.md").read_text()
     assert "ssd, groups, threshold 300 | 0.900 |" in table
@@ -114,9 +114,9 @@ def test_cases_on_the_multiview_prior_are_tuned_apart(
     # other weights than those that are shipped: measured from the first prompt on
     monkeypatch.setattr(quality.multiview, "embedded", lambda: "another")
     quality.main([*out, "--minutes", "0"])
-    assert len(cameras) == 4 * 10 + 4 * 12
+    assert len(cameras) == 4 * 9 + 4 * 12
     quality.main(out)
-    assert len(cameras) == 2 * (4 * 10 + 4 * 12)
+    assert len(cameras) == 2 * (4 * 9 + 4 * 12)
 
 
 def test_density_control_has_a_row_a_config_and_resumes(quality, tmp_path, monkeypatch):
