@@ -229,9 +229,10 @@ def tuning_lines(plan: Plan, rows: Rows) -> list[str]:
 
 
 def moves(found: list[Standing]) -> list[str]:
-    """How much of the order each column shares with the one before it."""
+    """How much of the order each column shares with the one before it, and the last
+    with all."""
     made = []
-    for one, two in pairwise(found):
+    for one, two in (*pairwise(found), *((one, found[-1]) for one in found[:-2])):
         both = [name for name in one.names if name in two.names]
         places = [[of.names.index(name) for name in both] for of in (one, two)]
         value = spearmanr(places[0], places[1]).statistic

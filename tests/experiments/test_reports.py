@@ -24,7 +24,7 @@ REPORTS = [
     ("league", [], "exact", True),
     ("league", ["--full", *LEAGUE], "toybox-sd", False),
     ("league", ["--flow", *LEAGUE], "toybox-flow", False),
-    ("league_season2", [], "league-small", True),
+    ("league_season2", ["--seeds", "3"], "league-small", True),
     ("noise_samples", ["--full"], "full", False),
     ("prior_error", ["--full"], "full", False),
     ("recursive_gradient", ["--full"], "full", False),
