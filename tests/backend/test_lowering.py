@@ -48,20 +48,13 @@ LATENT = (
     "stable_diffusion3",
     "multiview",
 )  # their attention may be fused
-# Gaussians on a network in half precision, and a field; the rest is of the slow stage.
-QUICK = {("ssd:nerf", TPU), ("ssd:sd21", H100)}
 FIRST = {name.split(":")[0]: name for name in reversed(ALL)}
 TABLE = [
-    pytest.param(
-        name,
-        target,
-        id=f"{name}-{target.platform}",
-        marks=() if (name, target) in QUICK else pytest.mark.slow,
-    )
+    pytest.param(name, target, id=f"{name}-{target.platform}")
     for name in ALL
     for target in (H100, TPU)
-    # a method's variants differ in sizes: the TPU is shown one of each
-    if target is H100 or (name, target) in QUICK or name == FIRST[name.split(":")[0]]
+    # a method's variants differ in sizes: the TPU is shown one of each, and a field
+    if target is H100 or name in (FIRST[name.split(":")[0]], "ssd:nerf")
 ]
 
 
@@ -93,6 +86,7 @@ def tiny_config(name, folders):
     return resolve(name, overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "target"), TABLE)
 @pytest.mark.usefixtures("a_cudnn")
 def test_a_training_step_lowers(name, target, folders):

@@ -33,6 +33,7 @@ def run(tmp_path_factory):
     ), params
 
 
+@pytest.mark.slow
 def test_every_format_is_written_from_the_checkpoint(run, tmp_path, capsys):
     folder, params = run
     before = sorted(p.name for p in folder.iterdir())

@@ -21,19 +21,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
 from sd3_folders import write_sd3_folder
 from sdxl_folders import write_sdxl_folder
 
-# The rest differ from these in the estimator alone, whose contract is tested by itself.
-QUICK = ("ssd:toybox",)
+# What is left out differs in the estimator alone, whose contract is tested by itself.
 VARIANTS = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-    for name in (
-        f"{stem}:{variant}"
-        for stem in config_names()
-        for variant in read_module(config_folder() / f"{stem}.py").VARIANTS
-        if variant != "if64"  # of another folder: priors/test_deepfloyd runs it
-        # as :toybox, and slower
-        if not variant.endswith("sd21") or stem in ("ssd", "sds", "vsd", "mvdream")
-        if variant not in ("sdxl", "sd3") or stem in ("sds", "vsd")
-    )
+    f"{stem}:{variant}"
+    for stem in config_names()
+    for variant in read_module(config_folder() / f"{stem}.py").VARIANTS
+    if variant != "if64"  # of another folder: priors/test_deepfloyd runs it
+    # as :toybox, and slower
+    if not variant.endswith("sd21") or stem in ("ssd", "sds", "vsd", "mvdream")
+    if variant not in ("sdxl", "sd3") or stem in ("sds", "vsd")
 ]
 
 
@@ -64,6 +60,7 @@ def compiled(function, *arguments):
     return function.lower(*arguments).compile(compiler_options=options)(*arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_step_of_every_phase(name, request):
     multiview = load(name).prior.name == "multiview"

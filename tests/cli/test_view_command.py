@@ -66,6 +66,7 @@ def test_a_port_that_is_taken_is_one_line(some_viser, tmp_path, capsys):
     assert f"port {port} of 127.0.0.1 is taken" in line
 
 
+@pytest.mark.slow
 def test_the_program_imports_no_viewer_by_itself():
     script = (
         "import sys, sdsjax.main, sdsjax.training.train, sdsjax.cli.live.view_command; "

@@ -163,6 +163,7 @@ def grouped(sample, key, samples, groups=16):
     return observe(key)["g"]
 
 
+@pytest.mark.slow
 def test_bias_against_a_reference_covers_the_truth():
     """A has 0.9 times B's mean plus (0, .2, 0): |bias|^2 and its part along B."""
     shift = jnp.array([0.0, 0.2, 0.0])
@@ -239,6 +240,7 @@ def test_components_are_the_closed_form():
             assert abs(middle - value / truth["total"]) < 0.05
 
 
+@pytest.mark.slow
 def test_components_are_plain_anova_and_do_not_depend_on_chunks():
     views, times, noises = 3, 4, 5
     y = np.random.default_rng(0).normal(size=(views, times, noises, 2)) + 100.0

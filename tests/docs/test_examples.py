@@ -51,9 +51,8 @@ def test_an_example_is_under_forty_lines_beside_its_own_start(name):
     assert user_lines(distillation + "# end") < 25
 
 
-@pytest.mark.parametrize(
-    "name", [*(pytest.param(n, marks=pytest.mark.slow) for n in NAMES[:2]), NAMES[2]]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_two_steps_move_every_parameter_and_the_picture_stays_one(
     name, example, monkeypatch
 ):

@@ -212,6 +212,7 @@ def test_image_space_around_any_estimator(name):
     assert {*inspect.signature(base).parameters, "lambda_rgb"} <= set(taken)
 
 
+@pytest.mark.slow
 def test_a_base_learns_from_the_gradient_that_is_applied():
     """stein at sigma2 and image_space(stein) at sigma_alpha are one gradient, so that
     their mu is the same."""

@@ -63,6 +63,7 @@ def test_psi_learns_the_noise_of_what_is_rendered():
     assert losses[-50:].mean() < 0.5 * losses[:50].mean()
 
 
+@pytest.mark.slow
 def test_the_adapter_s_noise_is_fresh_and_z_gets_no_gradient():
     prior = linear_prior()
     psi = prior.adapter.init(jax.random.key(0))

@@ -43,6 +43,7 @@ def test_more_captions_never_raise_r_precision():
     assert score_views(mixed, 0).r_precision == shares[-1]
 
 
+@pytest.mark.slow
 def test_the_scorer_says_1_minus_the_distance_whatever_the_batches(monkeypatch):
     monkeypatch.setattr(clip_scores, "PICTURES", 4)
     monkeypatch.setattr(clip_scores, "TEXTS", 3)

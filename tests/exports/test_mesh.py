@@ -112,6 +112,7 @@ def test_colours_follow_the_splats():
     np.testing.assert_allclose(left.mean(axis=0), [0.1, 0.1, 0.9], atol=0.06)
 
 
+@pytest.mark.slow
 def test_largest_component_only():
     big, small = ball(), ball(radius=0.05, count=100, centre=(0.9, 0.9, 0.9))
     both = Gaussians(*(jnp.concatenate(pair) for pair in zip(big, small)))

@@ -91,6 +91,7 @@ def run(tmp_path_factory):
     return workdir, paths, paths["report"].read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_everything_is_written(run):
     workdir, paths, _ = run
     names = {"turntable", "splats", "splats_gltf", "mesh", "views", "metrics"}

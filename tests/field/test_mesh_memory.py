@@ -51,10 +51,9 @@ for splats in (cloud, object):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(
-    "resolution", [64, *(pytest.param(n, marks=pytest.mark.slow) for n in (128, 256))]
-)
+@pytest.mark.parametrize("resolution", [64, 128, 256])
 def test_the_estimate_holds_for_a_loose_cloud_and_an_object(resolution):
     command = [sys.executable, "-c", MEASURE, str(resolution)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

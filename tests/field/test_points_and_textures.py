@@ -117,7 +117,10 @@ def test_no_reset_of_opacities_without_time_to_recover(reset_every, stop, end, r
     assert (due + 1).tolist() == resets
 
 
-@pytest.mark.parametrize(("steps", "last"), [(300, False), (500, True)])
+@pytest.mark.parametrize(
+    ("steps", "last"),
+    [pytest.param(300, False, marks=pytest.mark.slow), (500, True)],
+)
 def test_a_run_tells_density_control_when_it_ends(steps, last):
     """At the 300th and last update nothing is lowered, at the 300th of 500 all is."""
     said = {
@@ -142,6 +145,7 @@ def test_a_run_tells_density_control_when_it_ends(steps, last):
     assert bool((lowered.opacity_logits < 0).all()) is last
 
 
+@pytest.mark.slow
 def test_charts_of_a_texture_do_not_bleed_into_each_other():
     """At mip level 2 (a pixel is 4 x 4 texels) the points of the charts' borders were
     off by more than .05 in 11.9 of 100."""

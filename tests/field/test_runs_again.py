@@ -184,6 +184,7 @@ def diverged(workdir: Path, capsys, *, at: int, saved: str) -> tuple[str, str]:
     return slower, re.search(r"anew, clipped: (.*)$", line).group(1)
 
 
+@pytest.mark.slow
 def test_the_advice_after_a_divergence_works_when_typed(tmp_path, capsys):
     """It named a section, then needed a flag, then failed on the optimizer's state."""
     workdir = tmp_path / "a"

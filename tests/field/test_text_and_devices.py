@@ -118,13 +118,8 @@ def test_a_folder_with_tokenizer_json_alone_gives_equal_ids(
     np.testing.assert_array_equal(Tokenizer.from_folder(tmp_path)(texts), expected)
 
 
-@pytest.mark.parametrize(
-    "platform",
-    [
-        "cuda",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpu", "no_such")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["cuda", "gpu", "no_such"])
 def test_a_device_that_is_not_there_is_one_line(pytestconfig, tmp_path, platform):
     command = [sys.executable, "-m", "sdsjax.main", "--config=ssd", "--config.steps=3"]
     done = subprocess.run(

@@ -66,6 +66,7 @@ def test_the_gradient_is_the_estimate_pulled_back_to_the_caller_s_parameters():
     np.testing.assert_allclose(found.metrics["estimate/size"], (z**2).sum(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_ten_lines_reach_the_mode_of_the_prior():
     """As a user would: jit, optax, no config. x ends at .4, rgb at .7."""
     prior, adam = mixture(), optax.adam(0.02)
@@ -85,6 +86,7 @@ def test_ten_lines_reach_the_mode_of_the_prior():
     np.testing.assert_allclose(rgb.mean(), 0.7, atol=0.02)
 
 
+@pytest.mark.slow
 def test_views_are_averaged_and_vmap_is_the_loop():
     cameras = random_orbits(KEY, 2, OrbitRange(), width=SIZE, height=SIZE)
     prior = mixture()
@@ -190,6 +192,7 @@ def test_priors_are_loaded_by_name_and_their_mistakes_are_one_line():
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_exact_prior_pulls_towards_the_true_picture_of_the_camera():
     """What a grey picture lacks of what the toybox draws there, before white."""
     small = {"resolution": 8, "vae_folder": "", "captions": (), "views": 1}

@@ -74,6 +74,7 @@ def plain(params, z, t, text, embedding=None):
         )
 
 
+@pytest.mark.slow
 def test_begins_as_the_base_network(params, inputs):
     psi = begun(params)
     found, base = adapted(params, psi, *inputs), plain(params, *inputs[:3])
@@ -81,6 +82,7 @@ def test_begins_as_the_base_network(params, inputs):
     assert len(flatten_dict(psi.factors)) == 2 * KERNELS
 
 
+@pytest.mark.slow
 def test_the_gradient_reaches_every_factor(params, inputs):
     psi = trained(params)
 
@@ -119,6 +121,7 @@ def test_the_camera_changes_the_output_once_trained(params, inputs):
     assert jnp.abs(found - null).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_vmap_equals_one_batch(params, inputs):
     psi = trained(params)
 
@@ -130,6 +133,7 @@ def test_vmap_equals_one_batch(params, inputs):
     np.testing.assert_allclose(mapped, batch, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_factors_stay_float32_beside_a_bfloat16_base():
     block = TransformerBlock(2, jnp.bfloat16)
     x, context = jnp.ones((1, 3, 8), jnp.bfloat16), jnp.ones((1, 2, 6))
@@ -148,12 +152,9 @@ def test_factors_stay_float32_beside_a_bfloat16_base():
     assert all(np.abs(p).max() > 0 for p in jax.tree.leaves(slope.factors))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "numbers"),
-    [
-        pytest.param(SD15, 797_184, marks=pytest.mark.slow, id="sd15"),
-        pytest.param(SD21, 829_952, id="sd21"),
-    ],
+    ("config", "numbers"), [(SD15, 797_184), (SD21, 829_952)], ids=["sd15", "sd21"]
 )
 def test_full_size(config, numbers):
     shapes = hub.param_shapes("unet", unet_config(config))

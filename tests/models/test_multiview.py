@@ -111,12 +111,14 @@ FIRST_AND_LAST = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 def test_the_output_has_the_shape_of_the_latents(network):
     config, params = network
     arrays = inputs(config)
     assert apply(config, params, *arrays).shape == arrays[0].shape
 
 
+@pytest.mark.slow
 @FIRST_AND_LAST
 def test_the_output_has_the_type_of_the_latents(network):
     config, params = network
@@ -172,6 +174,7 @@ def test_the_camera_matters(network):
     assert np.abs(told - blind).max() > 1e-3
 
 
+@pytest.mark.slow
 @FIRST_AND_LAST
 def test_mapped_over_groups_is_a_batch_of_them(network):
     config, params = network
@@ -217,6 +220,7 @@ def test_arrays_that_do_not_fit_are_refused_in_one_line():
         apply(MAPPED, random_params(MAPPED), z, t, text, camera, rays)
 
 
+@pytest.mark.slow
 def test_the_code_map_is_taught_by_its_own_loss_alone():
     arrays = inputs(MAPPED)
     module, params = MultiViewUNet(MAPPED), random_params(MAPPED)

@@ -88,6 +88,7 @@ def test_the_published_config_is_stable_diffusions_and_a_camera():
     )
 
 
+@pytest.mark.slow
 def test_the_published_network_has_its_number_of_keys_and_parameters():
     read = read_config(fixed.MVDREAM)
     keys = {entry.key for entry in hub.COMPONENTS["unet"].table(read)}

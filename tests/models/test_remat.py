@@ -78,6 +78,7 @@ def kept(loss, x):
     return sum(leaf.size for leaf in jax.tree.leaves(residuals))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [of_unet, of_sdxl, of_mmdit, of_views])
 def test_a_policy_keeps_less_of_each_network(make):
     psi, loss_of = of_loras(make)
@@ -123,6 +124,7 @@ def test_the_gradient_is_the_same(make):
         )
 
 
+@pytest.mark.slow
 def test_the_encoder_keeps_less():
     """That it pulls back the same is asked of torch's answers, by test_networks."""
     params, x = drawn(param_shapes("vae", VAE)), jnp.linspace(-1, 1, 192)

@@ -69,6 +69,7 @@ def test_published_configs():
         assert read(transformer_json(read(config))) == read(config)
 
 
+@pytest.mark.slow
 def test_full_size_counts():
     """Counts of diffusers' modules on the meta device."""
     for name, config, keys, parameters in (

@@ -45,7 +45,13 @@ def test_published_sizes_are_recognised(kind):
     assert recognise(files.full_size_shapes(kind), "a file") == files.FULL_SIZE[kind]
 
 
-@pytest.mark.parametrize("kind", list(files.LAYOUTS))
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.slow if kind == "1.x" else ())
+        for kind in files.LAYOUTS
+    ],
+)
 def test_every_kind_is_read(kinds, words, kind):
     assert prior_of(kinds[kind]) == PRIOR.get(kind, "stable_diffusion")
     found = load(kinds[kind], kind, words)

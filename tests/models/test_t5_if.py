@@ -52,6 +52,7 @@ def run_t5(network, ids, mask):
     return jax.jit(network.module.apply)({"params": network.params}, ids, mask)
 
 
+@pytest.mark.slow
 def test_unet(tmp_path, golden):
     network = hub.load_component(write_component(tmp_path, "unet"), "unet")
     assert isinstance(network.config, IFUNetConfig)

@@ -75,6 +75,7 @@ def test_networks(network, golden):
             np.testing.assert_allclose(np.linalg.norm(y, axis=-1), 1.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_hybrid(golden, tmp_path):
     """Kernels standardised, widths rounded to eights, a picture's edges padded."""
     folder = vision.write_folder(tmp_path, "depth", vision.HYBRID)

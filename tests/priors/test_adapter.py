@@ -87,9 +87,8 @@ def call(source):
     return adapter_noise(source)
 
 
-@pytest.mark.parametrize(
-    "adapter", ["own", pytest.param("named", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["own", "named"])
 def test_begins_as_the_network_beneath(
     plain, velocity, source, psi, call, noisy, adapter
 ):
@@ -114,6 +113,7 @@ def test_begins_as_the_network_beneath(
         np.testing.assert_allclose(null, none, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_learns_by_gradient_and_leaves_the_base_alone(source, psi, noisy):
     eps = jax.random.normal(jax.random.key(3), noisy[0].shape)
 

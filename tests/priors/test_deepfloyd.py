@@ -54,6 +54,7 @@ def noise(source):
 Z_T, T = jax.random.normal(jax.random.key(0), (8, 8, 3)), jnp.int32(400)
 
 
+@pytest.mark.slow
 def test_branches_are_separate_calls_of_the_network(folder, source, noise):
     found = noise(source.params, Z_T, T, None)
     encoder, unet = (hub.load_component(folder, n) for n in ("text_encoder", "unet"))
@@ -68,6 +69,7 @@ def test_branches_are_separate_calls_of_the_network(folder, source, noise):
     assert float(jnp.abs(found.cond - found.uncond).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_branches_run_as_one_batch(source):
     """Two branches trace the UNet once; one branch costs half."""
     prior = source.bind(source.params)
@@ -83,6 +85,7 @@ def test_branches_run_as_one_batch(source):
     assert str(both.jaxpr).count(kernel) == str(alone.jaxpr).count(kernel) > 0
 
 
+@pytest.mark.slow
 def test_view_words_follow_the_camera(source, noise):
     rows = source.params.states.cond
     assert rows.shape == (6, 77, 12)
@@ -119,6 +122,7 @@ def test_the_schedule_is_the_files(source):
     np.testing.assert_array_equal(schedule.alphas, cosine.alphas)
 
 
+@pytest.mark.slow
 def test_parameters_carry_no_gradient(source):
     def through(unet):
         prior = source.bind(source.params._replace(unet=unet))

@@ -47,6 +47,7 @@ def test_normals_of_the_stretched_surface():
     assert jnp.isfinite(estimate(1.0, 0.0)[1]).all()  # nothing to stretch
 
 
+@pytest.mark.slow
 def test_bound_to_the_prior(tmp_path):
     folder = write(tmp_path / "sd")
     depth = str(vision.write_folder(tmp_path / "depth", "depth"))

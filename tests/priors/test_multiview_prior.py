@@ -122,6 +122,7 @@ def test_views_of_a_group_see_each_other_and_their_cameras(source, noise, z_t):
     np.testing.assert_allclose(again, np.asarray(plain)[order], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_null_camera_is_no_camera(source, noise, z_t):
     blank = jax.tree.map(jnp.zeros_like, views_of(jax.random.key(2)).camera)
     null = noise(source.params, z_t, T, View(blank)).cond
@@ -130,6 +131,7 @@ def test_the_null_camera_is_no_camera(source, noise, z_t):
         np.testing.assert_allclose(got, null, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_alone_a_view_is_a_group_of_one(folder, z_t):
     one = multiview.load(str(folder), "a red mug", group=1)
     assert one.bind(one.params).group == 1
@@ -146,6 +148,7 @@ def test_alone_a_view_is_a_group_of_one(folder, z_t):
     np.testing.assert_allclose(together[0], got.cond, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_encode_and_decode_take_a_view_or_map_over_the_group(source):
     encode = jax.jit(lambda p, x: source.bind(p).encode(x))
     decode = jax.jit(lambda p, z: source.bind(p).decode(z))
@@ -161,6 +164,7 @@ def test_encode_and_decode_take_a_view_or_map_over_the_group(source):
     np.testing.assert_allclose(alone, back[2], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_adapter_begins_as_the_network_and_learns_alone(source, noise, z_t):
     view = views_of(jax.random.key(2))
     begin = jax.jit(lambda p, key: source.bind(p).adapter.init(key))

@@ -73,6 +73,7 @@ def z():
     return np.random.default_rng(1).normal(size=(GROUP, SIDE, SIDE, 4)).astype("f4")
 
 
+@pytest.mark.slow
 def test_it_is_the_network_told_the_cameras_numbers(folder, source, view, z):
     assert source.image_shape == (PIXELS, PIXELS, 3)
     networks = hub.load_multiview(folder)

@@ -78,6 +78,7 @@ def told(networks, *texts, size=PIXELS):
     return TextAndSize(*encoded(tuple(modules), params, *ids), sizes)
 
 
+@pytest.mark.slow
 def test_each_branch_is_the_network_told_its_own_text(folder, source, answers):
     assert source.image_shape == (PIXELS, PIXELS, 3)
     networks = load_sdxl(Path(folder))

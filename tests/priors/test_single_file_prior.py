@@ -42,7 +42,9 @@ def kinds(tmp_path_factory):
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("kind", ["2.x", "XL", "MVDream"])
+@pytest.mark.parametrize(
+    "kind", ["MVDream", *(pytest.param(kind, marks=SLOW) for kind in ("2.x", "XL"))]
+)
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=SLOW)])
 def test_it_is_a_prior(kinds, words, kind, compiled):
     load = multiview.load if kind == "MVDream" else stable_diffusion.load

@@ -88,10 +88,8 @@ def flops(function, *arguments):
     return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
 
 
-@pytest.mark.parametrize(
-    "make",
-    [latents, *(pytest.param(m, marks=pytest.mark.slow) for m in (toybox, pixels))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [latents, toybox, pixels])
 def test_vmapped_sds_costs_one_batched_call(make):
     source, unet, shape = make()
     schedule = source.bind(source.params).schedule

@@ -79,6 +79,7 @@ def test_the_mixture_keeps_what_the_prompt_keeps():
     assert float(e.uncond[0, 0, 2]) > float(e.cond[0, 0, 2]) - 1.0
 
 
+@pytest.mark.slow
 def test_the_empirical_prior_is_made_of_true_renders():
     pieces = pieces_of(
         **{

@@ -57,6 +57,7 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.slow
 def test_a_field_is_gone_on_with_and_compared_with(field):
     """Its own numbers whatever the seed, its own prompt; other points along a ray are
     allowed, and the source's z is what the run's field shows of the view."""

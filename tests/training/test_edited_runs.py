@@ -30,6 +30,7 @@ def said(tmp_path):
     return {**SMALL, "edit.path": str(write_source(tmp_path))}
 
 
+@pytest.mark.slow
 def test_training_begins_from_the_splats_and_compares_with_them(said):
     """The rows of the file, the rest dead; the source's z is what the file shows from
     the view's camera on white, written here by the rasteriser."""

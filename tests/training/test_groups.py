@@ -79,6 +79,7 @@ def test_the_linear_maps_of_groups_are_those_of_views():
     np.testing.assert_array_equal(pushed.reshape(4, 3), views.pushforward(d))
 
 
+@pytest.mark.slow
 def test_a_step_draws_one_noise_and_one_t_a_group():
     """The step's gradient against estimates made by hand, group by group."""
     group, n, sizes = 2, 4, []

@@ -37,6 +37,7 @@ def stepped(noise, estimator, n=3, steps=2, **options):
     return jax.device_get((state, metrics))
 
 
+@pytest.mark.slow
 def test_a_step_in_turns_is_the_step_and_notes_its_samples():
     sds = ESTIMATORS["sds"](SCHEDULE)
     whole, turns = stepped(ALL, sds), stepped(ALL, sds, microbatch=2)
@@ -65,6 +66,7 @@ def test_the_direction_is_the_mean_over_the_samples():
     np.testing.assert_allclose(before - state.params.pixels, metrics["t"], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_space", ["z", "theta"])
 def test_stein_goes_on_learning(fit_space):
     """phi = -1 on N(mean, 1): the optimum leaves e_s + mu eps without noise in z."""

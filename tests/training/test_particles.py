@@ -57,6 +57,7 @@ def close(a, b):
         np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_side_by_side_equals_separate_states_that_hand_the_shared_one_on():
     step, state, prior_params, key = pieces(COUNT)
     alone = pieces(1)[0]

@@ -5,6 +5,7 @@ import operator
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.tree_util import Partial
 from jitted import orbit_camera
 
@@ -20,6 +21,7 @@ from sdsjax.types import PriorSource
 SIZE = 16
 
 
+@pytest.mark.slow
 def test_one_program_draws_previews_scores_turntables_and_another_asset():
     representation = gaussians(count=20)
     draw = make_draw(representation)

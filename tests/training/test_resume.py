@@ -113,13 +113,11 @@ def test_killed_many_times_ends_bit_identical(tmp_path, cache, uninterrupted):
     assert tiny_run.final_digest(workdir) == uninterrupted
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(
     ("number", "status"),
-    [
-        (signal.SIGTERM, 143),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-    ],
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130)],
 )
 def test_signals_checkpoint_and_say_so(tmp_path, cache, request, number, status):
     workdir = tmp_path / "a"

@@ -36,6 +36,7 @@ def test_it_is_what_the_compiled_step_says_of_itself():
     assert found.held == pytest.approx(theirs, rel=0.15)
 
 
+@pytest.mark.slow
 def test_views_in_turn_take_less_scratch_space():
     whole, in_turn = (
         one.step_memory(one.components.phases[-1])

@@ -59,6 +59,7 @@ def truth(text, orbit):
     return 2.0 * render_specs([spec], [orbit], size=SIDE, background=WHITE)[0] - 1.0
 
 
+@pytest.mark.slow
 def test_no_spread_is_the_true_picture_of_any_camera(exact):
     noised = jax.random.normal(jax.random.key(0), (SIDE, SIDE, 3))
     for orbit in ((37.0, 8.0, 2.95), (-120.0, 40.0, 3.3)):

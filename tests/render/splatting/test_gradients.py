@@ -93,6 +93,7 @@ def of_means(gaussians, **settings):
     )
 
 
+@pytest.mark.slow
 def test_forward_mode_is_the_transpose_of_reverse_mode(scene):
     gaussians, camera, _ = scene
     value = of_means(gaussians, differentiation="forward", capacity=4096)
@@ -109,6 +110,7 @@ def test_forward_mode_is_the_transpose_of_reverse_mode(scene):
     np.testing.assert_allclose(tangent, np.vdot(slopes["means"], direction), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_of_vmap_is_the_sum_of_gradients(scene):
     """Weights tell the views apart: each one's gradient, and that of all, are those of
     the renderings one by one."""
@@ -128,6 +130,7 @@ def test_gradient_of_vmap_is_the_sum_of_gradients(scene):
     assert relative_error(got, np.sum(alone, axis=0)) < 1e-5
 
 
+@pytest.mark.slow
 def test_screen_offset_has_the_gradient_of_the_reference():
     gaussians, camera, zero = cloud(60, k=4), small_camera(), jnp.zeros((60, 2))
 

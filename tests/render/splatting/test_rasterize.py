@@ -145,6 +145,7 @@ def test_two_views_of_a_pair_hide_one_another():
     assert side[25, 1] > 0.9 > 0.1 > side[25, 0]
 
 
+@pytest.mark.slow
 def test_vmap_is_a_loop_and_views_share_a_pass():
     gaussians = cloud(60)
     cameras = orbits(width=40, height=24)
@@ -214,6 +215,7 @@ def test_dead_rows_are_as_if_absent():
     assert_same_pictures(dead, absent, 1e-6)
 
 
+@pytest.mark.slow
 def test_an_accelerators_lockstep_draws_the_same():
     gaussians, camera = cloud(60, scale=0.15), small_camera()
     (_, want), slopes = value_and_gradient(rasterize, gaussians, camera)

@@ -22,6 +22,7 @@ from sdsjax.types import Estimate, Estimator, NoisePrediction, Prior, PriorSourc
 SCHEDULE = NoiseSchedule.scaled_linear()
 
 
+@pytest.mark.slow
 def test_the_probe_gathers_screen_gradients_of_all_views():
     """Against the reference's gradient of each view by that view's own offset."""
     from sdsjax.render.splatting.rasterize import rasterize_reference

@@ -234,6 +234,7 @@ def cloud():
     return params, state, pictures
 
 
+@pytest.mark.slow
 def test_the_picture_survives_relocation(cloud):
     params, state, pictures = cloud
     before = pictures(params, state)

@@ -40,6 +40,7 @@ def test_params_are_groups_of_learnt_arrays(begun):
     assert joined.alive is state.alive
 
 
+@pytest.mark.slow
 def test_one_jitted_step_over_a_batch_of_views(begun):
     representation, params, state = begun
     cameras = random_orbits(jax.random.key(1), 2, OrbitRange(), width=24, height=16)
@@ -66,6 +67,7 @@ def test_one_jitted_step_over_a_batch_of_views(begun):
         assert slope.any(), name
 
 
+@pytest.mark.slow
 def test_background_is_drawn_from_the_key_and_white_without(begun):
     representation, params, state = begun
     away = orbit_camera(0.0, 0.0, width=8, height=8, fov=10.0)

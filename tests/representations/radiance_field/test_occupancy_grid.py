@@ -166,6 +166,7 @@ def drawn_with():
     return draw
 
 
+@pytest.mark.slow
 def test_an_exact_mask_changes_nothing(drawn_with):
     plain, slope = drawn_with(None, 1)
     assert plain.opacity.max() > 0.99
@@ -183,6 +184,7 @@ def test_an_exact_mask_changes_nothing(drawn_with):
     assert not drawn.aux["dropped"].any()
 
 
+@pytest.mark.slow
 def test_points_of_empty_cells_carry_no_weight_and_lack_of_room_is_told(drawn_with):
     right = np.asarray(CAMERA.world_to_camera)[0, :3]
     half = cells_near_ball(0.6) & ((centres() - 0.5) @ right > 0)

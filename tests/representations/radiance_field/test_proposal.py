@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from jitted import orbit_camera
 from small_field import KEY, SMALL, blob, in_a_hurry
 
@@ -55,6 +56,7 @@ def test_what_bounds_itself_costs_nothing():
     assert all(np.isfinite(a).all() for a in nothing)
 
 
+@pytest.mark.slow
 def test_each_loss_moves_its_own_parameters_and_the_proposal_learns():
     representation = nerf(
         **SMALL, proposal=1, losses={"interlevel": 1.0}, blob_scale=0.0, chunk=20
@@ -100,6 +102,7 @@ def test_each_loss_moves_its_own_parameters_and_the_proposal_learns():
     assert step(params, penalty)[0][0] < 0.5 * first
 
 
+@pytest.mark.slow
 def test_points_of_a_proposal_see_no_more_haze_than_many_points_do():
     """Their outermost bins do not reach to the ends of the way."""
     camera = orbit_camera(30.0, 20.0, 3.0, width=6, height=6)

@@ -89,6 +89,7 @@ def ball():
     return camera, lambda key: in_a_hurry(draw, camera, key)
 
 
+@pytest.mark.slow
 def test_a_ball_looks_like_a_ball(ball):
     """Against 4000 points a ray in float64, and the sphere's own normals."""
     camera, compiled = ball

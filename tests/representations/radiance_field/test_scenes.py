@@ -123,6 +123,7 @@ def test_a_camera_inside_sees_the_walls_of_a_hollow(scene, blob_radius, radius):
     np.testing.assert_allclose(drawn.normal, walls, atol=0.02)
 
 
+@pytest.mark.slow
 def test_an_empty_scene_shows_its_background_and_moves():
     """Nothing out to the end: white, no depth; every gradient is finite."""
     losses = {"distortion": 1.0, "z_variance": 1.0}

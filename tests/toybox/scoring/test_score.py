@@ -121,6 +121,7 @@ def test_prompts_outside_the_toybox_are_refused():
         scoring.score(lambda camera: None, "a DSLR photo of a hamburger")
 
 
+@pytest.mark.slow
 def test_truth_traced_in_pieces_is_the_renderers_own(monkeypatch):
     spec, orbits = SceneSpec("mug", "red"), [(30.0, 20.0, 3.1), (200.0, 5.0, 3.0)]
     # 40 px of 2 x 2 rays: pieces of 32 samples do not fit, and are more than a batch

@@ -60,6 +60,7 @@ def test_depth_follows_fresh_renders_through_noise(pool):
     assert np.mean(scores["correlation"]) > LEVELS["noisy depth"]
 
 
+@pytest.mark.slow
 def test_normals_are_far_nearer_than_facing_the_camera(pool):
     _, x, surface, mask = measures.heldout_batch(pool, 40)
     network = companions.load_companion("toybox-normals", "normals")

@@ -24,6 +24,7 @@ def pool(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_every_geometry_is_there(pool):
     assert len(pools.geometries()) == len(KINDS) * (1 + len(BASES))
     counts = np.bincount(pool.geometry)
@@ -47,6 +48,7 @@ def test_pictures_are_the_renderers(pool):
         assert chosen.row[i] < len(pool.view)
 
 
+@pytest.mark.slow
 def test_surfaces_are_the_renderers(pool):
     """The stored disparity gives back the depth, the normal the one in the world."""
     chosen = pools.draw(pool, np.random.default_rng(1), 4, pair_fraction=0.5)
@@ -102,6 +104,7 @@ def test_other_settings_are_refused(tmp_path, pool):
         pools.build_pool(tmp_path, singles=2, pairs=1, size=SIZE)
 
 
+@pytest.mark.slow
 def test_a_set_shows_one_thing_from_evenly_spread_azimuths(tmp_path, monkeypatch):
     few = pools.geometries()[14:46]  # singles and pairs
     monkeypatch.setattr(pools, "geometries", lambda: few)

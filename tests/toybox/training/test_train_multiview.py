@@ -112,6 +112,7 @@ def test_an_untold_camera_is_the_null_camera():
     assert not np.asarray(rays[1]).any()
 
 
+@pytest.mark.slow
 def test_what_the_start_knew_of_a_picture_is_where_training_begins(start):
     """The larger network's prediction does not see rays or camera at first; without the
     joint code it is the start's."""
@@ -182,6 +183,7 @@ def test_the_map_stage_teaches_the_code_and_leaves_the_rest(rendered, start, tmp
     )
 
 
+@pytest.mark.slow
 def test_a_multi_view_prior_may_be_the_start(start, tmp_path):
     params = multiview_recipe.initial_params(start, RECIPE)
     config = multiview_recipe.network_config(start, RECIPE)

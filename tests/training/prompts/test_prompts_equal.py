@@ -111,6 +111,7 @@ def assert_equal_to_single_runs(
     assert largest_difference(first, second) >= differ
 
 
+@pytest.mark.slow
 def test_an_asset_among_others_is_the_asset_alone(tmp_path, states, capsys):
     asked = requests("ssd:image", "toybox-sd", tmp_path / "many", **EXACT)
     # two chunks, of which the second is padded

@@ -56,6 +56,7 @@ def digests(asked) -> list[str]:
     return [tiny_run.final_digest(request.workdir) for request in asked]
 
 
+@pytest.mark.slow
 def test_one_that_diverges_leaves_the_others(tmp_path, monkeypatch, no_exports, capsys):
     whole = requests(tmp_path / "whole")
     run(whole, assets_per_device=3)
@@ -98,6 +99,7 @@ def test_where_all_diverge_the_chunk_ends(tmp_path, monkeypatch, no_exports):
     assert no_exports == {asked[0].workdir.name: "aborted"}
 
 
+@pytest.mark.slow
 def test_stopped_in_the_middle_of_saving_it_ends_the_same(
     tmp_path, monkeypatch, no_exports, capsys
 ):
