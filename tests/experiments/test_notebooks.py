@@ -67,3 +67,10 @@ def test_a_notebook_runs(name, tmp_path):
         leader, share, error = standing.groups()
         assert re.search(rf"^{leader} +0{share} ± 0{error}", printed, re.MULTILINE)
         assert re.search(rf"Not told apart from the best: {leader}, \w", printed)
+        # and the second season's of sds, in the four columns at their own price
+        season = FOLDER.parent / "league_season2" / "results" / "league-small.md"
+        shares = re.findall(r"^\| sds \|.*? (0\.\d+) \+- (0\.\d+) ", season.read_text(),
+                            re.MULTILINE)  # fmt: skip
+        own = [shares[i] for i in (0, 1, 2, 4)]
+        said = "".join(f" +{share} ± {error}" for share, error in own)
+        assert re.search(rf"^sds{said}", printed, re.MULTILINE)
