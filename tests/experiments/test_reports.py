@@ -27,6 +27,7 @@ REPORTS = [
     ("league_season2", ["--seeds", "3"], "league-small", True),
     ("noise_samples", ["--full"], "full", False),
     ("prior_error", ["--full"], "full", False),
+    ("prompts_throughput", ["--full"], "full", False),
     ("recursive_gradient", ["--full"], "full", False),
     ("recursive_gradient", ["--assets", "--full"], "full-assets", False),
     ("sample_consistency", ["--full"], "full", False),
