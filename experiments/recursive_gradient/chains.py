@@ -21,14 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from sdsjax.studies.run_states import Point, stepper
+from sdsjax.studies.run_states import WARM, Point, stepper
 from sdsjax.studies.statistics import covariance_trace, jackknife, squared_mean
 from sdsjax.training.forward_pass import make_forward
 from sdsjax.training.noises.recursive import Recursive, carry, first_carried
-from sdsjax.training.noises.samples import NoiseSamples
 from sdsjax.training.train_step import make_gradient, step_keys
 
-WARM = NoiseSamples(importance=True)  # as `run_states.reach` walks
 KEYS = jax.random.key(29)
 MOMENTUM = 0.1  # weight of the newest gradient
 CARRIED = {

@@ -8,22 +8,32 @@ See README.md. One row a source of pictures, caption and seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
+from sdsjax.cameras import Camera
+from sdsjax.cli.checks import resolve
+from sdsjax.diagnostics.metrics import psnr
+from sdsjax.files.pictures import keyed
 from sdsjax.runs.compile_cache import enable_compile_cache
+from sdsjax.sample import draw, views_at
 from sdsjax.studies.report import markdown_table
 from sdsjax.studies.runner import Experiment, Option, Run, run
 from sdsjax.studies.statistics import mean_error
+from sdsjax.toybox.scoring.score import score, true_views
+from sdsjax.toybox.world.captions import parse_caption
+from sdsjax.toybox.world.views import DISTANCE
+from sdsjax.training.build import PRIORS, build
+from sdsjax.training.ceilings.fit import Shown, fit_views
 
 HERE = Path(__file__).resolve().parent
 AZIMUTHS, ELEVATION = (0.0, 90.0, 180.0, -90.0), 15.0  # degrees
-# the config, its keys, and how its pictures come about
+# by name, the config of a prior and what is said besides
 SOURCES = {
     "toybox-mv, groups of 4": ("ssd:mv", {}),
     "toybox-mv, single views": ("ssd:mv", {"prior.group": 1}),
@@ -80,40 +90,24 @@ def jobs(run: Run):
 
 def true_set(prompt: str, size: int) -> np.ndarray:
     """The true renders [4 s s 3] of the sets' cameras, on grey."""
-    from sdsjax.toybox.scoring.score import true_views
-    from sdsjax.toybox.world.captions import parse_caption
-    from sdsjax.toybox.world.views import DISTANCE
-
     orbits = [(azimuth, ELEVATION, DISTANCE) for azimuth in AZIMUTHS]
     views = true_views(parse_caption(prompt)[0], orbits, size=size)
     return views.rgb - 0.5 * (1.0 - views.opacity[..., None])
 
 
-def sampler(plan: Plan) -> Callable[[Job], np.ndarray]:
-    """Makes job -> its set of pictures [4 s s 3]."""
-    from sdsjax.cli.checks import resolve
-    from sdsjax.sample import draw, views_at
-    from sdsjax.training.build import PRIORS
-
-    cameras = views_at(AZIMUTHS, ELEVATION)
-
-    def pictures(job: Job) -> np.ndarray:
-        if job.source == TRUTH:
-            return true_set(job.prompt, cameras.width)
-        name, said = SOURCES[job.source]
-        config = resolve(name, {"prompt": job.prompt, **said})
-        key = jax.random.key(job.seed)
-        source = PRIORS[config.prior.name](config)
-        made = draw(source, key, cameras, sets=1, guidance=plan.guidance,
-                    steps=plan.ddim)  # fmt: skip
-        return made[0]
-
-    return pictures
+def pictures_of(job: Job, plan: Plan, cameras: Camera) -> np.ndarray:
+    """The job's set of pictures [4 s s 3], seen by cameras [4]."""
+    if job.source == TRUTH:
+        return true_set(job.prompt, cameras.width)
+    name, said = SOURCES[job.source]
+    config = resolve(name, {"prompt": job.prompt, **said})
+    source, key = PRIORS[config.prior.name](config), jax.random.key(job.seed)
+    how = {"guidance": plan.guidance, "steps": plan.ddim}
+    return draw(source, key, cameras, sets=1, **how)[0]
 
 
 def cut_out(pictures: np.ndarray) -> np.ndarray:
     """Keys out each picture's background, the median of its border; premultiplied."""
-    from sdsjax.files.pictures import keyed
 
     def one(rgb):
         border = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]])
@@ -124,25 +118,17 @@ def cut_out(pictures: np.ndarray) -> np.ndarray:
 
 def worker(run: Run):
     enable_compile_cache()
-    from sdsjax.cli.checks import resolve
-    from sdsjax.diagnostics.metrics import psnr
-    from sdsjax.sample import views_at
-    from sdsjax.toybox.scoring.score import score
-    from sdsjax.training.build import build
-    from sdsjax.training.ceilings.fit import Shown, fit_views
-
-    pictures_of = sampler(run.plan)
     cameras = views_at(AZIMUTHS, ELEVATION)
     given = {"prompt": run.plan.prompts[0]}  # of 2 000 Gaussians nothing depends on it
     representation = build(resolve("ssd:toybox", given)).representation
-    draw: Any = representation.render
+    render: Any = representation.render
 
     @jax.jit
     def each(theta, state):
-        return jax.vmap(lambda camera: draw(theta, state, camera, None).rgb)(cameras)
+        return jax.vmap(lambda camera: render(theta, state, camera, None).rgb)(cameras)
 
     def perform(job: Job) -> dict:
-        pictures = pictures_of(job)
+        pictures = pictures_of(job, run.plan, cameras)
         rgba = cut_out(pictures)
         white = rgba[..., :3] + (1.0 - rgba[..., 3:])
         shown = Shown(cameras, jnp.asarray(white), jnp.asarray(rgba[..., 3]))
@@ -153,7 +139,7 @@ def worker(run: Run):
         run.workdir.mkdir(parents=True, exist_ok=True)
         both = np.stack([pictures, fitted])
         np.save(job.picture(run.workdir), both.astype(np.float16))
-        found = score(lambda camera: draw(theta, state, camera, None), job.prompt)
+        found = score(lambda camera: render(theta, state, camera, None), job.prompt)
         found.pop("views")
         print(job.key(), f"{np.mean(own):.1f} dB, IoU {found['iou']:.3f}", flush=True)
         return {**job._asdict(), "own": float(np.mean(own)), "truth": found}
@@ -202,8 +188,6 @@ def table(run: Run) -> str:
 
 def sheet(run: Run) -> None:
     """Draws every second caption: of each source the set, and below it the fit."""
-    from PIL import Image
-
     lines = []
     for prompt in run.plan.prompts[::2]:  # half of them: the sheet is kept in git
         blocks = []
@@ -221,7 +205,6 @@ def sheet(run: Run) -> None:
 def main(argv=None) -> None:
     options = {
         "prompts": Option("these captions instead"),
-        "guidance": Option("the samples' guidance scale"),
     }
     experiment = Experiment(
         HERE, __doc__ or "", SMALL, FULL, jobs=jobs, worker=worker, table=table,

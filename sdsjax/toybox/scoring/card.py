@@ -108,11 +108,12 @@ def judged(folder: Path, heldout: pools.Pool, networks, count: int, **how) -> di
     }
 
 
-def judged_parts(folder: Path, figures: dict, count: int, sampler: str) -> list[str]:
+def judged_parts(folder: Path, figures: dict, sampler: str) -> list[str]:
     """Markdown of what `judged` found, and the table of the folder's files."""
     named, judge = (
         figures[key] for key in ("samples_named_rightly", "judge_on_held_out_renders")
     )
+    count = named["singles"] + named["pairs"]
     return [
         f"## The judge on {count} samples, guidance scale {figures['guidance_scale']}, "
         f"{sampler}\n",
@@ -168,10 +169,10 @@ def write_card(
         **judged(folder, heldout, networks, count),
     }
     (folder / "measured.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (folder / "README.md").write_text(card_text(folder, figures, count))
+    (folder / "README.md").write_text(card_text(folder, figures))
 
 
-def card_text(folder: Path, figures: dict, count: int) -> str:
+def card_text(folder: Path, figures: dict) -> str:
     """README.md of the prior in `folder`; figures: what measured.json holds."""
     rows = ["| t | mean (eps_hat - eps)^2 |", "|---|---|"]
     rows += [f"| {t} | {loss:.4f} |" for t, loss in figures["loss_by_timestep"].items()]
@@ -183,6 +184,6 @@ def card_text(folder: Path, figures: dict, count: int) -> str:
         f"The VAE's reconstruction: {figures['reconstruction_psnr']:.1f} dB. The "
         "denoising loss:\n",
         "\n".join(rows) + "\n",
-        *judged_parts(folder, figures, count, f"DDIM {measure.STEPS}"),
+        *judged_parts(folder, figures, f"DDIM {measure.STEPS}"),
     ]
     return "\n".join(parts)

@@ -63,10 +63,10 @@ def write_card(
         **judged(folder, heldout, networks, count, draw=flow.sample),
     }
     write_text(folder / "measured.json", json.dumps(figures, indent=1) + "\n")
-    write_text(folder / "README.md", card_text(folder, figures, count))
+    write_text(folder / "README.md", card_text(folder, figures))
 
 
-def card_text(folder: Path, figures: dict, count: int) -> str:
+def card_text(folder: Path, figures: dict) -> str:
     """README.md of the prior in `folder`; figures: what measured.json holds."""
     rows = ["| 1000 s | mean (v_hat - v)^2 |", "|---|---|"]
     rows += [f"| {t} | {loss:.4f} |" for t, loss in figures["loss_by_time"].items()]
@@ -77,6 +77,6 @@ def card_text(folder: Path, figures: dict, count: int) -> str:
         "## Fresh renders\n",
         "The loss:\n",
         "\n".join(rows) + "\n",
-        *judged_parts(folder, figures, count, f"{measure.STEPS} Euler steps"),
+        *judged_parts(folder, figures, f"{measure.STEPS} Euler steps"),
     ]
     return "\n".join(parts)

@@ -10,12 +10,9 @@ from sdsjax.toybox.scoring import card, card_companions, card_flow, card_views
 # What writes each card; and from where on nothing is added by hand: of three it was
 # said what their training was before the recipe of today.
 CARDS = {
-    "toybox-sd": (lambda d, r: card.card_text(d, r, 1000), "## Fresh"),
-    "toybox-flow": (lambda d, r: card_flow.card_text(d, r, 600), "#"),
-    "toybox-mv": (
-        lambda d, r: card_views.card_text(d, {"pictures_per_second": 56.0, **r}),
-        "## Fresh",
-    ),
+    "toybox-sd": (card.card_text, "## Fresh"),
+    "toybox-flow": (card_flow.card_text, "#"),
+    "toybox-mv": (card_views.card_text, "## Fresh"),
     "toybox-dpt": (lambda d, r: card_companions.card_text("depth", d, r), "#"),
     "toybox-normals": (
         lambda d, r: card_companions.card_text("normals", d, r),
