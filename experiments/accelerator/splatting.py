@@ -68,10 +68,18 @@ def error_of(draw) -> dict[str, float]:
     }
 
 
+def error_or_why(kernel: str) -> dict:
+    """`error_of` a kernel, or why it does not run (what is not installed, too)."""
+    try:
+        return error_of(drawing(kernel))
+    except Exception as error:
+        return {"error": " ".join(str(error).split())[:200]}
+
+
 def measure(size: str, say) -> None:
     """Says each kernel's error, then seconds by scene, kernels and peers in turn."""
     kernels = list(rasterize.KERNELS)
-    say(error={kernel: error_of(drawing(kernel)) for kernel in kernels})
+    say(error={kernel: error_or_why(kernel) for kernel in kernels})
     rows = {}
     for count, side in SCENES[size]:
         scene = scenes.Scene(count, side)

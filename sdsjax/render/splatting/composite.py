@@ -38,7 +38,7 @@ class RasterPlan(NamedTuple):
 
     grid: the tiles; capacity: intersections a view and slab; max_alpha;
     tiles_per_group: in lockstep, B; splats_per_step: K; kernel: what composites, of
-    rasterize.KERNELS ("xla" is this module).
+    rasterize.KERNELS ("xla" is this module, which alone minds B and K).
     """
 
     grid: TileGrid

@@ -39,8 +39,7 @@ from sdsjax.types import Rendering
 
 Array = jax.Array
 
-# A kernel is a module with forward_slab and backward_slab, as composite.py has them.
-KERNELS = {"xla": composite}
+KERNELS = ("xla", "warp")
 
 
 def rasterize(
@@ -61,18 +60,22 @@ def rasterize(
     background: rgb [3] or [h w 3]. screen_offset: [n 2] px, added to the projected
     means (differentiate at zero for density control). capacity: intersections that the
     buffer holds; too small costs passes, never a splat. differentiation: "reverse"
-    (fast gradient, no jvp) or "forward" (jvp only). kernel: what composites, of
-    KERNELS. aux: n_isects (splat-tile pairs), n_slabs (passes), radii [n 2] (half box,
-    px; -1 for a splat that is hidden or outside the picture). Raises ValueError on an
-    unknown differentiation, kernel or SH count.
+    (fast gradient, no jvp) or "forward" (jvp only). kernel: what composites, "xla" or,
+    on an NVIDIA GPU, "warp" (reverse alone). aux: n_isects (splat-tile pairs), n_slabs
+    (passes), radii [n 2] (half box, px; -1 for a splat that is hidden or outside the
+    picture). Raises ValueError on an unknown differentiation or SH count, and on a
+    kernel that is not there.
     """
     if differentiation not in ("reverse", "forward"):
         raise ValueError(
             f"differentiation={differentiation!r}: allowed are 'reverse' (vjp) and "
             "'forward' (jvp)"
         )
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel={kernel!r}: allowed are {', '.join(KERNELS)}")
+    if kernel == "warp" and differentiation == "forward":
+        raise ValueError(
+            "kernel='warp' has no forward differentiation (jvp): choose kernel='xla'"
+        )
+    compositor(kernel)
     splats, features = _splats_and_features(gaussians, camera, antialias, screen_offset)
     plan = default_plan(
         len(splats.mean),
@@ -85,6 +88,32 @@ def rasterize(
     )
     sums, counts = accumulate(plan, splats, features, differentiation)
     return _to_rendering(sums, background, splats, counts)
+
+
+def compositor(kernel: str):
+    """Returns the module that composites: forward_slab, backward_slab as composite's.
+
+    Raises ValueError on a kernel that is unknown, not installed or not for the device
+    that is compiled for.
+    """
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel={kernel!r}: allowed are {', '.join(KERNELS)}")
+    if kernel == "xla":
+        return composite
+    platform = backend.target().platform
+    if platform not in ("cpu", "cuda"):
+        raise ValueError(
+            f"kernel='warp' is for NVIDIA GPUs (and for tests on a CPU), not for "
+            f"{platform}: choose kernel='xla'"
+        )
+    try:
+        from sdsjax.render.splatting import warp_composite
+    except ImportError as error:
+        raise ValueError(
+            f"kernel='warp' needs NVIDIA Warp ({error}): pip install 'sdsjax[warp]', "
+            "or choose kernel='xla'"
+        ) from None
+    return warp_composite
 
 
 def rasterize_reference(
@@ -337,7 +366,7 @@ def _forward_views(plan: RasterPlan, table: Array, splats: Splats):
         jnp.ones((*shape, pixels), table.dtype),
         jnp.zeros((*shape, channels, pixels), table.dtype),
     )
-    forward_slab = KERNELS[plan.kernel].forward_slab
+    forward_slab = compositor(plan.kernel).forward_slab
     step = lambda lists, carry: forward_slab(table, lists, carry, plan)  # noqa: E731
     (_, sums), counts = _composite_slabs(footprints, lists, stop, plan, step, carry)
     return sums, counts, (footprints, lists, stop)
@@ -353,7 +382,7 @@ def _backward_views(
     carry = (jnp.ones_like(total_sum), jnp.zeros_like(total_sum), jnp.zeros_like(table))
 
     def step(lists, carry):
-        backward_slab = KERNELS[plan.kernel].backward_slab
+        backward_slab = compositor(plan.kernel).backward_slab
         return backward_slab(table, lists, carry, cotangent, total_sum, plan)
 
     return _composite_slabs(footprints, lists, stop, plan, step, carry)[0][2]

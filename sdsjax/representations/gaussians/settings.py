@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sdsjax.render.spherical_harmonics import degree_of
-from sdsjax.render.splatting.rasterize import KERNELS
+from sdsjax.render.splatting.rasterize import compositor
 from sdsjax.representations.backgrounds import check_background
 from sdsjax.representations.gaussians import initialization
 from sdsjax.representations.regularizers import check_losses
@@ -89,10 +89,7 @@ def check_settings(settings: GaussianSettings, regularizers: Collection[str]) ->
 
     regularizers: the names that `losses` may weigh.
     """
-    if settings.kernel not in KERNELS:
-        raise ValueError(
-            f"kernel={settings.kernel!r}: allowed are {', '.join(KERNELS)}"
-        )
+    compositor(settings.kernel)
     if settings.count < 1:
         raise ValueError(f"count={settings.count}: at least one Gaussian is needed")
     if settings.initial_count < 1:

@@ -1,5 +1,7 @@
 """The tiled rasteriser against the dense reference and against closed forms."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,7 @@ from splat_scenes import (
 from sdsjax.backend import Target, compiling_for
 from sdsjax.render.spherical_harmonics import coefficient_of_colour
 from sdsjax.render.splatting.rasterize import rasterize, rasterize_reference
+from sdsjax.representations.gaussians import gaussians as gaussians_of
 
 
 def few(**fields):
@@ -230,6 +233,29 @@ def test_an_accelerators_lockstep_draws_the_same():
 def test_unknown_kernel_is_named():
     with pytest.raises(ValueError, match=r"'cuda'.*allowed are xla"):
         rasterize(cloud(2), small_camera(), background=jnp.ones(3), kernel="cuda")
+
+
+def draw_by_warp(**settings):
+    rasterize(
+        cloud(2), small_camera(), background=jnp.ones(3), kernel="warp", **settings
+    )
+
+
+def test_a_kernel_that_is_not_there_is_said_in_one_line(monkeypatch):
+    name = "sdsjax.render.splatting.warp_composite"
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delattr("sdsjax.render.splatting.warp_composite", raising=False)
+    with pytest.raises(ValueError, match=r"pip install 'sdsjax\[warp\]'.*kernel='xla'"):
+        draw_by_warp()
+    with pytest.raises(ValueError, match=r"kernel='warp' needs NVIDIA Warp"):
+        gaussians_of(count=10, kernel="warp")
+    with pytest.raises(ValueError, match=r"no forward differentiation"):
+        draw_by_warp(differentiation="forward")
+    with (
+        compiling_for(Target("tpu")),
+        pytest.raises(ValueError, match=r"NVIDIA GPUs .* not for tpu: .* kernel='xla'"),
+    ):
+        draw_by_warp()
 
 
 def test_unknown_differentiation_is_named():
