@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from panel import Page, splats
 from tiny_run import config as flat
 from tiny_run import gaussians
 
@@ -19,24 +20,12 @@ from sdsjax.exports.density_grid import Splats
 from sdsjax.live.monitor import Monitor
 from sdsjax.live.scene import Frusta, quaternion
 from sdsjax.live.shapes import Points, shape_of
-from sdsjax.representations.gaussians import Gaussians
 from sdsjax.runs.signals import SIGNALS
 from sdsjax.training import train
 from sdsjax.training.build import build_representation
 from sdsjax.training.config import ConfigError
 from sdsjax.training.snapshots import Snapshot, take_snapshot
 from sdsjax.training.train_step import step_keys
-
-
-def splats(count=5):
-    return Gaussians(
-        means=jnp.arange(3.0 * count).reshape(count, 3),
-        log_scales=jnp.full((count, 3), -2.0),
-        quats=jnp.tile(jnp.array([1.0, 0, 0, 0]), (count, 1)),
-        opacity_logits=jnp.full(count, 2.0),
-        sh=jnp.zeros((count, 1, 3)),
-        alive=jnp.arange(count) > 0,
-    )
 
 
 def snapshot(step):
@@ -233,3 +222,37 @@ def test_what_has_no_page_is_refused():
         check_view(parse(["--config=ssd", "--view"]), flat())
     with pytest.raises(ConfigError, match="--view watches one run"):
         check_arguments(parse(["--config=ssd", "--view", "--prompts=a.txt"]))
+
+
+def test_what_happens_is_told_in_the_panel():
+    panel = Page()
+    monitor = Monitor(panel, every=1, steps=200, prompt="a <b> mug")
+    title, text = panel.gui.texts
+    assert (title.content, text.content) == ("**a &lt;b&gt; mug**", "compiling")
+    monitor.on_event("step", {"step": 50, "seconds_per_step": 0.1234})
+    assert text.content == "step 50 of 200  \n123 ms a step"
+    assert panel["bar"].value == 25.0
+    monitor.on_event("step", {"step": 60})
+    assert text.content == "step 60 of 200"
+    monitor.on_event("checkpoint", {"step": 80})
+    assert text.content == "step 80 of 200  \ncheckpoint 80 is saved"
+    monitor.on_event("finished", {"step": 300})
+    assert text.content == "step 300 of 200  \nfinished"
+    assert panel["bar"].value == 100.0
+    monitor.on_event("else", {"step": 1})
+    assert text.content == "step 300 of 200  \nfinished"
+
+
+def test_what_goes_wrong_in_the_page_does_not_reach_the_run(monkeypatch, capsys):
+    def fail(one):
+        raise ValueError("a bad\nframe")
+
+    monitor = Monitor(page(), every=1, steps=99)
+    monkeypatch.setattr(monitor, "_send", fail)
+    with monitor:
+        assert advance(monitor, 1) is None
+        monitor._thread.join(timeout=20)
+        assert not monitor._thread.is_alive()
+        assert advance(monitor, 2) is None
+    said = "sdsjax: warning: the page stops: ValueError: a bad frame\n"
+    assert capsys.readouterr().err == said
