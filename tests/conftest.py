@@ -7,6 +7,8 @@ import sys
 import tempfile
 from importlib.metadata import version
 
+import pytest
+
 # Most of the suite's time is compiling small functions once: without optimisations
 # files took 10 to 43% less of it, and XLA's older emitters need less than half of what
 # its fusion emitters need for the same loops. CI's other stages compile as users do.
@@ -27,7 +29,7 @@ def open_session_cache() -> str | None:
     """Name an empty compile cache in the environment; its folder, or None if one is
     named there already.
 
-    JAX reads these variables when it is imported, so this process, the workers of
+    JAX reads these variables when it is imported, which is later, so the workers of
     xdist and every process that a test starts compile an equal program once a session.
     """
     if CACHE in os.environ:
@@ -42,9 +44,6 @@ def open_session_cache() -> str | None:
 OPENED = open_session_cache()
 # Walking all modules and all traced programs was a tenth of a worker's time.
 gc.set_threshold(100_000, 20, 50)
-
-import jax  # noqa: E402 (it reads the environment)
-import pytest  # noqa: E402
 
 # Where no dtype or rank is promoted silently. Not where optax is called, whose Adam
 # takes float ** int, nor the renderer's ranks, which broadcast pixels over splats.
@@ -61,6 +60,8 @@ STRICT_DTYPES = STRICT_RANKS | {
 @pytest.fixture(scope="module", autouse=True)
 def strict_promotion(request):
     """Types are promoted nowhere in STRICT_DTYPES, ranks nowhere in STRICT_RANKS."""
+    import jax  # not above: the process that hands tests to workers needs none
+
     module = request.module.__name__
     dtypes = "strict" if module in STRICT_DTYPES else "standard"
     ranks = "raise" if module in STRICT_RANKS else "allow"

@@ -38,7 +38,8 @@ def test_the_first_draws_as_the_plain_key_and_the_second_its_mirror_image():
 
 def test_the_common_noise_of_estimators_is_mirrored():
     schedule, z = NoiseSchedule.scaled_linear(), jnp.ones((4, 4, 3))
-    eps, z_t = jax.vmap(lambda key: draw_noise(schedule, key, z, 300))(PAIRS)
+    draw = jax.jit(jax.vmap(lambda key: draw_noise(schedule, key, z, 300)))
+    eps, z_t = draw(PAIRS)
     np.testing.assert_allclose(eps[::2], -eps[1::2], atol=1e-5)
     alpha = float(schedule.alphas[300])
     np.testing.assert_allclose((z_t[::2] + z_t[1::2]) / 2, alpha, atol=1e-5)

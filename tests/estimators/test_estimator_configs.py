@@ -20,7 +20,9 @@ MIXTURE = {
     "camera.first_resolution": 8,
 }
 OTHERS = [
-    ("stein", {"estimator.fit_space": "theta"}),
+    pytest.param(  # the fit is the next one's, of one number in the place of many
+        "stein", {"estimator.fit_space": "theta"}, marks=pytest.mark.slow
+    ),
     ("stein", {"estimator.fit": "element", "estimator.fit_space": "theta"}),
     ("sds", {"estimator.name": "mode_seeking_adaptive"}),
 ]

@@ -57,11 +57,7 @@ def prior(schedule=None, shape=SHAPE):
     return of(kept)._replace(source=edited)
 
 
-WEIGHTS = {
-    "one": "one",
-    "alpha": lambda alpha, sigma: 3.0 * alpha,
-    "constant": lambda alpha, sigma: 2.0,
-}
+ONE = (0.0, 1.0)  # of w(t) = a alpha + c: the weights of tests that ask for none
 # Each program runs a few times: compiled in a hurry.
 HURRY = {"xla_backend_optimization_level": 0}
 
@@ -95,8 +91,9 @@ def compiled(case):
 @cache
 def compiled_for(case, own):
     """(one, batch, traces), functions of a schedule. one: everything that is asked of
-    one view; batch: the estimates of several. own: tells schedules that are not traced
-    from one another, 0 for one that is."""
+    one view, its gradient by the weight a alpha + c among it; batch: the estimates of
+    several. own: tells schedules that are not traced from one another, 0 for one that
+    is."""
     traces = []
 
     def estimate(schedule, key, z, t, **extra):
@@ -104,12 +101,11 @@ def compiled_for(case, own):
         state = estimator.init(p, jax.random.key(9), z)
         return estimator.estimate(p, key, state, z, t, None)
 
-    def one(schedule, *at):
+    def one(schedule, weights, *at):
         traces.append("one")
-        grads = {
-            n: estimate(schedule, *at, weighting=w).grad for n, w in WEIGHTS.items()
-        }
-        return estimate(schedule, *at), grads, first_input(case, schedule, *at)
+        a, c = weights
+        weighted = estimate(schedule, *at, weighting=lambda alpha, _: a * alpha + c)
+        return estimate(schedule, *at), weighted.grad, first_input(case, schedule, *at)
 
     def batch(schedule, keys, zs, ts):
         traces.append("batch")
@@ -143,7 +139,7 @@ def test_contract_vmap_is_the_loop_and_traces_once(case):
     zs = jax.random.normal(jax.random.key(0), (3, *SHAPE))
     keys, ts = jax.random.split(jax.random.key(1), 3), jnp.array([20, 400, 980])
     together, again = (batch(SCHEDULE, keys, zs + shift, ts) for shift in (0, 1))
-    alone = [one(SCHEDULE, *each)[0] for each in zip(keys, zs, ts)]
+    alone = [one(SCHEDULE, ONE, *each)[0] for each in zip(keys, zs, ts)]
     assert traces == ["batch", "one"]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
     scale = 1e-5 * (1.0 + float(jnp.abs(stacked.grad).max()))
@@ -159,8 +155,9 @@ def test_contract_vmap_is_the_loop_and_traces_once(case):
 def test_contract_equal_keys_equal_estimates_and_equal_noise(case):
     """eps = normal(split(key)[0]) is what the prior is shown."""
     one, _, _ = compiled(case)
-    estimate, _, (z_t, t) = one(SCHEDULE, KEY, Z, T)
-    again, other = (one(SCHEDULE, key, Z, T)[0] for key in (KEY, jax.random.key(2)))
+    estimate, _, (z_t, t) = one(SCHEDULE, ONE, KEY, Z, T)
+    keys = KEY, jax.random.key(2)
+    again, other = (one(SCHEDULE, ONE, key, Z, T)[0] for key in keys)
     jax.tree.map(np.testing.assert_array_equal, estimate, again)
     assert not np.allclose(estimate.grad, other.grad)
     eps = jax.random.normal(jax.random.split(KEY)[0], SHAPE)
@@ -170,10 +167,13 @@ def test_contract_equal_keys_equal_estimates_and_equal_noise(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_contract_the_weight_multiplies_the_direction(case):
-    _, grads, _ = compiled(case)[0](SCHEDULE, KEY, Z, T)
-    alpha = SCHEDULE.alphas[T]
-    np.testing.assert_allclose(grads["alpha"], 3 * alpha * grads["one"], rtol=1e-5)
-    np.testing.assert_allclose(grads["constant"], 2 * grads["one"], rtol=1e-5)
+    one, alpha = compiled(case)[0], SCHEDULE.alphas[T]
+    by_one, by_alpha, by_two = (
+        one(SCHEDULE, weights, KEY, Z, T)[1]
+        for weights in (ONE, (3.0, 0.0), (0.0, 2.0))
+    )
+    np.testing.assert_allclose(by_alpha, 3 * alpha * by_one, rtol=1e-5)
+    np.testing.assert_allclose(by_two, 2 * by_one, rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)

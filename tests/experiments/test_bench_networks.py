@@ -41,6 +41,18 @@ def test_the_table_has_a_row_a_peer():
     assert "| unet | torch | 1.500 | 0.50 (0.40-0.60) | 100 | 0.50 | 2.0 |" in text
 
 
+def test_the_full_unet_is_stable_diffusion_21s_by_its_config():
+    """As its file is published; that its parameters are as many is slow."""
+    read = hub.COMPONENTS["unet"].read_config(worker.CONFIGS["unet", "full"])
+    assert read.channels == (320, 640, 1280, 1280)
+    assert read.heads == (5, 10, 20, 20)
+    assert read.down_attention == (True, True, True, False)
+    assert read.up_attention == (False, True, True, True)
+    assert (read.layers, read.context, read.sample_size) == (2, 1024, 64)
+    assert (read.in_channels, read.out_channels, read.linear_projection) == (4, 4, True)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "parameters"), [("full", 865_910_724)])
 def test_the_full_unet_is_stable_diffusion_21s(size, parameters):
     read = hub.COMPONENTS["unet"].read_config(worker.CONFIGS["unet", size])

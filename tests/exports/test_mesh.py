@@ -81,7 +81,7 @@ def test_ball_is_found_where_it_is(shell):
 
 
 @pytest.mark.parametrize("largest_only", [False, True])
-@pytest.mark.parametrize("planes", [1, 5])
+@pytest.mark.parametrize("planes", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_slabs_are_seen_nowhere(monkeypatch, planes, largest_only):
     """One plane of nodes at a time, or all at once: the same surface, closed."""
     rng = np.random.default_rng(1)

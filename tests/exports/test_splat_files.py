@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import trimesh
+from jitted import orbit_camera
 from plyfile import PlyData
 
-from sdsjax.cameras import orbit_camera
 from sdsjax.exports.formats import write_formats
 from sdsjax.exports.ply import PlyError, write_splats
 from sdsjax.exports.splat_files import (
@@ -23,7 +23,7 @@ from sdsjax.render.rasterize import rasterize
 from sdsjax.representations.gaussians import Gaussians
 
 COUNT = 48
-HALF_TURN = jnp.diag(jnp.array([1.0, -1.0, -1.0, 1.0]))
+HALF_TURN = np.diag(np.float32([1.0, -1.0, -1.0, 1.0]))
 
 
 def cloud(coefficients=4, seed=0):

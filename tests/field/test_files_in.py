@@ -1,11 +1,11 @@
 """Situations of public bug reports: folders of weights, pictures, cameras."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_variants import write_random_folder
 
 from sdsjax.cameras import orbit_camera
 from sdsjax.cli import checks
@@ -16,7 +16,6 @@ from sdsjax.models.loading.hub import read_schedule
 from sdsjax.training.config import ConfigError
 
 pytestmark = pytest.mark.field
-SHIPPED = "sdsjax/weights/toybox-sd"
 
 
 @pytest.mark.parametrize(
@@ -61,10 +60,9 @@ def test_flow_sigmas_of_a_known_scheduler_are_refused(tmp_path):
         "tokenizer/merges.txt",
     ],
 )
-def test_a_dangling_link_of_the_cache_is_named_as_one(pytestconfig, tmp_path, name):
+def test_a_dangling_link_of_the_cache_is_named_as_one(tmp_path, name):
     """ "no X; found X" was said of a link to a blob that is gone."""
-    folder = tmp_path / "model"
-    shutil.copytree(pytestconfig.rootpath / SHIPPED, folder)
+    folder = write_random_folder(tmp_path / "model")
     (folder / name).unlink()
     (folder / name).symlink_to("../../blobs/0123abcd")
     with pytest.raises(LoaderError, match=r"a link to .*0123abcd, which does"):

@@ -113,7 +113,8 @@ def settings_of(reset_every, stop, end):
 def test_no_reset_of_opacities_without_time_to_recover(reset_every, stop, end, resets):
     settings = settings_of(reset_every, stop, end)
     steps = jnp.arange(end or 3000)
-    due = np.flatnonzero(jax.vmap(lambda step: _reset_is_due(settings, step))(steps))
+    is_due = jax.jit(jax.vmap(lambda step: _reset_is_due(settings, step)))
+    due = np.flatnonzero(is_due(steps))
     assert (due + 1).tolist() == resets
 
 
@@ -131,17 +132,21 @@ def test_a_run_tells_density_control_when_it_ends(steps, last):
         "representation.count": 8,
     }
     made = build_representation(checks.resolve("ssd", said), (64, 64, 3))
-    params, state = made.init(jax.random.key(0))
+    params, state = jax.jit(made.init)(jax.random.key(0))
     params = params._replace(opacity_logits=jnp.full(8, 2.0))
-    rendering = made.render  # what control reads of renderings: the radii alone
-    del rendering
-    views = {"radii": jnp.zeros((1, 8, 2), jnp.int32)}
-    aux = {
-        "grads": params,
-        "renderings": type("R", (), {"aux": views})(),
-        "probe": jnp.zeros(8),
-    }
-    lowered, _, _ = made.control(jax.random.key(1), jnp.int32(299), params, state, aux)
+
+    @jax.jit
+    def control(key, params, state):
+        # what control reads of renderings: the radii alone
+        views = {"radii": jnp.zeros((1, 8, 2), jnp.int32)}
+        aux = {
+            "grads": params,
+            "renderings": type("R", (), {"aux": views})(),
+            "probe": jnp.zeros(8),
+        }
+        return made.control(key, jnp.int32(299), params, state, aux)
+
+    lowered, _, _ = control(jax.random.key(1), params, state)
     assert bool((lowered.opacity_logits < 0).all()) is last
 
 

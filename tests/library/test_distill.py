@@ -166,13 +166,15 @@ def test_a_prior_of_groups_sees_the_views_and_their_cameras_together():
         ({"t": 1000}, r"0\.\.999"),
         ({"t": (-1, 20)}, r"0\.\.999"),
         ({"prior": "toybox-sd"}, "load_prior"),
-        ({"prior": mixture(group=2)}, "multiple of 2"),
-        ({"camera": jnp.eye(4)}, "orbit_camera"),
+        ({"prior": 2}, "multiple of 2"),  # a prior of groups of so many
+        ({"camera": np.eye(4)}, "orbit_camera"),
         ({"guidance": 3}, "guidance"),
     ],
 )
 def test_a_mistake_is_one_line(change, word):
-    known = {"render": render, "camera": None, "prior": mixture(), **change}
+    known = {"render": render, "camera": None, "prior": 1, **change}
+    if isinstance(known["prior"], int):
+        known["prior"] = mixture(group=known["prior"])
     with pytest.raises((ValueError, TypeError), match=word) as caught:
         sdsjax.distill(params=start(), key=KEY, **known)
     assert "\n" not in str(caught.value)

@@ -146,10 +146,10 @@ def write_scheduler(root, **changes):
     path.write_text(json.dumps({**SCHEDULER, **changes}))
 
 
-def write_sd3_folder(root, t5=True, words=WORDS):
+def write_sd3_folder(root, t5=True, words=WORDS, transformer=TRANSFORMER):
     """Writes a whole folder; returns root. t5: with the third text encoder."""
     vocab, merges = train_word_tokenizer(words)
-    for name, config in CONFIGS.items():
+    for name, config in {**CONFIGS, "transformer": transformer}.items():
         if name == "text_encoder_3" and not t5:
             continue
         sized = {"vocab_size": len(vocab)} if config in (CLIP, BIGG) else {}

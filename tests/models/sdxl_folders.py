@@ -137,12 +137,14 @@ def write_json(path, value):
     path.write_text(json.dumps(value))
 
 
-def write_sdxl_folder(root, infix="", words=WORDS, index=None):
-    """Writes a whole folder; returns root. index: more of its model_index.json."""
+def write_sdxl_folder(root, infix="", words=WORDS, index=None, unet=None):
+    """Writes a whole folder; returns root. index: more of its model_index.json; unet:
+    changes of its UNet's config.json."""
     vocab, merges = train_word_tokenizer(words)
     for name in CONFIGS:
-        sized = {"vocab_size": len(vocab)} if "encoder" in name else {}
-        write_component(root, name, infix, **sized)
+        changes = {"vocab_size": len(vocab)} if "encoder" in name else {}
+        changes = (unet or {}) if name == "unet" else changes
+        write_component(root, name, infix, **changes)
     write_tokenizer(root / "tokenizer", vocab, merges, LENGTH)
     write_tokenizer(root / "tokenizer_2", vocab, merges, LENGTH, pad="!")
     write_json(root / "scheduler" / "scheduler_config.json", SCHEDULER)

@@ -89,6 +89,7 @@ CLIP_L = {
 }  # fmt: skip
 
 
+@pytest.mark.slow  # small files of every key are read by test_vision, strictly
 @pytest.mark.parametrize(
     ("name", "config", "keys", "parameters"),
     [

@@ -157,15 +157,24 @@ REPOSITORIES = {
 }
 
 
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory):
+    """The root of each kind of repository, which is only read."""
+    return {
+        name: write(tmp_path_factory.mktemp(name))
+        for name, write in REPOSITORIES.items()
+    }
+
+
 @pytest.mark.parametrize("prior", [*REPOSITORIES, "multiview"])
 @pytest.mark.parametrize("other", REPOSITORIES)
 def test_another_prior_s_repository_is_named_before_it_is_fetched(
-    monkeypatch, tmp_path, prior, other
+    monkeypatch, repositories, prior, other
 ):
     """By every prior's own loader, and nothing but small files has come."""
     if other == prior:
         return
-    root, asked = REPOSITORIES[other](tmp_path), []
+    root, asked = repositories[other], []
 
     def record(repo, allow_patterns, **_):
         asked.extend(allow_patterns)

@@ -139,8 +139,10 @@ def test_a_view_is_told_of_the_others_in_its_group_and_of_no_others(network):
     np.testing.assert_allclose(moved[1], 0.0, atol=1e-6)
 
 
+@pytest.mark.slow
 @FIRST_AND_LAST
 def test_views_of_groups_of_one_do_not_see_each_other(network):
+    """As groups of three do not, above, by another program."""
     config, params = network
     z, t, text, camera, rays = inputs(config, groups=1)
 

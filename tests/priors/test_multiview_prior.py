@@ -27,7 +27,8 @@ from sdsjax.priors import multiview, stable_diffusion
 from sdsjax.types import View
 
 SIDE, PIXELS, T = 4, 8, jnp.int32(400)
-UNET = UNetConfig(*(4, 4, (8,), (1,), (True,), (True,), 1, 4, 1e-5, 8, True, SIDE))
+# views meet in the middle alone: where else is tests/models/test_multiview's
+UNET = UNetConfig(*(4, 4, (8,), (1,), (False,), (False,), 1, 4, 1e-5, 8, True, SIDE))
 TOLD = MultiViewConfig(UNET, rays=True, code_tokens=1, code_width=8)
 WORDS = ["a", "red", "blue", "mug"]
 

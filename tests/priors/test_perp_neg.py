@@ -8,6 +8,8 @@ import pytest
 from sdsjax.diffusion import prompts
 from sdsjax.diffusion.prompts import perp_neg, perp_neg_view, perpendicular
 
+view_of = jax.jit(perp_neg_view)
+
 
 @pytest.mark.parametrize(
     ("azimuth", "rows", "mix"),
@@ -21,7 +23,7 @@ from sdsjax.diffusion.prompts import perp_neg, perp_neg_view, perpendicular
     ],
 )
 def test_the_positive_prompt_is_interpolated_by_azimuth(azimuth, rows, mix):
-    view = perp_neg_view(azimuth, 0.0)
+    view = view_of(azimuth, 0.0)
     np.testing.assert_array_equal(view.rows, rows)
     np.testing.assert_allclose(view.mix, mix, atol=1e-6)
     assert view.negatives[0] == prompts.FRONT
@@ -29,31 +31,31 @@ def test_the_positive_prompt_is_interpolated_by_azimuth(azimuth, rows, mix):
 
 
 def test_weights_follow_the_published_curves():
-    front = perp_neg_view(0.0, 0.0).weights
+    front = view_of(0.0, 0.0).weights
     np.testing.assert_allclose(front, [0.0, -(4.0 - 2.426)], atol=1e-3)
-    side = perp_neg_view(90.0, 0.0).weights
+    side = view_of(90.0, 0.0).weights
     np.testing.assert_allclose(side, [-(4.0 - 2.426), 0.0], atol=1e-3)
-    back = perp_neg_view(180.0, 0.0).weights
+    back = view_of(180.0, 0.0).weights
     np.testing.assert_allclose(back, [-1.967, -(1.0 - 0.606)], atol=1e-3)
     decay = np.exp(-0.5 * 0.5)
-    between = perp_neg_view(45.0, 0.0).weights
+    between = view_of(45.0, 0.0).weights
     np.testing.assert_allclose(between, [-(4.0 * decay - 2.426)] * 2, atol=1e-5)
-    behind = perp_neg_view(-135.0, 0.0).weights
+    behind = view_of(-135.0, 0.0).weights
     np.testing.assert_allclose(behind, [-(decay + 0.967), -(decay - 0.606)], atol=1e-5)
-    azimuths = jnp.linspace(-180.0, 180.0, 73)
-    weights = jax.vmap(lambda a: perp_neg_view(a, 0.0).weights)(azimuths)
+    azimuths = np.linspace(-180.0, 180.0, 73, dtype=np.float32)
+    weights = jax.vmap(view_of, (0, None))(azimuths, 0.0).weights
     assert (weights <= 0).all()
     np.testing.assert_allclose(weights, weights[::-1], atol=1e-5)  # left as right
 
 
 def test_from_above_there_is_one_prompt_and_no_negative():
-    view = perp_neg_view(30.0, 75.0)
+    view = view_of(30.0, 75.0)
     np.testing.assert_array_equal(view.rows, [prompts.OVERHEAD] * 2)
     np.testing.assert_array_equal(view.weights, 0.0)
     np.testing.assert_allclose(view.mix.sum(), 1.0)
     # above 60 degrees, not at 60
     for elevation, above in ((59.9, False), (60.0, False), (60.1, True)):
-        rows = np.asarray(perp_neg_view(30.0, elevation).rows)
+        rows = np.asarray(view_of(30.0, elevation).rows)
         assert (rows == prompts.OVERHEAD).tolist() == [above] * 2
 
 
@@ -78,7 +80,9 @@ def test_any_batch_is_the_loop():
     cond, uncond = (jax.random.normal(k, (3, 4, 4, 3)) for k in keys[:2])
     negatives = jax.random.normal(keys[2], (3, 2, 4, 4, 3))
     weights = -jax.random.uniform(keys[3], (3, 2))
-    together = jax.vmap(perp_neg)(cond, uncond, negatives, weights)
+    given = jax.device_get((cond, uncond, negatives, weights))
+    together = jax.jit(jax.vmap(perp_neg))(*given)
+    cond, uncond, negatives, weights = given
     for i in range(3):
         e = cond[i] - uncond[i]
         wanted = uncond[i] + e

@@ -29,6 +29,14 @@ T = jnp.int32(400)
 LEFT = View(orbit_camera(90.0, 0.0))
 NULL = View(jax.tree.map(jnp.zeros_like, LEFT.camera))
 EVERY = ("cond", "uncond", "negative")
+# one level, and text in the middle alone: where else is tests/models/test_sdxl's
+ONE_LEVEL = {
+    "attention_head_dim": [2],
+    "block_out_channels": [16],
+    "down_block_types": ["DownBlock2D"],
+    "transformer_layers_per_block": [2],
+    "up_block_types": ["UpBlock2D"],
+}
 
 
 def run(function, *arguments):
@@ -37,7 +45,8 @@ def run(function, *arguments):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return str(folders.write_sdxl_folder(tmp_path_factory.mktemp("sdxl")))
+    root = tmp_path_factory.mktemp("sdxl")
+    return str(folders.write_sdxl_folder(root, unet=ONE_LEVEL))
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +105,8 @@ def test_each_branch_is_the_network_told_its_own_text(folder, source, answers):
 
 
 def test_the_empty_prompt_is_encoded_where_the_folder_says_so(folder, tmp_path):
-    root = folders.write_sdxl_folder(
-        tmp_path, index={"force_zeros_for_empty_prompt": False}
-    )
+    index = {"force_zeros_for_empty_prompt": False}
+    root = folders.write_sdxl_folder(tmp_path, index=index, unet=ONE_LEVEL)
     plain = stable_diffusion.load(str(root), "a red mug").params.states
     zeros = stable_diffusion.load(folder, "a red mug").params.states
     expected = told(load_sdxl(root), "", "", "")
@@ -157,16 +165,21 @@ def test_perp_neg_mixes_every_part_of_a_text(folder):
     cond = states.cond._replace(states=states.cond.states.astype(jnp.bfloat16))
     uncond = states.uncond._replace(states=states.uncond.states.astype(jnp.bfloat16))
     half = half._replace(states=states._replace(cond=cond, uncond=uncond))
-    asked = []
-
-    def predict(z_t, t, states):
-        asked.append(states)
-        return jnp.zeros((states.pooled.shape[0], *z_t.shape))
-
     view = View(orbit_camera(31.0, 0.0))
-    branches = ("cond", "uncond")
-    stable_diffusion.perp_neg_noise(predict, half.states, Z_T, T, view, branches)
-    np.testing.assert_allclose(asked[0].sizes[0], asked[0].sizes[1], rtol=1e-6)
+
+    def asked(states):
+        told = []
+
+        def predict(z_t, t, states):
+            told.append(states)
+            return jnp.zeros((states.pooled.shape[0], *z_t.shape))
+
+        branches = ("cond", "uncond")
+        stable_diffusion.perp_neg_noise(predict, states, Z_T, T, view, branches)
+        return told[0].sizes
+
+    sizes = run(asked, half.states)
+    np.testing.assert_allclose(sizes[0], sizes[1], rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -202,7 +215,7 @@ def test_vsd_trains_a_lora_on_it(source):
 
 @pytest.mark.slow
 def test_a_second_network_of_its_own_kind(folder, source, tmp_path):
-    named = folders.write_sdxl_folder(tmp_path / "xl")
+    named = folders.write_sdxl_folder(tmp_path / "xl", unet=ONE_LEVEL)
     both = stable_diffusion.load(
         folder, "a red mug", adapter_folder=str(named), lora_rank=2
     )

@@ -27,6 +27,8 @@ Z_T = np.random.default_rng(1).normal(size=(folders.SIDE, folders.SIDE, 4)).asty
 T = jnp.int32(400)
 EVERY = ("cond", "uncond", "negative")
 LEFT = View(orbit_camera(90.0, 0.0))
+# a block of each kind, first and last: one between is tests/models/test_sd3's
+TWO_BLOCKS = {**folders.TRANSFORMER, "num_layers": 2, "dual_attention_layers": [0]}
 
 
 def run(function, *arguments):
@@ -35,7 +37,8 @@ def run(function, *arguments):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return str(folders.write_sd3_folder(tmp_path_factory.mktemp("sd3")))
+    root = tmp_path_factory.mktemp("sd3")
+    return str(folders.write_sd3_folder(root, transformer=TWO_BLOCKS))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def test_the_second_network_is_told_the_camera_and_lies_in_the_transformer(sourc
     psi = jax.eval_shape(adapter.init, jax.random.key(0))
     out = jax.eval_shape(adapter.noise, psi, Z_T, T, LEFT)
     assert out.shape == Z_T.shape
-    assert set(psi.factors) == {f"transformer_blocks_{i}" for i in range(3)}
+    assert set(psi.factors) == {f"transformer_blocks_{i}" for i in range(2)}
     # of both streams, and of the image's own second attention
     assert {"to_q", "add_q_proj"} <= set(psi.factors["transformer_blocks_0"]["attn"])
     assert "to_v" in psi.factors["transformer_blocks_0"]["attn2"]
@@ -170,7 +173,7 @@ def test_estimators_run_on_it_and_learn(source, name, hyper):
     ],
 )
 def test_what_does_not_fit_is_one_line(tmp_path, damage, words):
-    root = folders.write_sd3_folder(tmp_path / "sd3")
+    root = folders.write_sd3_folder(tmp_path / "sd3", transformer=TWO_BLOCKS)
     if (root / damage).is_dir() and damage not in ("scheduler", "vae"):
         (root / damage).rename(tmp_path / "away")
     elif damage == "scheduler":

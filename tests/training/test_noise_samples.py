@@ -14,7 +14,7 @@ import pytest
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.diffusion.importance import no_statistics, observed
-from sdsjax.diffusion.timesteps import TIMESTEPS
+from sdsjax.diffusion.timesteps import TIMESTEPS, evenly
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.priors import gaussian_mixture
 from sdsjax.training.noises.samples import (
@@ -31,7 +31,7 @@ from sdsjax.types import Linear, PriorSource, View
 SCHEDULE = NoiseSchedule.scaled_linear()
 UNIFORM = TIMESTEPS["uniform"]()
 # where the direction rises with t, so that neither half has the mean of all
-RISING = TIMESTEPS["uniform"](t_max=500)
+RISING = (20, 500)
 SHAPE, M = (2, 2, 3), 4
 DRAWS = 4000
 
@@ -118,26 +118,31 @@ STATISTICS = observed(no_statistics(), jnp.asarray(TIMES), 3.0 - TIMES / 400)
 
 
 @cache
-def directions_of(noise, sampler=UNIFORM):
-    """DRAWS mean directions [DRAWS m 2 2 3] at one z, float64."""
+def program(noise):
+    """(ends of the times, keys) -> mean directions [DRAWS m 2 2 3] at one z."""
     mean = jnp.full((1, *SHAPE), 0.3)
     source = PriorSource(
         mean, lambda mean: gaussian_mixture(SCHEDULE, [1.0], mean, [0.4], [True])
     )
-    m = 2
-    made = make_directions(
-        source, ESTIMATORS["sds"](SCHEDULE), sampler, 10, noise=noise
-    )
+    m, sds = 2, ESTIMATORS["sds"](SCHEDULE)
     state = SimpleNamespace(
         step=jnp.int32(0), estimator_state=(), noise_state=STATISTICS
     )
     z = jnp.linspace(0.5, 1, m * 12).reshape(m, *SHAPE)
 
-    def one(key):
+    def one(ends, key):
+        sampler = evenly(lambda step, total: ends)
+        made = make_directions(source, sds, sampler, 10, noise=noise)
         return made(state, mean, jax.random.split(key), z, View(None, None)).g_z
 
+    return jax.jit(jax.vmap(one, (None, 0)))
+
+
+@cache
+def directions_of(noise, ends=(20, 980)):
+    """DRAWS mean directions of times from one end to the other, float64."""
     keys = jax.random.split(jax.random.key(7), DRAWS)
-    return np.asarray(jax.jit(jax.vmap(one))(keys), np.float64)
+    return np.asarray(program(noise)(ends, keys), np.float64)
 
 
 def variance(g, over=(1, 2, 3, 4)):
@@ -219,6 +224,6 @@ def test_strata_over_the_batch_lower_the_variance_of_its_mean():
 
 
 def test_pairs_at_one_t_leave_no_noise_of_a_gaussian_prior():
-    fixed = TIMESTEPS["uniform"](t_min=400, t_max=400)
+    fixed = 400, 400
     left, _ = variance(directions_of(NoiseSamples(2, antithetic=True), fixed))
     assert left < 1e-6 * variance(directions_of(NoiseSamples(2), fixed))[0]

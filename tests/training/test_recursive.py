@@ -56,15 +56,19 @@ def stepped(recursive, steps=3, rate=1e-2):
     return jax.device_get(state), seen
 
 
-def drifting(gain, steps=60, chains=400, drift=0.05, moves=1.0, shakes=0.2):
-    """Chains of d along one path, each with draws of its own.
+def walk(drift, steps=60):
+    """Returns a path of theta [steps 8]."""
+    each = np.asarray(jax.random.normal(jax.random.key(1), (steps, 8)))
+    return np.cumsum(np.float32(drift) * each, 0)
 
-    G(theta, xi) = theta (moves + shakes xi_1) + xi_2 in 8 dimensions, xi normal: its
-    mean is moves theta, and two steps' gradients under one xi differ by the step times
-    the bracket. Returns d [chains 8], E G at the end, the plain gradient's variance,
-    and the last predicted variances.
+
+@partial(jax.jit, static_argnums=0)
+def chained(found, gain, path, moves, shakes, keys):
+    """Finds d at a path's end, and its last predicted variance, for each key.
+
+    found: whether the best gain is looked for, in the place of `gain`. The rest are
+    arguments, for one program to serve all paths.
     """
-    path = jnp.cumsum(drift * jax.random.normal(jax.random.key(1), (steps, 8)), 0)
 
     def gradient(theta, key):
         one, two = jax.random.normal(key, (2, 8))
@@ -76,17 +80,29 @@ def drifting(gain, steps=60, chains=400, drift=0.05, moves=1.0, shakes=0.2):
         def one(carried, index):
             own = jax.random.fold_in(key, index)
             new, old = gradient(path[index], own), gradient(carried.params, own)
-            mean, carried, found = carry(
-                Recursive(gain), carried, new, old, path[index], (), index == 0
-            )
-            return carried, (mean, found["recursive/variance"])
+            mean, carried, told = carry(
+                Recursive(None if found else gain),
+                carried, new, old, path[index], (), index == 0,
+            )  # fmt: skip
+            return carried, (mean, told["recursive/variance"])
 
-        _, (means, variances) = jax.lax.scan(one, carried, jnp.arange(steps))
+        _, (means, variances) = jax.lax.scan(one, carried, jnp.arange(len(path)))
         return means[-1], variances[-1]
 
-    keys = jax.random.split(jax.random.key(0), chains)
-    means, predicted = jax.jit(jax.vmap(chain))(keys)
-    end = np.asarray(path[-1])
+    return jax.vmap(chain)(keys)
+
+
+def drifting(gain, chains=400, drift=0.05, moves=1.0, shakes=0.2):
+    """Chains of d along one path, each with draws of its own.
+
+    G(theta, xi) = theta (moves + shakes xi_1) + xi_2 in 8 dimensions, xi normal: its
+    mean is moves theta, and two steps' gradients under one xi differ by the step times
+    the bracket. Returns d [chains 8], E G at the end, the plain gradient's variance,
+    and the last predicted variances.
+    """
+    path, keys = walk(drift), jax.random.split(jax.random.key(0), chains)
+    means, predicted = chained(gain is None, gain or 0.0, path, moves, shakes, keys)
+    end = path[-1]
     plain = float(np.sum(1 + (shakes * end) ** 2))
     return np.asarray(means), moves * end, plain, np.asarray(predicted)
 
@@ -112,9 +128,9 @@ def test_it_knows_its_own_variance():
 def test_a_momentum_of_the_same_gain_lags_behind():
     """What the correction is for: without it the mean is that of earlier steps."""
     means, truth, *_ = drifting(0.1)
-    path = jnp.cumsum(0.05 * jax.random.normal(jax.random.key(1), (60, 8)), 0)
-    lagging = np.asarray(path[0])
-    for theta in np.asarray(path[1:]):
+    path = walk(0.05)
+    lagging = path[0]
+    for theta in path[1:]:
         lagging = 0.9 * lagging + 0.1 * theta
     carried = np.linalg.norm(means.mean(0) - truth)
     assert carried < 0.3 * np.linalg.norm(lagging - truth)

@@ -276,7 +276,10 @@ def test_two_logs_of_one_second_keep_both(tmp_path, monkeypatch):
 
 
 # The crash at step 20 comes after a first checkpoint, or before it.
-@pytest.mark.parametrize("checkpoint_every", [10, 20])
+# Anew from nothing too, after a step that diverges: field/test_runs_again.
+@pytest.mark.parametrize(
+    "checkpoint_every", [10, pytest.param(20, marks=pytest.mark.slow)]
+)
 def test_crash_and_resume_logs_every_step_once(tmp_path, monkeypatch, checkpoint_every):
     workdir = tmp_path / "a"
     config = tiny_run.config(checkpoint_every=checkpoint_every)

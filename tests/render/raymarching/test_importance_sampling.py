@@ -8,6 +8,7 @@ import pytest
 from sdsjax.render.raymarching import importance_sampling as steps
 
 sample_pdf = jax.jit(steps.sample_pdf, static_argnames="floor")
+smooth_weights = jax.jit(steps.smooth_weights, static_argnums=1)
 
 
 def looped(edges, weights, us, floor):
@@ -71,13 +72,13 @@ def test_stratified_quantiles_fill_each_stratum():
 
 def test_kernel_is_centred_and_its_ends_repeat():
     weights = jnp.array([[6.0, 0.0, 3.0, 9.0]])
-    np.testing.assert_allclose(steps.smooth_weights(weights), [[4, 3, 4, 7]], rtol=1e-6)
-    np.testing.assert_allclose(steps.smooth_weights(weights, (1.0,)), weights)
-    bump = steps.smooth_weights(jnp.eye(7)[3])
+    np.testing.assert_allclose(smooth_weights(weights), [[4, 3, 4, 7]], rtol=1e-6)
+    np.testing.assert_allclose(smooth_weights(weights, (1.0,)), weights)
+    bump = smooth_weights(jnp.eye(7)[3])
     np.testing.assert_allclose(bump, np.array([0, 0, 1, 1, 1, 0, 0]) / 3, rtol=1e-6)
-    np.testing.assert_allclose(steps.smooth_weights(jnp.ones(5), (1, 2, 3, 2, 1)), 1)
+    np.testing.assert_allclose(smooth_weights(jnp.ones(5), (1, 2, 3, 2, 1)), 1)
     with pytest.raises(ValueError, match=r"2 entries.*odd"):
-        steps.smooth_weights(weights, (1.0, 1.0))
+        smooth_weights(weights, (1.0, 1.0))
 
 
 def test_merging_is_sorting_with_ties_too():

@@ -55,13 +55,18 @@ def test_rotations_are_rotations_and_a_zero_quaternion_is_none():
 def test_jacobian_is_clamped_beyond_the_frustum():
     """Far off screen the covariance stops growing: arXiv 2308.04079's code, gsplat."""
     camera = small_camera(0.0, 0.0)
-    one = cloud(1)._replace(
-        log_scales=jnp.full((1, 3), jnp.log(0.1)), opacity_logits=jnp.full(1, 4.0)
+    # of which the first is looked at
+    alike = cloud(50)._replace(
+        log_scales=np.full((50, 3), np.log(0.1), np.float32),
+        opacity_logits=np.full(50, 4.0, np.float32),
     )
-    far = [one._replace(means=jnp.array([[x, 0.0, 0.0]])) for x in (3.0, 30.0)]
-    widths = [project(g, camera).conic[0, 0] for g in far]
+
+    def width(x):
+        means = np.tile(np.float32([x, 0.0, 0.0]), (50, 1))
+        return project(alike._replace(means=means), camera).conic[0, 0]
+
+    near, *widths = (width(x) for x in (0.0, 3.0, 30.0))
     np.testing.assert_allclose(*widths, rtol=1e-4)
-    near = project(one._replace(means=jnp.zeros((1, 3))), camera).conic[0, 0]
     assert near > 1.05 * widths[0]
     # x / z stops at the rim, and 0.3 of half a picture beyond it
     focal = 12 / np.tan(np.deg2rad(20.0))
@@ -92,7 +97,7 @@ def test_hidden_splats_have_no_extent():
 
 
 def test_extent_bounds_every_visible_pixel():
-    gaussians, camera = cloud(30, opacity=2.0), small_camera()
+    gaussians, camera = cloud(50, opacity=2.0), small_camera()
     splats = project(gaussians, camera)
     angle = np.linspace(0, 2 * np.pi, 64)
     ray = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
@@ -108,7 +113,7 @@ def test_extent_bounds_every_visible_pixel():
 
 def test_antialias_keeps_the_area_of_small_splats():
     """Opacity times the root of the determinant is what it was before the blur."""
-    gaussians, camera = cloud(20, scale=0.01), small_camera()
+    gaussians, camera = cloud(50, scale=0.01), small_camera()
     plain, soft = (project(gaussians, camera, antialias=a) for a in (False, True))
     seen = np.asarray((plain.extent[:, 0] > 0) & (soft.extent[:, 0] > 0))
     a, b, c = np.asarray(soft.conic, np.float64)[seen].T

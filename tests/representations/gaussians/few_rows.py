@@ -1,5 +1,7 @@
 """Gaussians of a few rows, and a control rule's edit of them, for hand calculation."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,12 +49,17 @@ def seen(gradients, views=2, hidden=()):
     return {"probe": gradients, "renderings": drawn}
 
 
+@cache
+def edit_of(rule, settings):
+    """Returns a rule's edit, compiled once for equal settings and numbers of rows."""
+    return jax.jit(make_density_control(rule, dict(settings)).edit)
+
+
 def adapted(params, alive, gradients, rule="3dgs", step=NOW, hidden=(), **settings):
     """One edit of a rule that densifies by screen gradients [n], seen by two views."""
     settings = {**OFTEN, "reset_every": 0, "clone_scale": 0.1, **settings}
-    control = make_density_control(rule, settings)
     alive = jnp.asarray(alive, bool)
-    return jax.jit(control.edit)(
+    return edit_of(rule, tuple(settings.items()))(
         KEY,
         step,
         params,
@@ -64,8 +71,7 @@ def adapted(params, alive, gradients, rule="3dgs", step=NOW, hidden=(), **settin
 
 def relocated(params, alive, step=NOW, **settings):
     """One edit of "mcmc", by default without noise or growth."""
-    control = make_density_control(
-        "mcmc", {**OFTEN, "noise": 0.0, "growth": 0.0, **settings}
-    )
+    settings = {**OFTEN, "noise": 0.0, "growth": 0.0, **settings}
     alive = jnp.asarray(alive, bool)
-    return jax.jit(control.edit)(KEY, step, params, alive, zero_counts(), {})
+    edit = edit_of("mcmc", tuple(settings.items()))
+    return edit(KEY, step, params, alive, zero_counts(), {})

@@ -29,9 +29,9 @@ def test_contraction_by_hand():
     along = np.array([0.36, -0.48, 0.8])
     lengths = np.array([0.0, 0.3, 1.0, 1.5, 2.0, 10.0, 1e6])
     want = np.array([0.0, 0.3, 1.0, 2 - 2 / 3, 1.5, 1.9, 2 - 1e-6])
-    got = contract(np.float32(lengths[:, None] * along))
+    got = jax.jit(contract)(np.float32(lengths[:, None] * along))
     np.testing.assert_allclose(got, want[:, None] * along, atol=3e-7)
-    back = uncontract(got)
+    back = jax.jit(uncontract)(got)
     np.testing.assert_allclose(back[:-1], lengths[:-1, None] * along, rtol=2e-5)
     # what lies nearer to the border, or beyond it, is 1000 away
     np.testing.assert_allclose(np.linalg.norm(back[-1]), 1000, rtol=1e-3)
@@ -65,10 +65,12 @@ def test_the_cube_holds_the_scene(scene):
         hash_grid.make_grid(levels=1), 1.5, 8, "exp", 0.0, 1.0, 0, 0, scene
     )
     x = 1.4 * np.random.default_rng(0).uniform(-1, 1, (20, 3)).astype(np.float32)
-    place = world_to_unit_cube(field, x)
+    inwards = jax.jit(lambda x: world_to_unit_cube(field, x))
+    place = inwards(x)
     assert 0 < place.min() < place.max() < 1
-    np.testing.assert_allclose(unit_cube_to_world(field, place), x, atol=2e-5)
-    far = world_to_unit_cube(field, jnp.array([[-1500.0, 0.0, 0.0]]))
+    back = jax.jit(lambda place: unit_cube_to_world(field, place))(place)
+    np.testing.assert_allclose(back, x, atol=2e-5)
+    far = inwards(np.float32([[-1500.0, 0.0, 0.0]]))
     outside = 0.001 / 4 if scene == "contracted" else -499.5
     np.testing.assert_allclose(far, [[outside, 0.5, 0.5]], rtol=1e-3)
 
@@ -76,12 +78,13 @@ def test_the_cube_holds_the_scene(scene):
 def test_shares_of_the_way_are_even_in_inverse_distance():
     shares = jnp.linspace(0.0, 1.0, 9)[None]
     near, far = jnp.array([0.01]), jnp.array([1000.0])
-    t = volume.fraction_to_distance(near, far, shares, 2.0)
+    fraction_to_distance = jax.jit(volume.fraction_to_distance, static_argnums=3)
+    t = fraction_to_distance(near, far, shares, 2.0)
     np.testing.assert_array_equal(t[0, [0, -1]], [near[0], far[0]])
     assert np.all(np.diff(t) > 0)
     steps = np.diff(1 / (np.float64(t) + 2))
     np.testing.assert_allclose(steps, steps.mean(), rtol=1e-4)
-    even = volume.fraction_to_distance(near, far, shares)
+    even = fraction_to_distance(near, far, shares)
     np.testing.assert_allclose(even, np.linspace(0.01, 1000, 9)[None], rtol=1e-6)
 
 

@@ -34,7 +34,11 @@ def test_it_is_asked_of_single_objects_with_sides_and_not_from_above():
 
 def test_what_is_written_is_read_and_another_network_refused(tmp_path):
     module, x = azimuth.AzimuthNet(), jnp.zeros((1, 64, 64, 3))
-    params = jax.jit(module.init)(jax.random.key(0), x)["params"]
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
+    # as wide as what they are summed over: what comes out is of order 1
+    deviation = lambda s: np.prod(s.shape[:-1]) ** -0.5  # noqa: E731
+    draw = np.random.default_rng(0).normal
+    params = jax.tree.map(lambda s: draw(0, deviation(s), s.shape).astype("f4"), shapes)
     azimuth.save_azimuth(params, tmp_path)
     x = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
     want = jax.jit(module.apply)({"params": params}, x)

@@ -15,7 +15,7 @@ from sdsjax.toybox.world.scene import SceneSpec, build_scene
 from sdsjax.toybox.world.views import heldout_orbits
 from sdsjax.types import Rendering
 
-SIZE = 24
+SIZE = 16  # a tile of the renderer: at 24 it traces four
 SPEC = SceneSpec("snowman", "blue")
 ORBITS = heldout_orbits()
 

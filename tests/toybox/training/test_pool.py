@@ -10,7 +10,7 @@ from sdsjax.toybox.world.captions import pair_split, parse_caption
 from sdsjax.toybox.world.objects import BASES, KINDS
 from sdsjax.toybox.world.renderer import render
 from sdsjax.toybox.world.scene import build_scene
-from sdsjax.toybox.world.views import FOV_DEG, draw_orbit
+from sdsjax.toybox.world.views import FOV_DEG, VIEW_WORDS, draw_orbit
 
 SIZE = 16
 draw_picture, draw_camera = jax.jit(render), jax.jit(draw_orbit)
@@ -24,12 +24,22 @@ def pool(tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def unrendered():
+    """As many of each as `pool` has, known by what they show alone."""
+    every = np.arange(len(pools.geometries()))
+    geometry = np.repeat(every, np.where(every < len(KINDS), 2, 1))
+    view = np.random.default_rng(0).integers(0, len(VIEW_WORDS), len(geometry))
+    return pools.Pool(layers=None, geometry=geometry, view=view)
+
+
 @pytest.mark.slow
-def test_every_geometry_is_there(pool):
+def test_every_geometry_is_there(pool, unrendered):
     assert len(pools.geometries()) == len(KINDS) * (1 + len(BASES))
     counts = np.bincount(pool.geometry)
     assert (counts[: len(KINDS)] == 2).all()
     assert (counts[len(KINDS) :] == 1).all()
+    np.testing.assert_array_equal(pool.geometry, unrendered.geometry)
 
 
 @pytest.mark.slow
@@ -71,18 +81,18 @@ def test_surfaces_are_the_renderers(pool):
         assert (2 * stored[covered][:, 3] - 1 < 0.5).all()  # none turned away
 
 
-def test_draws_are_pure_and_keep_out_what_is_held_out(pool):
+def test_draws_are_pure_and_keep_out_what_is_held_out(unrendered):
     a, b = (
-        pools.draw(pool, np.random.default_rng([1, 2]), 400, pair_fraction=0.9)
+        pools.draw(unrendered, np.random.default_rng([1, 2]), 400, pair_fraction=0.9)
         for _ in range(2)
     )
     for left, right in zip(a, b):
         np.testing.assert_array_equal(left, right)
-    assert not set(pools.specs(pool, a)) & set(pair_split()[1])
+    assert not set(pools.specs(unrendered, a)) & set(pair_split()[1])
 
 
-def test_captions_say_what_is_drawn(pool):
-    rng = np.random.default_rng(4)
+def test_captions_say_what_is_drawn(unrendered):
+    pool, rng = unrendered, np.random.default_rng(4)
     chosen = pools.draw(pool, rng, 200, pair_fraction=0.3)
     texts = pools.captions(pool, chosen, rng, view_fraction=0.5, dropout=0.2)
     empty = sum(text == "" for text in texts)
@@ -98,7 +108,7 @@ def test_captions_say_what_is_drawn(pool):
     assert 50 <= named <= 110
 
 
-def test_other_settings_are_refused(tmp_path, pool):
+def test_other_settings_are_refused(tmp_path):
     (tmp_path / "pool.json").write_text('{"singles": 1}')
     with pytest.raises(ValueError, match="another folder"):
         pools.build_pool(tmp_path, singles=2, pairs=1, size=SIZE)
@@ -128,6 +138,6 @@ def test_a_set_shows_one_thing_from_evenly_spread_azimuths(tmp_path, monkeypatch
     np.testing.assert_allclose(sets.layers[row, ..., 5] / 255, covered, atol=1 / 255)
 
 
-def test_a_pool_without_sets_says_so(pool):
+def test_a_pool_without_sets_says_so(unrendered):
     with pytest.raises(ValueError, match="no view sets"):
-        pools.orbits_of(pool)
+        pools.orbits_of(unrendered)

@@ -21,7 +21,7 @@ from sdsjax.toybox.training.train_prior import POSITIONS, word_tokenizer
 from sdsjax.toybox.training.view_sets import view_conditions
 
 SIDE = 4
-UNET = UNetConfig(*(4, 4, (8,), (1,), (True,), (True,), 1, 4, 1e-5, 8, True, SIDE))
+UNET = UNetConfig(*(4, 4, (8,), (1,), (False,), (False,), 1, 4, 1e-5, 8, True, SIDE))
 VAE = VAEConfig(3, 3, 4, (4, 4), 1, 2, 0.5, 2 * SIDE)
 RECIPE = MultiViewRecipe(
     singles=1, pairs=1, pools=2, pool_steps=4, batch=8, bank=6, bank_steps=2,
