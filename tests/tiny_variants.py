@@ -34,6 +34,39 @@ TINY = {
     "exports.mesh_resolution": 8,
 }
 
+# Variants that are left out of both, and those that show their parts: every section of
+# such a config - estimator, prior, representation, cameras, losses - is a section of
+# one of these, which step and lower. A step is no more than its parts, which never
+# import one another; backend/test_lowering builds each of these whole. Where vsd meets
+# another network, priors/ has its second network begin as the first, and learn.
+IN_PARTS = {
+    **{
+        f"{stem}:toybox": ("ssd:toybox", f"{stem}:image")
+        for stem in ("csd", "denoised_l2", "ism", "nfsd", "sdi", "sds_plus", "stein")
+    },
+    "dreamgaussian:toybox": ("dreamgaussian:mv", "gsgen:toybox"),
+    "edit:dds": ("edit:pds", "edit:image"),
+    "gsgen:mv": ("gsgen:toybox", "ssd:mv"),
+    "hifa:toybox": ("hifa:mv", "image_to_3d:nerf"),
+    "image_to_3d:toybox": ("image_to_3d:hallucinate", "image_to_3d:nerf"),
+    "sds:exact": ("ssd:exact", "sds:image"),
+    "sds:flow": ("ssd:flow", "sds:image"),
+    "sds:mv": ("ssd:mv", "sds:image"),
+    "sds:toybox": ("ssd:toybox", "sds:image"),
+    "ssd:image": ("csd:image", "ssd:toybox"),
+    "ssd:sd21": ("sds:sd21", "ssd:toybox"),
+    "stabledreamer:mv": ("stabledreamer:toybox", "ssd:mv"),
+    "vsd:mv": ("ssd:mv", "vsd:toybox"),
+    "vsd:sd21": ("sds:sd21", "vsd:toybox"),
+    "vsd:sd3": ("sds:sd3", "vsd:toybox"),
+    "vsd:sdxl": ("sds:sdxl", "vsd:toybox"),
+}
+# what the sizes of seconds replace, or what no step sees
+OF_NO_STEP = {
+    *("prompt", "steps", "resolution", "batch_size", "exports", "scoring"),
+    *("checkpoint_every", "preview_every"),
+}
+
 
 def random_params(name, network_config, rng):
     """A component's config, and parameters for it of deviation 0.1."""

@@ -1,4 +1,5 @@
-"""The training step of every variant lowers for a GPU, of every config for a TPU too.
+"""The training step of every variant lowers for a GPU, of every config for a TPU too:
+whole, or in its parts where other variants have the same ones (tiny_variants.IN_PARTS).
 
 No device is needed and none is used: see lowering.py for what this can say.
 """
@@ -22,7 +23,7 @@ from lowering import (
     lowered,
     lowered_step,
 )
-from tiny_variants import tiny, write_random_folder
+from tiny_variants import IN_PARTS, tiny, write_random_folder
 
 from sdsjax.backend import compiling_for
 from sdsjax.cli.checks import resolve
@@ -34,21 +35,24 @@ from if_folders import write_if_folder
 from sd3_folders import write_sd3_folder
 from sdxl_folders import write_sdxl_folder
 
-# whose programs are those of sd21 with another network: of them two methods are
-# lowered, one that only reads it and one that trains beside it
+# whose programs are those of sd21 with another network: of them a method that only
+# reads it is lowered whole, and one that trains beside it in its parts
 NETWORKS, SHOWN = ("sdxl", "sd3"), ("sds", "vsd")
 ALL = [
-    f"{stem}:{variant}"
+    name
     for stem in config_names()
     for variant in read_module(config_folder() / f"{stem}.py").VARIANTS
     if variant not in NETWORKS or stem in SHOWN
+    if (name := f"{stem}:{variant}") not in IN_PARTS
 ]
 LATENT = (
     "stable_diffusion",
     "stable_diffusion3",
     "multiview",
 )  # their attention may be fused
-FIRST = {name.split(":")[0]: name for name in reversed(ALL)}
+FIRST = {
+    name.split(":")[0]: name for name in reversed(ALL) if not name.endswith(":sd21")
+}
 TABLE = [
     pytest.param(name, target, id=f"{name}-{target.platform}")
     for name in ALL
@@ -95,6 +99,14 @@ def test_a_training_step_lowers(name, target, folders):
     half = config.prior.dtype == "bfloat16"
     fused = half and config.prior.name in LATENT and target is H100
     assert (custom_calls(text) >= {FUSED[0]}) == fused
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_what_is_lowered_in_parts_is_built_whole(name, folders):
+    config = tiny_config(name, folders)
+    found = build(config)
+    assert len(found.phases) == 1 + config.camera.first_steps
 
 
 def test_the_table_has_every_variant_and_every_method():

@@ -1,4 +1,4 @@
-"""Euler's method on a flow that is known, and the shipped toybox-flow."""
+"""Euler's method on a flow that is known; the shipped one's error: test_shipped."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,6 @@ from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import hub
 from sdsjax.models.mmdit import Text
 from sdsjax.toybox.scoring import flow
-from sdsjax.toybox.training import pool as pools
 
 FOLDER = hub.BUILT_IN / "toybox-flow"
 
@@ -70,20 +69,3 @@ def test_the_shipped_folder_is_complete_and_small():
     } <= names
     weights = sum(p.stat().st_size for p in FOLDER.rglob("*.safetensors"))
     assert weights <= 8_000_000
-
-
-@pytest.mark.slow
-def test_it_predicts_fresh_renders_and_listens_to_the_caption(tmp_path):
-    networks = flow.load_flow("toybox-flow")
-    pool = pools.build_pool(
-        tmp_path, singles=2, pairs=1, seed=78, log=lambda line: None
-    )
-    losses = flow.loss_by_level(networks, pool, count=50)
-    assert losses[550] < 0.5  # predicting nothing gives about 2
-    (one, ids), two = networks.encoders.clips
-    deaf = one._replace(params=jax.tree.map(lambda p: 0 * p, one.params))
-    encoders = networks.encoders._replace(
-        clips=((deaf, ids), (two[0]._replace(params=deaf.params), two[1]))
-    )
-    without = flow.loss_by_level(networks._replace(encoders=encoders), pool, count=50)
-    assert losses[750] < 0.97 * without[750]

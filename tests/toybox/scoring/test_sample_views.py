@@ -1,4 +1,4 @@
-"""Sets of views sampled from a multi-view prior that is about to be trained."""
+"""Sets of views sampled from the shipped multi-view prior, and their sheet."""
 
 import jax
 import numpy as np
@@ -6,36 +6,27 @@ import pytest
 from PIL import Image
 
 from sdsjax.models.loading import hub
-from sdsjax.toybox.scoring.sample_views import sample_views, view_sheet
-from sdsjax.toybox.training.multiview_recipe import (
-    MultiViewRecipe,
-    initial_params,
-    load_start,
-    network_config,
-)
-from sdsjax.toybox.training.train_multiview import write_multiview
+from sdsjax.toybox.scoring import sample_views as sampling
 
 
 @pytest.mark.slow
-def test_a_sheet_has_a_row_a_caption_and_samples_follow_their_key(tmp_path):
-    recipe = MultiViewRecipe()
-    start = load_start(recipe.start)
-    config = network_config(start, recipe)
-    write_multiview(tmp_path / "mv", start, config, initial_params(start, recipe))
-    networks = hub.load_multiview(tmp_path / "mv")
-    texts = ["a red ball", "a blue house"]
-    view_sheet(tmp_path / "sheet.png", networks, texts, steps=2)
-    assert Image.open(tmp_path / "sheet.png").size == (8 * 64, 2 * 64)
-
+def test_a_sheet_has_a_row_a_caption_and_samples_follow_their_key(
+    tmp_path, monkeypatch
+):
+    networks = hub.load_multiview("toybox-mv")
     orbits = np.array([[[0, 10, 3], [90, 10, 3], [180, 10, 3], [-90, 10, 3.0]]] * 2)
+    # equal rows but for their keys: one set a call
+    monkeypatch.setattr(sampling, "CHUNK", 1)
+    monkeypatch.setattr(sampling, "draw_orbits", lambda key, count: orbits[:count])
+    texts, asked = ["a red ball"] * 2, {"guidance_scale": 3.0, "steps": 2}
+    sampling.view_sheet(tmp_path / "sheet.png", networks, texts, **asked, seed=5)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape == (2 * 64, 8 * 64, 3)
 
-    def drawn(seed):
-        return sample_views(
-            networks, texts, orbits, jax.random.key(seed), guidance_scale=3.0, steps=2
-        )
-
-    first = drawn(0)
-    assert first.shape == (2, 4, 64, 64, 3)
-    assert np.abs(first).max() <= 1.0
-    np.testing.assert_array_equal(first, drawn(0))
-    assert np.abs(first - drawn(1)).max() > 0.1
+    key, _ = jax.random.split(jax.random.key(5))
+    drawn = sampling.sample_views(networks, texts, orbits, key, **asked)
+    assert drawn.shape == (2, 4, 64, 64, 3)
+    assert np.abs(drawn).max() <= 1.0
+    left = np.concatenate([np.concatenate([*views], axis=1) for views in drawn])
+    np.testing.assert_array_equal(sheet[:, :256], np.round(255 * (0.5 + 0.5 * left)))
+    assert np.abs(drawn[0] - drawn[1]).max() > 0.1

@@ -1,10 +1,11 @@
-"""The prior that is shipped: complete, small, and better than chance by far."""
+"""The priors that are shipped: complete, small, and better than chance by far."""
 
 import jax
+import numpy as np
 import pytest
 
 from sdsjax.models.loading import hub
-from sdsjax.toybox.scoring import measure
+from sdsjax.toybox.scoring import flow, measure
 from sdsjax.toybox.training import pool as pools
 
 FOLDER = hub.BUILT_IN / "toybox-sd"
@@ -27,18 +28,51 @@ def test_the_folder_is_complete_and_small():
     assert sum(p.stat().st_size for p in FOLDER.rglob("*") if p.is_file()) < 13_000_000
 
 
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """Fresh renders, drawn once for both priors."""
+    folder = tmp_path_factory.mktemp("pool")
+    return pools.build_pool(folder, singles=2, pairs=1, seed=78, log=lambda line: None)
+
+
+@pytest.fixture
+def two_times(monkeypatch):
+    """Errors are measured at the two times that are looked at, of a card's ten."""
+
+    def mean_by_time(error, count):
+        parts = np.array_split(np.arange(count), max(1, count // 50))
+        return {
+            t: np.mean([error(i, t, jax.random.key(int(i[0]) + t)) for i in parts])
+            for t in (550, 750)
+        }
+
+    monkeypatch.setattr(measure, "mean_by_time", mean_by_time)
+    monkeypatch.setattr(flow, "mean_by_time", mean_by_time)
+
+
+def deaf(network):
+    """A text encoder that says the same of every text."""
+    return network._replace(params=jax.tree.map(lambda p: 0 * p, network.params))
+
+
 @pytest.mark.slow
-def test_it_denoises_fresh_renders_and_listens_to_the_caption(tmp_path):
+@pytest.mark.usefixtures("two_times")
+def test_it_denoises_fresh_renders_and_listens_to_the_caption(pool):
     networks = hub.load_stable_diffusion("toybox-sd")
-    pool = pools.build_pool(
-        tmp_path, singles=2, pairs=1, seed=78, log=lambda line: None
-    )
     losses = measure.loss_by_timestep(networks, pool, count=50)
     assert losses[550] < 0.06  # predicting no noise gives 1
-    deaf = networks._replace(
-        text_encoder=networks.text_encoder._replace(
-            params=jax.tree.map(lambda p: 0 * p, networks.text_encoder.params)
-        )
-    )
-    without = measure.loss_by_timestep(deaf, pool, count=50)
+    without = networks._replace(text_encoder=deaf(networks.text_encoder))
+    without = measure.loss_by_timestep(without, pool, count=50)
+    assert losses[750] < 0.97 * without[750]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_times")
+def test_the_flow_predicts_fresh_renders_and_listens_to_the_caption(pool):
+    networks = flow.load_flow("toybox-flow")
+    losses = flow.loss_by_level(networks, pool, count=50)
+    assert losses[550] < 0.5  # predicting nothing gives about 2
+    clips = tuple((deaf(one), ids) for one, ids in networks.encoders.clips)
+    encoders = networks.encoders._replace(clips=clips)
+    without = flow.loss_by_level(networks._replace(encoders=encoders), pool, count=50)
     assert losses[750] < 0.97 * without[750]

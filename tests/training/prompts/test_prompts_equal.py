@@ -113,7 +113,8 @@ def assert_equal_to_single_runs(
 
 @pytest.mark.slow
 def test_an_asset_among_others_is_the_asset_alone(tmp_path, states, capsys):
-    asked = requests("ssd:image", "toybox-sd", tmp_path / "many", **EXACT)
+    said = {**EXACT, "diagnostics__variance_every": 2}
+    asked = requests("ssd:image", "toybox-sd", tmp_path / "many", **said)
     # two chunks, of which the second is padded
     assert_equal_to_single_runs(asked, states, tmp_path, asked[:2], assets_per_device=2)
     assert "3 asset(s) in 2 chunk(s) of at most 2" in capsys.readouterr().err
@@ -127,11 +128,8 @@ def test_an_asset_among_others_is_the_asset_alone(tmp_path, states, capsys):
 # What a step may hold besides: groups of views, a second network, particles, density
 # control, penalties. variant, overrides
 OTHERS = {
-    "groups of views, two phases, variance": (
-        "ssd:mv",
-        {"camera__first_steps": 1, "diagnostics__variance_every": 2},
-    ),
-    "a field": ("ssd:nerf", {}),
+    "groups of views": ("ssd:mv", {}),
+    "a field, two phases": ("ssd:nerf", {"camera__first_steps": 1}),
     "particles, and a network that learns": ("vsd", {"particles": 2}),
     "density control, and a given picture": (
         "ssd:toybox",
