@@ -56,7 +56,6 @@ IN_PARTS = {
     "ssd:image": ("csd:image", "ssd:toybox"),
     "ssd:sd21": ("sds:sd21", "ssd:toybox"),
     "stabledreamer:mv": ("stabledreamer:toybox", "ssd:mv"),
-    "vsd:mv": ("ssd:mv", "vsd:toybox"),
     "vsd:sd21": ("sds:sd21", "vsd:toybox"),
     "vsd:sd3": ("sds:sd3", "vsd:toybox"),
     "vsd:sdxl": ("sds:sdxl", "vsd:toybox"),
