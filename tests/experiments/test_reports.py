@@ -26,6 +26,7 @@ REPORTS = [
     ("league", ["--flow", *LEAGUE], "toybox-flow", False),
     ("league_season2", ["--seeds", "3"], "league-small", True),
     ("noise_samples", ["--full"], "full", False),
+    ("precision", ["--full"], "full", False),
     ("prior_error", ["--full"], "full", False),
     ("prompts_throughput", ["--full"], "full", False),
     ("recursive_gradient", ["--full"], "full", False),
