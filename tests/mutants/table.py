@@ -130,7 +130,7 @@ ESTIMATORS = [
          "test_what_is_inverted_is_sampled_back")),
     *of("estimators/nfsd.py", "estimators/test_closed_forms.py",
         ("nfsd_switch", "t < switch_time", "t <= switch_time",
-         "test_mean_and_variance[nfsd late]")),
+         "test_mean_and_variance[vp-nfsd late]")),
     *of("estimators/ssd.py", "estimators/test_ssd.py",
         ("ssd_threshold", "seek = t <= threshold", "seek = t < threshold",
          "test_above_the_threshold_is_h_and_below_is_scaled_to_it")),
