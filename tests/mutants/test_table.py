@@ -1,9 +1,12 @@
 """The table of mutants follows the code: each text stands once, each test is there."""
 
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from mutant import EQUIVALENT
 from table import MUTANTS
 
@@ -32,6 +35,17 @@ def test_every_mutant_can_be_applied_and_its_tests_are_there():
     assert {m.name: found for m in MUTANTS if (found := faults(m))} == {}
     assert max(Counter(m.name for m in MUTANTS).values()) == 1
     assert {m.name for m in MUTANTS} >= set(EQUIVALENT)
+
+
+@pytest.mark.slow
+def test_every_case_that_is_named_is_collected():
+    """A name with its parameters [...], which only pytest knows."""
+    nodes = {node for mutant in MUTANTS for node in mutant.tests if "[" in node}
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0"]
+    done = subprocess.run(
+        [*command, *sorted(nodes)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
 def test_what_cannot_be_applied_is_seen():

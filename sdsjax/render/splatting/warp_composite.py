@@ -36,15 +36,14 @@ wp.config.log_level = wp.LOG_WARNING  # it greets on stdout, where tables are pr
 class Launch:
     """The sizes of one slab's launch.
 
-    tiles: of all views, V T; pixels: of a tile, the threads of a block; n, capacity,
-    per_view: splats, slots of the lists and tiles of a view.
+    tiles: of all views, V T; pixels: of a tile, the threads of a block; n, capacity:
+    splats and slots of the lists of a view; row: numbers in a row of the table, 6 + C.
     """
 
     def __init__(self, table: Array, lists: TileLists, plan: RasterPlan):
         views, self.n, self.row = table.shape
         self.capacity = lists.ids.shape[1]
-        self.per_view = plan.grid.tiles
-        self.tiles, self.pixels = views * self.per_view, plan.grid.size**2
+        self.tiles, self.pixels = views * plan.grid.tiles, plan.grid.size**2
         if table.dtype != jnp.float32:
             raise ValueError(
                 f"kernel='warp' draws float32, not {table.dtype}: choose kernel='xla'"

@@ -105,8 +105,11 @@ def captioned_renders(
     return pools.pictures(pool, chosen), texts
 
 
+TIMES = range(50, 1000, 100)  # of 1000, at which errors are measured
+
+
 def mean_by_time(error: Callable, count: int) -> dict[int, float]:
-    """Averages an error over `count` renders, at ten of 1000 times.
+    """Averages an error over `count` renders, at each of TIMES.
 
     error: (indices of some renders, t, key) -> their mean error.
     """
@@ -116,7 +119,7 @@ def mean_by_time(error: Callable, count: int) -> dict[int, float]:
         values = [error(i, t, jax.random.key(int(i[0]) + t)) for i in parts]
         return float(np.mean([float(value) for value in values]))
 
-    return {t: mean(t) for t in range(50, 1000, 100)}
+    return {t: mean(t) for t in TIMES}
 
 
 def loss_by_timestep(

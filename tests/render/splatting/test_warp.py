@@ -75,7 +75,7 @@ def test_pictures_and_gradient_are_the_references(case):
 
 def tolerance(case, name):
     """What float32 leaves of a slope; opacities near 1, whose slope is what 1 - opacity
-    lets through, keep two digits less (XLA's kernel: 1.4e-5)."""
+    lets through, keep a digit less (XLA's kernel: 1.4e-5)."""
     return 3e-5 if (case, name) == ("opaque stack", "opacity_logits") else 1e-5
 
 

@@ -1,7 +1,6 @@
 """The priors that are shipped: complete, small, and better than chance by far."""
 
 import jax
-import numpy as np
 import pytest
 
 from sdsjax.models.loading import hub
@@ -38,16 +37,7 @@ def pool(tmp_path_factory):
 @pytest.fixture
 def two_times(monkeypatch):
     """Errors are measured at the two times that are looked at, of a card's ten."""
-
-    def mean_by_time(error, count):
-        parts = np.array_split(np.arange(count), max(1, count // 50))
-        return {
-            t: np.mean([error(i, t, jax.random.key(int(i[0]) + t)) for i in parts])
-            for t in (550, 750)
-        }
-
-    monkeypatch.setattr(measure, "mean_by_time", mean_by_time)
-    monkeypatch.setattr(flow, "mean_by_time", mean_by_time)
+    monkeypatch.setattr(measure, "TIMES", (550, 750))
 
 
 def deaf(network):
