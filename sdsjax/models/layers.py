@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from sdsjax.backend import target
 from sdsjax.models.attention import attention_kernel, fused_attention, query_chunk
+from sdsjax.models.parameters import Conv, Dense, Module
 
 # What the backward pass finds of a network's blocks: by name, jax.checkpoint's policy.
 # "none" keeps all that a block computed; "blocks" its inputs alone, and computes it
@@ -111,7 +112,7 @@ def upsample_nearest(x):
     return x.reshape(b, 2 * h, 2 * w, c)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Module):
     """Group normalisation of `[b ... c]` (arXiv 1803.08494), statistics in float32.
 
     Moments are taken per channel first and then pooled over the channels of a group,
@@ -145,7 +146,7 @@ class GroupNorm(nn.Module):
         return (wide * spread(gain) + spread(bias - mean * gain)).astype(self.dtype)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Module):
     """Layer normalisation over the last axis (arXiv 1607.06450), float32 inside."""
 
     epsilon: float = 1e-5
@@ -167,7 +168,7 @@ def conv(features, size, dtype, name, *, stride=1, padding=None, zero=False):
     """Square convolution; `padding` counts pixels per side (default: size // 2)."""
     pad = size // 2 if padding is None else padding
     init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
-    return nn.Conv(
+    return Conv(
         features,
         (size, size),
         strides=(stride, stride),
@@ -178,7 +179,7 @@ def conv(features, size, dtype, name, *, stride=1, padding=None, zero=False):
     )
 
 
-class Downsample(nn.Module):
+class Downsample(Module):
     """A 3x3 convolution of stride 2; `asymmetric` pads right and bottom only (VAE)."""
 
     channels: int
@@ -191,7 +192,7 @@ class Downsample(nn.Module):
         return conv(self.channels, 3, self.dtype, "conv", stride=2, padding=padding)(x)
 
 
-class Upsample(nn.Module):
+class Upsample(Module):
     """Nearest-neighbour doubling, cropped to `size` (h, w), then a 3x3 convolution."""
 
     channels: int
@@ -205,7 +206,7 @@ class Upsample(nn.Module):
         return conv(self.channels, 3, self.dtype, "conv")(x)
 
 
-class ResnetBlock(nn.Module):
+class ResnetBlock(Module):
     """A residual block that the time may shift.
 
     norm, silu, conv, + Linear(silu(time)), norm, silu, conv, + shortcut.
@@ -222,7 +223,7 @@ class ResnetBlock(nn.Module):
         norm = partial(GroupNorm, self.groups, self.epsilon, self.dtype)
         h = conv(self.channels, 3, self.dtype, "conv1")(nn.silu(norm(name="norm1")(x)))
         if time is not None:
-            dense = nn.Dense(self.channels, dtype=self.dtype, name="time_emb_proj")
+            dense = Dense(self.channels, dtype=self.dtype, name="time_emb_proj")
             h = h + dense(nn.silu(time))[:, None, None, :]
         h = nn.silu(norm(name="norm2")(h))
         h = conv(self.channels, 3, self.dtype, "conv2", zero=self.zero)(h)
@@ -231,7 +232,7 @@ class ResnetBlock(nn.Module):
         return x + h
 
 
-class Attention(nn.Module):
+class Attention(Module):
     """Multi-head attention of `[b n c]` tokens over `context` (default: themselves)."""
 
     heads: int
@@ -245,15 +246,15 @@ class Attention(nn.Module):
         split = (self.heads, c // self.heads)
 
         def project(name, tokens):
-            dense = nn.Dense(c, self.qkv_bias, dtype=self.dtype, name=name)
+            dense = Dense(c, self.qkv_bias, dtype=self.dtype, name=name)
             return dense(tokens).reshape(b, tokens.shape[1], *split)
 
         q, k, v = project("to_q", x), project("to_k", context), project("to_v", context)
         y = attention(q, k, v).reshape(b, n, c)
-        return nn.Dense(c, dtype=self.dtype, name="to_out_0")(y)
+        return Dense(c, dtype=self.dtype, name="to_out_0")(y)
 
 
-class FeedForward(nn.Module):
+class FeedForward(Module):
     """A gated feed-forward layer.
 
     c -> 8c, split into (value, gate), value * gelu_exact(gate), 4c -> c.
@@ -264,12 +265,12 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x):
         c = x.shape[-1]
-        both = nn.Dense(8 * c, dtype=self.dtype, name="net_0_proj")(x)
+        both = Dense(8 * c, dtype=self.dtype, name="net_0_proj")(x)
         value, gate = jnp.split(both, 2, axis=-1)
-        return nn.Dense(c, dtype=self.dtype, name="net_2")(value * gelu_exact(gate))
+        return Dense(c, dtype=self.dtype, name="net_2")(value * gelu_exact(gate))
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(Module):
     """Self-attention, cross-attention, feed-forward, each pre-normed and residual.
 
     group: how many consecutive rows of the batch the self-attention sees as one
@@ -291,7 +292,7 @@ class TransformerBlock(nn.Module):
         return x + FeedForward(self.dtype, name="ff")(norm(name="norm3")(x))
 
 
-class SpatialTransformer(nn.Module):
+class SpatialTransformer(Module):
     """Transformer blocks over the pixels of `[b h w c]`, text `[b n d]` as context.
 
     `linear` projects in and out by Linear (SD 2), else by a 1x1 convolution (SD 1);
@@ -311,9 +312,9 @@ class SpatialTransformer(nn.Module):
     def __call__(self, x, context):
         b, h, w, c = x.shape
         if self.linear:
-            project = partial(nn.Dense, c, dtype=self.dtype)
+            project = partial(Dense, c, dtype=self.dtype)
         else:
-            project = partial(nn.Conv, c, (1, 1), dtype=self.dtype)
+            project = partial(Conv, c, (1, 1), dtype=self.dtype)
         y = GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x)
         y = project(name="proj_in")(y).reshape(b, h * w, c)
         transformer = rematerialised(TransformerBlock, self.remat)

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdsjax.models.layers import attention, rematerialised
+from sdsjax.models.parameters import Conv, Dense, Module
 from sdsjax.models.unets.stable_diffusion import TimeEmbedding
 
 EPSILON = 1e-6
@@ -111,7 +112,7 @@ def time_sinusoids(timesteps) -> jax.Array:
     return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
 
 
-class Modulation(nn.Module):
+class Modulation(Module):
     """Makes `count` rows of numbers `[b 1 d]` for a stream of an embedding `[b d]`."""
 
     count: int
@@ -120,11 +121,11 @@ class Modulation(nn.Module):
     @nn.compact
     def __call__(self, embedding):
         width = embedding.shape[-1]
-        dense = nn.Dense(self.count * width, dtype=self.dtype, name="linear")
+        dense = Dense(self.count * width, dtype=self.dtype, name="linear")
         return jnp.split(dense(nn.silu(embedding))[:, None], self.count, axis=-1)
 
 
-class HeadNorm(nn.Module):
+class HeadNorm(Module):
     """The root mean square norm of each head's channels, with a scale, float32."""
 
     dtype: jnp.dtype = jnp.float32
@@ -138,7 +139,7 @@ class HeadNorm(nn.Module):
         return y.astype(self.dtype)
 
 
-class JointAttention(nn.Module):
+class JointAttention(Module):
     """Attention of the image's tokens, with the text's among them where it is given.
 
     (x `[b n d]`, text `[b m d]` or None) to (x, text); last: the text's part is dropped
@@ -153,7 +154,7 @@ class JointAttention(nn.Module):
     @nn.compact
     def __call__(self, x, text=None):
         b, n, width = x.shape
-        dense = partial(nn.Dense, width, dtype=self.dtype)
+        dense = partial(Dense, width, dtype=self.dtype)
 
         def project(tokens, names, norms):
             split = (b, tokens.shape[1], self.heads, width // self.heads)
@@ -176,7 +177,7 @@ class JointAttention(nn.Module):
         return own, dense(name="to_add_out")(y[:, n:])
 
 
-class FeedForward(nn.Module):
+class FeedForward(Module):
     """Linear to 4 d, gelu (its tanh form), Linear back."""
 
     dtype: jnp.dtype = jnp.float32
@@ -184,12 +185,12 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x):
         width = x.shape[-1]
-        y = nn.Dense(MLP_RATIO * width, dtype=self.dtype, name="net_0_proj")(x)
+        y = Dense(MLP_RATIO * width, dtype=self.dtype, name="net_0_proj")(x)
         y = jax.nn.gelu(y, approximate=True)
-        return nn.Dense(width, dtype=self.dtype, name="net_2")(y)
+        return Dense(width, dtype=self.dtype, name="net_2")(y)
 
 
-class JointBlock(nn.Module):
+class JointBlock(Module):
     """One block over both streams: joint attention, then a feed-forward each.
 
     (x `[b n d]`, text `[b m d]`, embedding `[b d]`) to (x, text); last: the text is
@@ -240,7 +241,7 @@ class JointBlock(nn.Module):
         return x + gate * FeedForward(self.dtype, name=name)(y)
 
 
-class MMDiT(nn.Module):
+class MMDiT(Module):
     """The transformer: (z_t `[b h w c]`, s `[b]`, a `Text` with leading b) to v.
 
     v `[b h w c]` has z_t's type. class_embedding `[b d]`: added to the embedding of s
@@ -259,13 +260,13 @@ class MMDiT(nn.Module):
         rows, columns = h // cfg.patch, w // cfg.patch
         self._check(h, w)
         embedding = self._embedding(timesteps, told.pooled, class_embedding)
-        x = nn.Conv(
+        x = Conv(
             cfg.width, 2 * (cfg.patch,), 2 * (cfg.patch,), "VALID", dtype=self.dtype,
             name="pos_embed_proj",
         )(sample.astype(self.dtype)).reshape(b, rows * columns, cfg.width)  # fmt: skip
         table = self.param("pos_embed", lambda key: position_table(cfg))
         x = x + cropped(table, cfg.positions, rows, columns).astype(self.dtype)
-        text = nn.Dense(cfg.width, dtype=self.dtype, name="context_embedder")(
+        text = Dense(cfg.width, dtype=self.dtype, name="context_embedder")(
             told.states.astype(self.dtype)
         )
         joint = rematerialised(JointBlock, self.remat)
@@ -276,7 +277,7 @@ class MMDiT(nn.Module):
             )(x, text, embedding)  # fmt: skip
         scale, shift = Modulation(2, self.dtype, name="norm_out")(embedding)
         x = normed(x, self.dtype) * (1 + scale) + shift
-        patches = nn.Dense(
+        patches = Dense(
             cfg.patch**2 * cfg.out_channels, dtype=self.dtype, name="proj_out"
         )(x)
         patches = patches.reshape(b, rows, columns, cfg.patch, cfg.patch, -1)

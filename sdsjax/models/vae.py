@@ -24,6 +24,7 @@ from sdsjax.models.layers import (
     conv,
     rematerialised,
 )
+from sdsjax.models.parameters import Module
 
 EPSILON = 1e-6
 
@@ -63,7 +64,7 @@ class VAEConfig(NamedTuple):
         return z + self.shift_factor if self.shift_factor else z
 
 
-class PixelAttention(nn.Module):
+class PixelAttention(Module):
     """Adds attention over all pixels of `[b h w c]`, by one head as wide as c."""
 
     groups: int
@@ -79,7 +80,7 @@ class PixelAttention(nn.Module):
         return x + attend(y).reshape(b, h, w, c)
 
 
-class Stage(nn.Module):
+class Stage(Module):
     """The residual blocks of one level, then `resize`: "down", "up" or None."""
 
     channels: int
@@ -110,7 +111,7 @@ class Stage(nn.Module):
         return x
 
 
-class MidStage(nn.Module):
+class MidStage(Module):
     """Residual block, attention, residual block at the coarsest level."""
 
     channels: int
@@ -131,7 +132,7 @@ class MidStage(nn.Module):
         return self.resnets[1](self.attentions[0](self.resnets[0](x)))
 
 
-class Encoder(nn.Module):
+class Encoder(Module):
     """The encoder's layers: x `[b h w 3]` to `[b h/f w/f 2c]`, before `quant_conv`."""
 
     config: VAEConfig
@@ -154,7 +155,7 @@ class Encoder(nn.Module):
         return conv(2 * cfg.latent_channels, 3, self.dtype, "conv_out")(nn.silu(x))
 
 
-class Decoder(nn.Module):
+class Decoder(Module):
     """The decoder's layers: z `[b h w c]` to x `[b f*h f*w 3]`.
 
     z comes after `post_quant_conv`.
@@ -180,7 +181,7 @@ class Decoder(nn.Module):
         return conv(cfg.out_channels, 3, self.dtype, "conv_out")(nn.silu(x))
 
 
-class AutoencoderKL(nn.Module):
+class AutoencoderKL(Module):
     """The whole autoencoder.
 
     `encode`: x -> (mean, logvar) of z; `decode`: z -> x; called: both in turn.

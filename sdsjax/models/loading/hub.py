@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from sdsjax.diffusion import NoiseSchedule
@@ -35,6 +34,7 @@ from sdsjax.models.loading.weights import (
     read_json,
 )
 from sdsjax.models.mmdit import MMDiT, MMDiTConfig
+from sdsjax.models.parameters import parameter_shapes
 from sdsjax.models.text_encoders.clip import CLIPTextConfig, CLIPTextEncoder
 from sdsjax.models.text_encoders.clip_tokenizer import Tokenizer
 from sdsjax.models.text_encoders.t5 import T5Config, T5Encoder
@@ -135,8 +135,7 @@ COMPONENTS = {
 @lru_cache(maxsize=64)
 def shapes_of(component: Component, config):
     """Returns the parameter tree of a component as shapes, nothing allocated."""
-    module, inputs = component.module(config), component.inputs(config)
-    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    return parameter_shapes(component.module(config), *component.inputs(config))
 
 
 def param_shapes(name: str, config):

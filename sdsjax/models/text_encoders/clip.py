@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from sdsjax.models.layers import LayerNorm, attention, gelu_exact, quick_gelu
+from sdsjax.models.parameters import Dense, Module
 
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu_exact}
 
@@ -30,7 +31,7 @@ class CLIPTextConfig(NamedTuple):
     epsilon: float
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Module):
     """Multi-head attention, every projection with a bias; causal unless told not to."""
 
     heads: int
@@ -42,16 +43,16 @@ class SelfAttention(nn.Module):
         b, n, c = x.shape
 
         def project(name):
-            y = nn.Dense(c, dtype=self.dtype, name=name)(x)
+            y = Dense(c, dtype=self.dtype, name=name)(x)
             return y.reshape(b, n, self.heads, c // self.heads)
 
         mask = jnp.tril(jnp.ones((n, n), bool)) if self.causal else None
         q, k, v = (project(name) for name in ("q_proj", "k_proj", "v_proj"))
         y = attention(q, k, v, mask).reshape(b, n, c)
-        return nn.Dense(c, dtype=self.dtype, name="out_proj")(y)
+        return Dense(c, dtype=self.dtype, name="out_proj")(y)
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(Module):
     """Attention and MLP, each pre-normed and residual.
 
     config: a CLIPTextConfig, or what has the same hidden, mlp, heads, activation and
@@ -69,12 +70,12 @@ class EncoderLayer(nn.Module):
         attend = SelfAttention(cfg.heads, self.dtype, self.causal, name="self_attn")
         x = x + attend(y)
         y = LayerNorm(cfg.epsilon, self.dtype, name="layer_norm2")(x)
-        y = nn.Dense(cfg.mlp, dtype=self.dtype, name="mlp_fc1")(y)
+        y = Dense(cfg.mlp, dtype=self.dtype, name="mlp_fc1")(y)
         y = ACTIVATIONS[cfg.activation](y)
-        return x + nn.Dense(cfg.hidden, dtype=self.dtype, name="mlp_fc2")(y)
+        return x + Dense(cfg.hidden, dtype=self.dtype, name="mlp_fc2")(y)
 
 
-class CLIPTextEncoder(nn.Module):
+class CLIPTextEncoder(Module):
     """CLIP's text encoder: ids `[b n]` to states `[b n d]`.
 
     n is at most `config.positions`. penultimate: also the states before the last layer,
@@ -117,7 +118,7 @@ class CLIPProjectionConfig(NamedTuple):
     end: int
 
 
-class CLIPTextProjection(nn.Module):
+class CLIPTextProjection(Module):
     """A text encoder with projection: ids to states and a pooled text.
 
     `[b n]` to (`[b n d]`, `[b p]`). states: those before the last layer; pooled: the
@@ -135,5 +136,5 @@ class CLIPTextProjection(nn.Module):
         marks = input_ids if cfg.end == 2 else input_ids == cfg.end
         end = jnp.argmax(marks, axis=1)
         last = jnp.take_along_axis(states, end[:, None, None], axis=1)[:, 0]
-        dense = nn.Dense(cfg.projection, False, self.dtype, name="text_projection")
+        dense = Dense(cfg.projection, False, self.dtype, name="text_projection")
         return penultimate, dense(last)

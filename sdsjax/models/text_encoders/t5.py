@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdsjax.models.parameters import Dense, Module
+
 
 class T5Config(NamedTuple):
     """What of a T5 encoder's config.json decides its arithmetic.
@@ -70,7 +72,7 @@ def biased_attention(q, k, v, bias, mask=None):
     return jnp.einsum("bkqn,bnkc->bqkc", weights, v)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Module):
     """The norm x / sqrt(mean x^2 + epsilon) times a scale, float32.
 
     Source: arXiv 1910.07467.
@@ -86,7 +88,7 @@ class RMSNorm(nn.Module):
         return wide * jax.lax.rsqrt(power + self.epsilon) * scale.astype(jnp.float32)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Module):
     """Multi-head attention without biases; heads may be wider than `hidden`."""
 
     config: T5Config
@@ -98,15 +100,15 @@ class SelfAttention(nn.Module):
         width = cfg.heads * cfg.head_width
 
         def project(name):
-            y = nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)(x)
+            y = Dense(width, use_bias=False, dtype=self.dtype, name=name)(x)
             return y.reshape(b, n, cfg.heads, cfg.head_width)
 
         y = biased_attention(project("q"), project("k"), project("v"), bias, mask)
-        out = nn.Dense(cfg.hidden, use_bias=False, dtype=self.dtype, name="o")
+        out = Dense(cfg.hidden, use_bias=False, dtype=self.dtype, name="o")
         return out(y.reshape(b, n, width))
 
 
-class GatedFeedForward(nn.Module):
+class GatedFeedForward(Module):
     """A gated feed-forward layer: wo(gelu_tanh(wi_0 x) * wi_1 x), wo in float32."""
 
     config: T5Config
@@ -115,7 +117,7 @@ class GatedFeedForward(nn.Module):
     @nn.compact
     def __call__(self, x):
         def dense(width, name, dtype=self.dtype):
-            return nn.Dense(width, use_bias=False, dtype=dtype, name=name)
+            return Dense(width, use_bias=False, dtype=dtype, name=name)
 
         gate = jax.nn.gelu(dense(self.config.mlp, "wi_0")(x), approximate=True)
         value = dense(self.config.mlp, "wi_1")(x)
@@ -123,7 +125,7 @@ class GatedFeedForward(nn.Module):
         return dense(self.config.hidden, "wo", jnp.float32)(product)
 
 
-class Block(nn.Module):
+class Block(Module):
     """Attention and feed-forward, each pre-normed and residual."""
 
     config: T5Config
@@ -139,7 +141,7 @@ class Block(nn.Module):
         return x + GatedFeedForward(self.config, self.dtype, name="feed_forward")(y)
 
 
-class T5Encoder(nn.Module):
+class T5Encoder(Module):
     """T5's encoder: ids and mask `[b n]` (or None) to states `[b n d]` in `dtype`."""
 
     config: T5Config

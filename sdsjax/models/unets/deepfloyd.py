@@ -27,6 +27,7 @@ from sdsjax.models.layers import (
     timestep_embedding,
     upsample_nearest,
 )
+from sdsjax.models.parameters import Dense, Module
 
 ACTIVATIONS = {"silu": nn.silu, "swish": nn.silu, "gelu": gelu_exact}
 ATTENTION_EPSILON = 1e-5
@@ -71,7 +72,7 @@ def average_pool(x):
 RESIZE = {None: lambda x: x, "down": average_pool, "up": upsample_nearest}
 
 
-class ShiftedResnet(nn.Module):
+class ShiftedResnet(Module):
     """A residual block that the time scales and shifts, and that may resize.
 
     norm, act, resize, conv, norm * (1 + scale) + shift, act, conv, + shortcut, with
@@ -90,7 +91,7 @@ class ShiftedResnet(nn.Module):
         norm = partial(GroupNorm, cfg.groups, cfg.epsilon, self.dtype)
         h = RESIZE[self.resize](act(norm(name="norm1")(x)))
         h = conv(self.channels, 3, self.dtype, "conv1")(h)
-        dense = nn.Dense(2 * self.channels, dtype=self.dtype, name="time_emb_proj")
+        dense = Dense(2 * self.channels, dtype=self.dtype, name="time_emb_proj")
         scale, shift = jnp.split(dense(act(time))[:, None, None, :], 2, axis=-1)
         h = act(norm(name="norm2")(h) * (1 + scale) + shift)
         h = conv(self.channels, 3, self.dtype, "conv2", zero=True)(h)
@@ -100,7 +101,7 @@ class ShiftedResnet(nn.Module):
         return x + h
 
 
-class TextImageAttention(nn.Module):
+class TextImageAttention(Module):
     """Pixels `[b h w c]` attend to the text `[b n d]` and to each other, residual.
 
     Keys and values are those of the text followed by those of the pixels.
@@ -118,7 +119,7 @@ class TextImageAttention(nn.Module):
             return GroupNorm(groups, ATTENTION_EPSILON, self.dtype, name=name)
 
         def project(name, tokens):
-            y = nn.Dense(c, dtype=self.dtype, name=name)(tokens)
+            y = Dense(c, dtype=self.dtype, name=name)(tokens)
             return y.reshape(b, tokens.shape[1], *split)
 
         words = norm(TEXT_GROUPS, "norm_cross")(text)
@@ -126,13 +127,13 @@ class TextImageAttention(nn.Module):
         k = [project("add_k_proj", words), project("to_k", pixels)]
         v = [project("add_v_proj", words), project("to_v", pixels)]
         q, k, v = project("to_q", pixels), jnp.concatenate(k, 1), jnp.concatenate(v, 1)
-        y = nn.Dense(c, dtype=self.dtype, name="to_out_0")(
+        y = Dense(c, dtype=self.dtype, name="to_out_0")(
             attention(q, k, v).reshape(b, h * w, c)
         )
         return x + y.reshape(b, h, w, c)
 
 
-class AttentionPooling(nn.Module):
+class AttentionPooling(Module):
     """Pools tokens `[b n c]` to `[b c]` by attention.
 
     The mean token, moved by a learnt offset, attends to itself and to all tokens.
@@ -150,7 +151,7 @@ class AttentionPooling(nn.Module):
         tokens = jnp.concatenate([query, x], axis=1)
 
         def project(name, tokens):
-            y = nn.Dense(c, dtype=self.dtype, name=name)(tokens)
+            y = Dense(c, dtype=self.dtype, name=name)(tokens)
             return y.reshape(b, tokens.shape[1], self.heads, c // self.heads)
 
         q, k, v = (
@@ -161,7 +162,7 @@ class AttentionPooling(nn.Module):
         return attention(q, k, v).reshape(b, c)
 
 
-class TextTimeEmbedding(nn.Module):
+class TextTimeEmbedding(Module):
     """Embeds T5's states `[b n d]` as `[b time_width]`, to be added to the time."""
 
     config: IFUNetConfig
@@ -172,11 +173,11 @@ class TextTimeEmbedding(nn.Module):
         cfg = self.config
         x = LayerNorm(1e-5, self.dtype, name="norm1")(text)
         x = AttentionPooling(cfg.pool_heads, self.dtype, name="pool")(x)
-        x = nn.Dense(cfg.time_width, dtype=self.dtype, name="proj")(x)
+        x = Dense(cfg.time_width, dtype=self.dtype, name="proj")(x)
         return LayerNorm(1e-5, self.dtype, name="norm2")(x)
 
 
-class TimeEmbedding(nn.Module):
+class TimeEmbedding(Module):
     """Two linear layers, with an activation between, on the sinusoidal embedding."""
 
     config: IFUNetConfig
@@ -184,12 +185,12 @@ class TimeEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        dense = partial(nn.Dense, self.config.time_width, dtype=self.dtype)
+        dense = partial(Dense, self.config.time_width, dtype=self.dtype)
         x = ACTIVATIONS[self.config.activation](dense(name="linear_1")(x))
         return dense(name="linear_2")(x)
 
 
-class Stage(nn.Module):
+class Stage(Module):
     """The residual blocks of one level, with attention after each if `attend`.
 
     `skips` (up path) are joined one per block; `resize` adds a resizing block. The
@@ -221,7 +222,7 @@ class Stage(nn.Module):
         return outputs
 
 
-class MidStage(nn.Module):
+class MidStage(Module):
     """Residual block, attention, residual block at the coarsest level."""
 
     config: IFUNetConfig
@@ -236,7 +237,7 @@ class MidStage(nn.Module):
         return resnet(name="resnets_1")(x, time)
 
 
-class IFUNet(nn.Module):
+class IFUNet(Module):
     """DeepFloyd IF's UNet: (z_t `[b h w c]`, t `[b]`, text `[b n d]`) to predictions.
 
     They are `[b h w out_channels]`. h and w are multiples of 2^(levels - 1), else
@@ -258,7 +259,7 @@ class IFUNet(nn.Module):
         time = timestep_embedding(timesteps, cfg.channels[0]).astype(self.dtype)
         time = TimeEmbedding(cfg, self.dtype, name="time_embedding")(time)
         time = time + TextTimeEmbedding(cfg, self.dtype, name="add_embedding")(text)
-        text = nn.Dense(cfg.context, dtype=self.dtype, name="encoder_hid_proj")(text)
+        text = Dense(cfg.context, dtype=self.dtype, name="encoder_hid_proj")(text)
 
         x = conv(cfg.channels[0], 3, self.dtype, "conv_in")(sample.astype(self.dtype))
         skips = [x]

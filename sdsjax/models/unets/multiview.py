@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 
 from sdsjax.models.layers import GroupNorm, conv, upsample_nearest
+from sdsjax.models.parameters import Dense, Module
 from sdsjax.models.unets.stable_diffusion import (
     TimeEmbedding,
     UNet2DCondition,
@@ -83,7 +84,7 @@ def direction_harmonics(direction, octaves: int):
     return jnp.concatenate([direction, jnp.sin(phase), jnp.cos(phase)], axis=-1)
 
 
-class JointCode(nn.Module):
+class JointCode(Module):
     """A code of camera `[m 16]`, text `[m n d]` and rays `[m h w 6]` together.
 
     It gives (embedding `[m width]`, tokens `[m k d]`, code `[m code_width]`).
@@ -110,21 +111,19 @@ class JointCode(nn.Module):
             moments = jnp.mean(jnp.sum(rays[..., 3:] ** 2, -1), (1, 2))
             told.append(5.0 * (jnp.sqrt(moments) - 0.9)[:, None].astype(self.dtype))
         x = jnp.concatenate(told, axis=-1)
-        x = nn.silu(nn.Dense(cfg.code_width, dtype=self.dtype, name="linear_1")(x))
-        x = nn.silu(nn.Dense(cfg.code_width, dtype=self.dtype, name="linear_2")(x))
-        embedding = nn.Dense(
+        x = nn.silu(Dense(cfg.code_width, dtype=self.dtype, name="linear_1")(x))
+        x = nn.silu(Dense(cfg.code_width, dtype=self.dtype, name="linear_2")(x))
+        embedding = Dense(
             cfg.unet.time_width,
             dtype=self.dtype,
             kernel_init=nn.initializers.zeros,
             name="to_time",
         )(x)
-        tokens = nn.Dense(
-            cfg.code_tokens * context, dtype=self.dtype, name="to_tokens"
-        )(x)
+        tokens = Dense(cfg.code_tokens * context, dtype=self.dtype, name="to_tokens")(x)
         return embedding, tokens.reshape(-1, cfg.code_tokens, context), x
 
 
-class CodeMap(nn.Module):
+class CodeMap(Module):
     """A decoder of the joint code to a map beside z_t.
 
     code `[m code_width]` -> `[m h w map_channels]`, h = w = the sample size: residual
@@ -139,7 +138,7 @@ class CodeMap(nn.Module):
     def __call__(self, code):
         widths = self.config.code_map
         coarse = self.config.unet.sample_size >> (len(widths) - 1)
-        dense = partial(nn.Dense, dtype=self.dtype)
+        dense = partial(Dense, dtype=self.dtype)
 
         def modulated(x, name):
             gain = dense(2 * x.shape[-1], name=f"{name}_code")(code)[:, None, None]
@@ -159,7 +158,7 @@ class CodeMap(nn.Module):
         return conv(channels, 3, self.dtype, "out_conv")(modulated(x, "out"))
 
 
-class MultiViewUNet(nn.Module):
+class MultiViewUNet(Module):
     """A multi-view UNet: (z_t, t, text, camera, rays) to eps_hat.
 
     z_t `[b g h w c]`, t `[b]`, text `[b n d]`, camera `[b g 16]`. rays `[b g h w 6]`:

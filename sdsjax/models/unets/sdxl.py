@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from sdsjax.models.layers import timestep_embedding
+from sdsjax.models.parameters import Module
 from sdsjax.models.unets.stable_diffusion import (
     TimeEmbedding,
     UNet2DCondition,
@@ -55,7 +56,7 @@ def own_size(height: int, width: int) -> jax.Array:
     return jnp.asarray([height, width, 0, 0, height, width], jnp.float32)
 
 
-class SDXLUNet(nn.Module):
+class SDXLUNet(Module):
     """SDXL's UNet: (z_t, t `[b]`, a TextAndSize with leading b) to `[b h w c]`.
 
     class_embedding `[b time_width]`: added to the embedding of t (VSD's own camera; see

@@ -26,6 +26,7 @@ from sdsjax.models.layers import (
     rematerialised,
     timestep_embedding,
 )
+from sdsjax.models.parameters import Dense, Module
 
 
 class UNetConfig(NamedTuple):
@@ -60,7 +61,7 @@ class UNetConfig(NamedTuple):
         return self.depths[level] if self.depths else 1
 
 
-class TimeEmbedding(nn.Module):
+class TimeEmbedding(Module):
     """Two linear layers, with SiLU between, on the sinusoidal embedding.
 
     zero: whether the last one is 0 at first (for what is added to it).
@@ -73,12 +74,12 @@ class TimeEmbedding(nn.Module):
     @nn.compact
     def __call__(self, x):
         last = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
-        dense = partial(nn.Dense, self.width, dtype=self.dtype)
+        dense = partial(Dense, self.width, dtype=self.dtype)
         x = nn.silu(dense(name="linear_1")(x))
         return dense(kernel_init=last, name="linear_2")(x)
 
 
-class Stage(nn.Module):
+class Stage(Module):
     """The residual blocks of one level, with a transformer after each if `attend`.
 
     `skips` (up path) are joined one per block; the outputs of all blocks come back.
@@ -154,7 +155,7 @@ class UpStage(Stage):
         return x if self.last else self.upsamplers[0](x, size)
 
 
-class MidStage(nn.Module):
+class MidStage(Module):
     """Residual block, transformer, residual block at the coarsest level."""
 
     config: UNetConfig
@@ -180,7 +181,7 @@ class MidStage(nn.Module):
         return self.resnets[1](x, time)
 
 
-class UNet2DCondition(nn.Module):
+class UNet2DCondition(Module):
     """Stable Diffusion's UNet: (z_t, t `[b]`, text `[b n d]`) to `[b h w c]`.
 
     h and w may be any size: an odd level is doubled and cropped on the way up.

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from sdsjax.models.layers import GroupNorm
+from sdsjax.models.parameters import Module
 
 STANDARD_EPSILON, GROUP_EPSILON = 1e-8, 1e-5
 
@@ -48,7 +49,7 @@ def bottleneck(width: int) -> int:
     return inner if inner >= 0.9 * width / 4 else inner + 8
 
 
-class StandardConv(nn.Module):
+class StandardConv(Module):
     """A convolution whose kernels have mean 0 and variance 1 over their inputs."""
 
     channels: int
@@ -92,7 +93,7 @@ def pool_maximum(x):
     return x
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Module):
     """A residual block; `first`: of its stage, where the shortcut has a convolution."""
 
     channels: int
@@ -117,7 +118,7 @@ class Bottleneck(nn.Module):
         return nn.relu(x + y)
 
 
-class Bit(nn.Module):
+class Bit(Module):
     """The stem: x `[b h w 3]` to what each of its stages gives, finest first."""
 
     config: BitConfig

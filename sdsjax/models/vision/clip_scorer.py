@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from sdsjax.models.layers import LayerNorm
+from sdsjax.models.parameters import Conv, Dense, Module
 from sdsjax.models.text_encoders.clip import (
     CLIPTextConfig,
     CLIPTextEncoder,
@@ -64,7 +65,7 @@ class CLIPConfig(NamedTuple):
     end_id: int | None
 
 
-class CLIPVisionEncoder(nn.Module):
+class CLIPVisionEncoder(Module):
     """Prepared images `[b s s 3]` -> the class token's state `[b d]`."""
 
     config: CLIPVisionConfig
@@ -82,7 +83,7 @@ class CLIPVisionEncoder(nn.Module):
         token = self.param("class_embedding", normal, (cfg.hidden,))
         shape = (cfg.positions, cfg.hidden)
         places = self.param("position_embedding", normal, shape)
-        patches = nn.Conv(
+        patches = Conv(
             cfg.hidden, (size, size), (size, size), "VALID", use_bias=False,
             dtype=self.dtype, name="patch_embedding",
         )(x.astype(self.dtype))  # fmt: skip
@@ -97,7 +98,7 @@ class CLIPVisionEncoder(nn.Module):
         return LayerNorm(cfg.epsilon, self.dtype, name="post_layernorm")(x[:, 0])
 
 
-class CLIP(nn.Module):
+class CLIP(Module):
     """CLIP's two towers; called with (images, ids) they give cosines `[b n]`.
 
     `embed_images`: prepared images -> `[b p]`; `embed_texts`: ids -> `[n p]`; both
@@ -111,8 +112,8 @@ class CLIP(nn.Module):
         cfg = self.config
         self.vision = CLIPVisionEncoder(cfg.vision, self.dtype)
         self.text = CLIPTextEncoder(cfg.text, self.dtype)
-        self.visual_projection = nn.Dense(cfg.projection, False, self.dtype)
-        self.text_projection = nn.Dense(cfg.projection, False, self.dtype)
+        self.visual_projection = Dense(cfg.projection, False, self.dtype)
+        self.text_projection = Dense(cfg.projection, False, self.dtype)
         # what training multiplied cosines by; kept because every file holds it
         self.logit_scale = self.param("logit_scale", nn.initializers.ones, ())
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdsjax.models.layers import LayerNorm, attention, conv
+from sdsjax.models.parameters import Conv, Dense, Module
 from sdsjax.models.text_encoders.clip import ACTIVATIONS
 from sdsjax.models.vision.bit import Bit, BitConfig
 
@@ -98,7 +99,7 @@ def _bilinear(x, height, width):
     return jax.image.resize(x, shape, "bilinear", antialias=False)
 
 
-class VisionAttention(nn.Module):
+class VisionAttention(Module):
     """Multi-head self-attention of `[b n c]`."""
 
     heads: int
@@ -110,14 +111,14 @@ class VisionAttention(nn.Module):
         b, n, c = x.shape
 
         def project(name):
-            y = nn.Dense(c, self.bias, dtype=self.dtype, name=name)(x)
+            y = Dense(c, self.bias, dtype=self.dtype, name=name)(x)
             return y.reshape(b, n, self.heads, c // self.heads)
 
         y = attention(*(project(name) for name in ("query", "key", "value")))
-        return nn.Dense(c, dtype=self.dtype, name="output")(y.reshape(b, n, c))
+        return Dense(c, dtype=self.dtype, name="output")(y.reshape(b, n, c))
 
 
-class VisionLayer(nn.Module):
+class VisionLayer(Module):
     """Attention and MLP, each pre-normed and residual."""
 
     config: DPTConfig
@@ -131,12 +132,12 @@ class VisionLayer(nn.Module):
             y
         )
         y = LayerNorm(cfg.epsilon, self.dtype, name="layernorm_after")(x)
-        y = nn.Dense(cfg.mlp, dtype=self.dtype, name="intermediate")(y)
+        y = Dense(cfg.mlp, dtype=self.dtype, name="intermediate")(y)
         y = ACTIVATIONS[cfg.activation](y)
-        return x + nn.Dense(cfg.hidden, dtype=self.dtype, name="output")(y)
+        return x + Dense(cfg.hidden, dtype=self.dtype, name="output")(y)
 
 
-class Backbone(nn.Module):
+class Backbone(Module):
     """The vision transformer: x `[b h w 3]` to the tokens after each of `config.taps`.
 
     The tokens are `[b 1+n c]`. A hybrid's stem gives maps `[b h w c]` in place of the
@@ -175,7 +176,7 @@ class Backbone(nn.Module):
         return taken
 
 
-class Spread(nn.Module):
+class Spread(Module):
     """Transposed convolution whose kernel is its stride: each pixel a k x k square."""
 
     channels: int
@@ -194,7 +195,7 @@ class Spread(nn.Module):
         return y.reshape(b, k * h, k * w, self.channels)
 
 
-class Reassemble(nn.Module):
+class Reassemble(Module):
     """Tokens `[b 1+n c]` of one tap -> `[b f*rows f*columns fusion]`.
 
     A stem's maps have their place and size already.
@@ -208,7 +209,7 @@ class Reassemble(nn.Module):
     def __call__(self, tokens, rows, columns):
         if self.config.stem is None or self.tap >= STAGES:
             tokens = self._placed(tokens, rows, columns)
-        return nn.Conv(
+        return Conv(
             self.config.fusion,
             (3, 3),
             padding=1,
@@ -221,7 +222,7 @@ class Reassemble(nn.Module):
         cfg, factor = self.config, self.config.factors[self.tap]
         x, readout = tokens[:, 1:], tokens[:, :1]
         x = jnp.concatenate([x, jnp.broadcast_to(readout, x.shape)], axis=-1)
-        x = nn.Dense(cfg.hidden, dtype=self.dtype, name="readout")(x)
+        x = Dense(cfg.hidden, dtype=self.dtype, name="readout")(x)
         x = ACTIVATIONS[cfg.activation](x)
         x = x.reshape(x.shape[0], rows, columns, cfg.hidden)
         width = cfg.necks[self.tap]
@@ -233,7 +234,7 @@ class Reassemble(nn.Module):
         return x
 
 
-class Residual(nn.Module):
+class Residual(Module):
     """A residual block: x + conv(relu(conv(relu(x))))."""
 
     dtype: jnp.dtype = jnp.float32
@@ -245,7 +246,7 @@ class Residual(nn.Module):
         return x + conv(c, 3, self.dtype, "convolution2")(nn.relu(y))
 
 
-class Fusion(nn.Module):
+class Fusion(Module):
     """What comes from below, plus a finer map, doubled."""
 
     dtype: jnp.dtype = jnp.float32
@@ -263,7 +264,7 @@ class Fusion(nn.Module):
         return conv(c, 1, self.dtype, "projection")(x)
 
 
-class DPT(nn.Module):
+class DPT(Module):
     """The whole network: x `[b h w 3]` in [-1, 1] to disparity or normals, float32.
 
     disparity `[b h w]`, normals `[b h w 3]`.

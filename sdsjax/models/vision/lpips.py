@@ -20,6 +20,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sdsjax.models.parameters import Conv, Module
+
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 SMALLEST = 64  # px a side: what the heads were calibrated on, the least that is taken
@@ -70,7 +72,7 @@ NETWORKS = {
 }
 
 
-class LPIPS(nn.Module):
+class LPIPS(Module):
     """The distance of pictures a, b `[b h w 3]` in [0, 1], as `[b]` float32.
 
     network: a name of NETWORKS. Parameters: features_N (kernel, bias) and head_L `[c]`.
@@ -100,8 +102,8 @@ class LPIPS(nn.Module):
             total = total + jnp.sum(squares * head, axis=-1)
         return total
 
-    def _convolution(self, one: Convolution) -> nn.Conv:
-        return nn.Conv(
+    def _convolution(self, one: Convolution) -> Conv:
+        return Conv(
             one.features,
             (one.kernel, one.kernel),
             (one.stride, one.stride),

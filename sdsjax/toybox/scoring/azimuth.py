@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdsjax.models.parameters import Dense, Module
 from sdsjax.toybox.scoring.judge import (
     directed,
     load_network,
@@ -32,12 +33,12 @@ WIDTHS = (16, 32, 56, 72)
 OVERHEAD = 50.0  # degrees of elevation from which sides are hard to tell
 
 
-class AzimuthNet(nn.Module):
+class AzimuthNet(Module):
     """The judge's trunk, smaller, with one head."""
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(2, name="direction")(picture_features(x, WIDTHS, 48, 128))
+        return Dense(2, name="direction")(picture_features(x, WIDTHS, 48, 128))
 
 
 def azimuth_error(direction, azimuth):

@@ -21,6 +21,7 @@ import optax
 from safetensors.numpy import save_file
 
 from sdsjax.files.atomic import write_text
+from sdsjax.models.parameters import Conv, Dense, Module, parameter_shapes
 from sdsjax.toybox.training import pool as pools
 from sdsjax.toybox.training.fit import Recipe, fit, flat, read_arrays
 from sdsjax.toybox.world.captions import caption
@@ -58,26 +59,26 @@ def picture_features(x, widths: tuple[int, ...], place: int, hidden: int):
     """
     for i, width in enumerate(widths):
         size = (5, 5) if i == 0 else (3, 3)
-        x = nn.Conv(width, size, (2, 2), name=f"down_{i}")(x)
+        x = Conv(width, size, (2, 2), name=f"down_{i}")(x)
         x = nn.silu(nn.GroupNorm(8, name=f"norm_{i}")(x))
         if i:
-            y = nn.Conv(width, (3, 3), name=f"conv_{i}")(x)
+            y = Conv(width, (3, 3), name=f"conv_{i}")(x)
             x = x + nn.silu(nn.GroupNorm(8, name=f"inner_{i}")(y))
     grid = x.reshape(x.shape[0], -1)
     pooled = jnp.concatenate([x.mean((1, 2)), x.max((1, 2))], axis=-1)
     # where things are decides left from right; what they are survives pooling
-    features = [pooled, nn.silu(nn.Dense(place, name="place")(grid))]
-    return nn.silu(nn.Dense(hidden, name="hidden")(jnp.concatenate(features, axis=-1)))
+    features = [pooled, nn.silu(Dense(place, name="place")(grid))]
+    return nn.silu(Dense(hidden, name="hidden")(jnp.concatenate(features, axis=-1)))
 
 
-class Judge(nn.Module):
+class Judge(Module):
     """A head a question on the same features of the picture."""
 
     @nn.compact
     def __call__(self, x) -> Labels:
         hidden = picture_features(x, WIDTHS, 64, 192)
         return Labels(
-            *(nn.Dense(n, name=f)(hidden) for f, n in zip(Labels._fields, SIZES))
+            *(Dense(n, name=f)(hidden) for f, n in zip(Labels._fields, SIZES))
         )
 
 
@@ -156,15 +157,15 @@ def load_network(module: nn.Module, folder: Path):
 
     Raises ValueError if the file is missing, damaged or does not fit the network.
     """
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    shapes = parameter_shapes(module, jnp.zeros((1, 64, 64, 3)))
     found = read_arrays(folder / "model.safetensors")
-    wanted = flat(shapes["params"])
+    wanted = flat(shapes)
     if {k: v.shape for k, v in found.items()} != {
         k: v.shape for k, v in wanted.items()
     }:
         raise ValueError(f"{folder}: the weights do not fit {type(module).__name__}")
     leaves = [jnp.asarray(found[name], jnp.float32) for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(shapes["params"]), leaves)
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def save_judge(params, folder: Path = FOLDER, card: dict | None = None) -> None:

@@ -1,0 +1,88 @@
+"""Parameters are checked by their shape alone, and known before there are any."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import errors
+from flax import linen as nn
+
+from sdsjax.models import parameters
+from sdsjax.models.layers import SpatialTransformer
+from sdsjax.models.text_encoders.clip import CLIPTextConfig, CLIPTextEncoder
+
+
+def layers(kinds):
+    """A network of a convolution and a dense layer, of flax's classes or of ours."""
+
+    class Network(kinds.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = kinds.Conv(3, (2, 2), name="conv")(x)
+            scale = self.param("scale", nn.initializers.ones, (3,), jnp.bfloat16)
+            made = self.param("made", lambda key: jax.random.normal(key, (3,)))
+            return kinds.Dense(5, name="dense")(x * scale + made)
+
+    return Network()
+
+
+X = jax.random.normal(jax.random.key(1), (2, 4, 4, 2))
+
+
+def test_a_network_is_what_it_is_of_flax_s_own_classes():
+    ours, flax_s = layers(parameters), layers(nn)
+    drawn, wanted = (n.init(jax.random.key(0), X) for n in (ours, flax_s))
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), drawn, wanted))
+    assert (ours.apply(drawn, X) == flax_s.apply(wanted, X)).all()
+
+
+@pytest.mark.parametrize("name", ["conv", "dense", "scale", "made"])
+def test_an_array_of_another_shape_is_refused(name):
+    network = layers(parameters)
+    params = network.init(jax.random.key(0), X)["params"]
+    # all would be broadcast in silence, but for the kernels
+    wrong = jax.tree.map(lambda a: a[..., :1], params[name])
+    with pytest.raises(errors.ScopeParamShapeError, match="shape"):
+        network.apply({"params": {**params, name: wrong}}, X)
+    del params[name]
+    with pytest.raises(
+        (errors.ScopeParamNotFoundError, errors.ScopeCollectionNotFound)
+    ):
+        network.apply({"params": params}, X)
+
+
+@pytest.mark.parametrize(("kinds", "times"), [(parameters, 0), (nn, 1)])
+def test_no_initialiser_is_traced_where_the_array_is_there(kinds, times):
+    asked = []
+
+    def draw(key, shape, dtype):
+        asked.append(shape)
+        return nn.initializers.lecun_normal()(key, shape, dtype)
+
+    layer = kinds.Dense(3, use_bias=False, kernel_init=draw)
+    params = layer.init(jax.random.key(0), X)
+    asked.clear()
+    jax.eval_shape(layer.apply, params, X)
+    assert len(asked) == times
+
+
+NETWORKS = {
+    "every kind of parameter": (layers(parameters), (X,)),
+    "transformer": (
+        SpatialTransformer(2, 2, linear=False, depth=2, remat="blocks"),
+        (jnp.ones((1, 2, 2, 4)), jnp.ones((1, 3, 6))),
+    ),
+    "text encoder": (
+        CLIPTextEncoder(CLIPTextConfig(9, 4, 8, 1, 2, 3, "gelu", 1e-5)),
+        (jnp.zeros((1, 2), jnp.int32),),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_shapes_are_those_of_init(name):
+    network, inputs = NETWORKS[name]
+    wanted = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
+    assert parameters.parameter_shapes(network, *inputs) == wanted
+    # and a network is drawn as before afterwards
+    kernel = jax.tree.leaves(network.init(jax.random.key(0), *inputs))
+    assert any(jnp.abs(leaf).max() > 0 for leaf in kernel)
