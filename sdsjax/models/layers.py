@@ -76,6 +76,7 @@ def _weigh_by_chunks(q, k, v, size: int):
     return jax.lax.map(head, tuple(flat)).reshape(q.shape)
 
 
+@partial(jax.jit, inline=True)
 def _weigh(q, k, v, mask=None):
     """softmax(q k^T) v of `[... n d]`, float32; the weights are normalised after the
     product with v, on the smaller array."""
@@ -129,21 +130,29 @@ class GroupNorm(Module):
         c = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (c,)).astype(jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (c,)).astype(jnp.float32)
-        space = tuple(range(1, x.ndim - 1))
+        return _group_norm(x, scale, bias, self.groups, self.epsilon, self.dtype)
 
-        def pool(m):  # [b c] means over space -> [b c] means over space and group
-            m = m.reshape(m.shape[0], self.groups, c // self.groups)
-            return jnp.broadcast_to(m.mean(-1, keepdims=True), m.shape).reshape(-1, c)
 
-        def spread(m):
-            return m.reshape(m.shape[0], *(1 for _ in space), c)
+# Written into the program as if it were not jitted, but traced once for equal shapes: a
+# network calls it a hundred times. So are LayerNorm's arithmetic and attention's below.
+@partial(jax.jit, static_argnums=(3, 4, 5), inline=True)
+def _group_norm(x, scale, bias, groups: int, epsilon: float, dtype):
+    """(x - mean) / sqrt(variance + epsilon) scale + bias over `[b ... c]`, by group."""
+    c, space = x.shape[-1], tuple(range(1, x.ndim - 1))
 
-        wide = x.astype(jnp.float32)
-        mean = pool(wide.mean(space))
-        # two passes: E[x^2] - E[x]^2 loses float32's digits where |mean| >> std
-        variance = pool(jnp.square(wide - spread(mean)).mean(space))
-        gain = scale * jax.lax.rsqrt(variance + self.epsilon)
-        return (wide * spread(gain) + spread(bias - mean * gain)).astype(self.dtype)
+    def pool(m):  # [b c] means over space -> [b c] means over space and group
+        m = m.reshape(m.shape[0], groups, c // groups)
+        return jnp.broadcast_to(m.mean(-1, keepdims=True), m.shape).reshape(-1, c)
+
+    def spread(m):
+        return m.reshape(m.shape[0], *(1 for _ in space), c)
+
+    wide = x.astype(jnp.float32)
+    mean = pool(wide.mean(space))
+    # two passes: E[x^2] - E[x]^2 loses float32's digits where |mean| >> std
+    variance = pool(jnp.square(wide - spread(mean)).mean(space))
+    gain = scale * jax.lax.rsqrt(variance + epsilon)
+    return (wide * spread(gain) + spread(bias - mean * gain)).astype(dtype)
 
 
 class LayerNorm(Module):
@@ -157,11 +166,16 @@ class LayerNorm(Module):
         c = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (c,)).astype(jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (c,)).astype(jnp.float32)
-        wide = x.astype(jnp.float32)
-        wide = wide - wide.mean(-1, keepdims=True)
-        variance = jnp.square(wide).mean(-1, keepdims=True)
-        y = wide * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
-        return y.astype(self.dtype)
+        return _layer_norm(x, scale, bias, self.epsilon, self.dtype)
+
+
+@partial(jax.jit, static_argnums=(3, 4), inline=True)
+def _layer_norm(x, scale, bias, epsilon: float, dtype):
+    """(x - mean) / sqrt(variance + epsilon) scale + bias, over the last axis."""
+    wide = x.astype(jnp.float32)
+    wide = wide - wide.mean(-1, keepdims=True)
+    variance = jnp.square(wide).mean(-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(variance + epsilon) * scale + bias).astype(dtype)
 
 
 def conv(features, size, dtype, name, *, stride=1, padding=None, zero=False):
