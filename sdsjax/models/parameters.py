@@ -43,15 +43,15 @@ class _ByShape:
 
 
 class Module(_ByShape, nn.Module):
-    """`flax.linen.Module` with the cheaper check."""
+    """Is the base of every network, `flax.linen.Module` with the cheaper check."""
 
 
 class Dense(_ByShape, nn.Dense):
-    """`flax.linen.Dense` with the cheaper check."""
+    """Applies a matrix and a bias, `flax.linen.Dense` with the cheaper check."""
 
 
 class Conv(_ByShape, nn.Conv):
-    """`flax.linen.Conv` with the cheaper check."""
+    """Convolves channels last, `flax.linen.Conv` with the cheaper check."""
 
 
 def parameter_shapes(module: nn.Module, *inputs):

@@ -1,5 +1,8 @@
 """Parameters are checked by their shape alone, and known before there are any."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -65,6 +68,15 @@ def test_no_initialiser_is_traced_where_the_array_is_there(kinds, times):
     assert len(asked) == times
 
 
+def test_every_network_is_built_of_them():
+    package = Path(parameters.__file__).parents[1]
+    slower = re.compile(r"\(nn\.Module\):|\bnn\.(Dense|Conv)\b")
+    found = {
+        path.name for path in package.rglob("*.py") if slower.search(path.read_text())
+    }
+    assert found == {"parameters.py"}
+
+
 NETWORKS = {
     "every kind of parameter": (layers(parameters), (X,)),
     "transformer": (
@@ -83,6 +95,9 @@ def test_shapes_are_those_of_init(name):
     network, inputs = NETWORKS[name]
     wanted = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
     assert parameters.parameter_shapes(network, *inputs) == wanted
-    # and a network is drawn as before afterwards
-    kernel = jax.tree.leaves(network.init(jax.random.key(0), *inputs))
-    assert any(jnp.abs(leaf).max() > 0 for leaf in kernel)
+
+
+def test_a_network_is_drawn_after_its_shapes_were_asked_for():
+    layer = parameters.Dense(2)
+    parameters.parameter_shapes(layer, X)
+    assert jnp.abs(layer.init(jax.random.key(0), X)["params"]["kernel"]).min() > 0
