@@ -133,8 +133,9 @@ class GroupNorm(Module):
         return _group_norm(x, scale, bias, self.groups, self.epsilon, self.dtype)
 
 
-# Written into the program as if it were not jitted, but traced once for equal shapes: a
-# network calls it a hundred times. So are LayerNorm's arithmetic and attention's below.
+# Written into the program as if it were not jitted (without `inline` a run's last bits
+# change), but traced once for equal shapes, of which a network has many. So are
+# LayerNorm's arithmetic below and attention's above.
 @partial(jax.jit, static_argnums=(3, 4, 5), inline=True)
 def _group_norm(x, scale, bias, groups: int, epsilon: float, dtype):
     """(x - mean) / sqrt(variance + epsilon) scale + bias over `[b ... c]`, by group."""

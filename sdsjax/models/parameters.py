@@ -1,9 +1,9 @@
 """Flax's modules with a cheaper check of parameters, and shapes without numbers.
 
 Whenever a network is traced, `flax.linen` traces the initialiser of each parameter too,
-only to compare its shape with that of the array at hand: half of what tracing a network
-costs. A layer says the shape when it asks, so the modules here compare that. The
-networks of this package are built of them alone.
+only to compare its shape with that of the array at hand: half of what tracing a small
+convolution cost. A layer says the shape when it asks, so the modules here compare that.
+Modules, matrices and convolutions of this package are these.
 """
 
 from collections.abc import Callable

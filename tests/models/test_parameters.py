@@ -68,7 +68,7 @@ def test_no_initialiser_is_traced_where_the_array_is_there(kinds, times):
     assert len(asked) == times
 
 
-def test_every_network_is_built_of_them():
+def test_modules_matrices_and_convolutions_are_these():
     package = Path(parameters.__file__).parents[1]
     slower = re.compile(r"\(nn\.Module\):|\bnn\.(Dense|Conv)\b")
     found = {
