@@ -5,6 +5,7 @@ it may only shrink: a file that has become good must leave it.
 """
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sdsjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 FUNCTION_LINES, FILE_LINES = 60, 400
 # Called by flax.linen, which says what it is for.
 FLAX_HOOKS = {"setup"}
@@ -111,3 +113,16 @@ def test_faults_are_seen(tmp_path):
     ]
     path.write_text('"""A file of too many lines."""\n' + "a = 1\n" * FILE_LINES)
     assert faults(path) == ["too long: the file"]
+
+
+def test_what_only_the_oracle_stage_reads_holds_oracles_alone():
+    """tests/conftest.py leaves files of that name unread elsewhere."""
+    files = {path.name: path.read_text(encoding="utf-8") for path in TESTS}
+    named = {name for name in files if name.startswith("test_oracle_")}
+    marked = {
+        name
+        for name, text in files.items()
+        if re.search(r"^pytestmark = pytest\.mark\.oracle$", text, re.MULTILINE)
+    }
+    assert named == marked
+    assert len(named) > 5

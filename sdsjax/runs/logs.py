@@ -16,11 +16,16 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import image, scalar
 
 from sdsjax.runs.disk_errors import in_words
+from sdsjax.runs.without import without
+
+# tensorboardX imports torch where there is one (Colab), for which nobody here asks and
+# which takes seconds.
+with without("torch"):
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import image, scalar
 
 PLAIN_SECONDS = 5.0
 FLUSH_SECONDS = 10.0

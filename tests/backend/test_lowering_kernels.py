@@ -55,7 +55,7 @@ def views_of(learnt, alive, poses, focal, principal, **settings):
 @pytest.mark.slow
 @PLATFORMS
 def test_the_rasteriser_and_its_gradient(target):
-    """Of plain XLA; the kernels of Warp are in render/splatting/test_warp.py."""
+    """Of plain XLA; the kernels of Warp are in render/splatting/test_oracle_warp.py."""
 
     def slopes(*arguments):
         return jax.value_and_grad(views_of)(*arguments)

@@ -1,6 +1,9 @@
 """What a run says on standard error: with a terminal, without, and among others."""
 
 import io
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +12,7 @@ from rich.console import Console
 
 from sdsjax.runs import logs
 from sdsjax.runs.logs import Log, QuietLog
+from sdsjax.runs.without import without
 
 
 @pytest.fixture
@@ -86,3 +90,31 @@ def test_a_board_that_cannot_be_written_is_a_warning_once(tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("this run goes on without TensorBoard")
     assert "Not a directory" in line
+
+
+def test_a_torch_that_is_there_is_not_imported(tmp_path):
+    """tensorboardX imports it, which takes seconds of every job."""
+    (tmp_path / "torch.py").write_text("there = 1\n")
+    lines = [
+        "import sys, sdsjax.runs.logs",
+        "assert 'tensorboardX' in sys.modules and 'torch' not in sys.modules",
+        "import torch",  # whoever asks for it later finds it
+        "assert torch.there",
+    ]
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path}
+    command = [sys.executable, "-c", "\n".join(lines)]
+    subprocess.run(command, env=environment, check=True)
+
+
+def test_a_library_is_away_only_for_so_long(monkeypatch):
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    with pytest.raises(KeyError), without("wave"):
+        with pytest.raises(ImportError):
+            import wave
+        raise KeyError
+    import wave
+
+    with without("wave"):  # imported already: nothing to save
+        assert sys.modules["wave"] is wave
+    assert sys.modules["wave"] is wave
