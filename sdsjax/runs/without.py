@@ -1,4 +1,4 @@
-"""Importing a library as if another, which it would import on the way, were not there."""
+"""Imports a library as if one that it imports on the way were not there."""
 
 from __future__ import annotations
 
