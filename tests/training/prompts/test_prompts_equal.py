@@ -113,7 +113,8 @@ def assert_equal_to_single_runs(
 
 @pytest.mark.slow
 def test_an_asset_among_others_is_the_asset_alone(tmp_path, states, capsys):
-    said = {**EXACT, "diagnostics__variance_every": 2}
+    phases = {"camera__first_steps": 1, "resolution": 12}
+    said = {**EXACT, **phases, "diagnostics__variance_every": 2}
     asked = requests("ssd:image", "toybox-sd", tmp_path / "many", **said)
     # two chunks, of which the second is padded
     assert_equal_to_single_runs(asked, states, tmp_path, asked[:2], assets_per_device=2)
@@ -126,13 +127,12 @@ def test_an_asset_among_others_is_the_asset_alone(tmp_path, states, capsys):
 
 
 # What a step may hold besides: groups of views, a second network, particles, density
-# control, penalties. variant, overrides
+# control, a grid of what is occupied, penalties. variant, overrides
 OTHERS = {
-    "groups of views": ("ssd:mv", {}),
-    "a field, two phases": ("ssd:nerf", {"camera__first_steps": 1}),
+    "a field": ("ssd:nerf", {}),
     "particles, and a network that learns": ("vsd", {"particles": 2}),
-    "density control, and a given picture": (
-        "ssd:toybox",
+    "groups of views, density control, and a given picture": (
+        "ssd:mv",
         {
             "representation__control": "3dgs",
             "representation__control_start": 1,
