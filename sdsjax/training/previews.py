@@ -100,49 +100,88 @@ def make_denoised_views(source: PriorSource, space: str) -> Callable:
     return jax.jit(xhats, compiler_options=light_compilation(0))
 
 
-def make_previews(
-    source: PriorSource, representation, orbit: OrbitRange, size: int, draw: Callable
-) -> Callable:
-    """Makes the function that draws a run's previews.
+class Previews:
+    """The previews of a run: calling it draws one, `compile` readies its programs.
 
     preview(params, rep_state, prior_params, key) -> (renders [v h w c], xhats
     [len(LEVELS) h w c] or None); rgb in [0, 1]. draw: of `make_draw`. xhats is None
     where the prior cannot decode to an image.
     """
-    bound = source.bind(source.params)
-    decodes, group = bound.decode is not None, bound.group
-    xhats = make_denoised_views(source, representation.space)
 
-    @jax.jit
-    def decoded(prior_params, z):
-        decode = bind(source, prior_params).decode
-        assert decode is not None
-        return 0.5 * (decode(z) + 1.0)
+    def __init__(
+        self,
+        source: PriorSource,
+        representation,
+        orbit: OrbitRange,
+        size: int,
+        draw: Callable,
+    ):
+        bound = source.bind(source.params)
+        self.decodes, self.group = bound.decode is not None, bound.group
+        self.latent = representation.space == "latent"
+        self.orbit, self.size, self.draw = orbit, size, draw
+        self.xhats = make_denoised_views(source, representation.space)
 
-    def draw_at(params, rep_state, azimuths):
-        cameras = fixed_views(orbit, size, azimuths)
-        each = [
+        @jax.jit
+        def decoded(prior_params, z):
+            decode = bind(source, prior_params).decode
+            assert decode is not None
+            return 0.5 * (decode(z) + 1.0)
+
+        self.decoded = decoded
+
+    def _cameras(self, azimuths: Sequence[float]) -> list[Camera]:
+        cameras = fixed_views(self.orbit, self.size, azimuths)
+        return [
             jax.tree.map(operator.itemgetter(view), cameras)
             for view in range(len(azimuths))
         ]
-        return [draw(params, rep_state, camera) for camera in each], each
 
-    def preview(params, rep_state, prior_params, key):
-        drawn, each = draw_at(params, rep_state, AZIMUTHS)
+    def _together(self) -> list[Camera]:
+        # what the prior sees at once: the front, or a group with it
+        azimuths = [360.0 * view / self.group for view in range(self.group)]
+        return self._cameras(azimuths if self.group > 1 else AZIMUTHS[:1])
+
+    def _stacked(self, views):
+        # [(rendering, camera)] as xhats takes them
+        if self.group == 1:
+            return views[0]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *views)
+
+    def __call__(self, params, rep_state, prior_params, key):
+        """Draws a preview; see the class."""
+        cameras = self._cameras(AZIMUTHS)
+        drawn = [self.draw(params, rep_state, camera) for camera in cameras]
         pictures = [rendering.rgb for rendering in drawn]
-        if not decodes:
+        if not self.decodes:
             return np.stack(pictures), None
-        seen = drawn[0], each[0]
-        if group > 1:
-            steps = [360.0 * view / group for view in range(group)]
-            views = zip(*draw_at(params, rep_state, steps))
-            seen = jax.tree.map(lambda *leaves: jnp.stack(leaves), *views)
-        denoised_views = xhats(prior_params, *seen, key)
-        if representation.space == "latent":
-            pictures = [decoded(prior_params, z) for z in pictures]
-        return np.stack(pictures), denoised_views if denoised_views.ndim == 4 else None
+        views = [(self.draw(params, rep_state, at), at) for at in self._together()]
+        found = self.xhats(prior_params, *self._stacked(views), key)
+        if self.latent:
+            pictures = [self.decoded(prior_params, z) for z in pictures]
+        return np.stack(pictures), found if found.ndim == 4 else None
 
-    return preview
+    def compile(self, params, rep_state, prior_params, key) -> None:
+        """Compiles what takes longest before a preview can be drawn, and runs nothing.
+
+        Takes what `ahead.shapes_of` makes of the arguments of a preview.
+        """
+        cameras = self._together()
+        self.draw.lower(params, rep_state, cameras[0]).compile()
+        if not self.decodes:
+            return
+        drawn = jax.eval_shape(self.draw, params, rep_state, cameras[0])
+        rendering, camera = jax.eval_shape(
+            self._stacked, [(drawn, camera) for camera in cameras]
+        )
+        # bound to a device where what is drawn is
+        given = jax.tree.leaves((params, rep_state))
+        where = next((leaf.sharding for leaf in given if leaf.sharding), None)
+        rendering = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            rendering,
+        )
+        self.xhats.lower(prior_params, rendering, camera, key).compile()
 
 
 def picture(renders: np.ndarray, xhats: np.ndarray | None) -> np.ndarray:

@@ -15,7 +15,7 @@ from sdsjax.distributed.sharding import replicated
 from sdsjax.runs.compile_cache import light_compilation
 from sdsjax.training.build import Phase, RunComponents
 from sdsjax.training.gradient_variance import make_step_variance
-from sdsjax.training.previews import make_draw, make_previews
+from sdsjax.training.previews import Previews, make_draw
 from sdsjax.training.train_step import INIT, init_state, make_train_step
 
 
@@ -63,7 +63,7 @@ class Programs:
         self.config, self.components = config, components
         self.start, _ = first_state(components, config)
         self.draw = make_draw(components.representation)
-        self.preview = make_previews(
+        self.preview = Previews(
             components.source,
             components.representation,
             components.orbit,

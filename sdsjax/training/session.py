@@ -12,6 +12,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,7 @@ from sdsjax.runs.exit_status import ExitStatus
 from sdsjax.runs.logs import Log
 from sdsjax.runs.provenance import PROGRAM, commands
 from sdsjax.runs.run_directory import FollowedDirectory, RunDirectory, in_short
+from sdsjax.training.ahead import Ahead, exports_ahead, shapes_of, worth_it
 from sdsjax.training.build import Phase, RunComponents
 from sdsjax.training.ceilings.known import ceiling_of_run
 from sdsjax.training.config import to_json
@@ -142,6 +144,7 @@ class Session:
         self.began = time.perf_counter() - earlier
         self.unchecked: list[tuple[int, jax.Array]] = []
         self.draw, self.preview = programs.draw, programs.preview
+        self.ahead = Ahead()
 
     def mesh_of(self, phase: Phase):
         """Returns the devices that a phase runs on, None for one."""
@@ -177,8 +180,18 @@ class Session:
         return self.programs.train_step(phase, mesh=phase.mesh)
 
     def advance(self, train_step) -> dict:
-        """Takes one step."""
-        return take_step(self, train_step)
+        """Takes one step; after the first, has compiled what is called later."""
+        metrics = take_step(self, train_step)
+        if worth_it(self.config.steps - self.step, self.mesh):
+            self.ahead.begin(self._later())
+        return metrics
+
+    def _later(self) -> list[Callable]:
+        # of shapes, as the steps that are taken meanwhile replace the state
+        shapes = shapes_of((*self.particle(0), self.prior_params, self.key))
+        preview = partial(self.preview.compile, *shapes)
+        exports = exports_ahead(self.draw, *shapes[:2], self.config)
+        return [*([preview] if self.config.preview_every else []), *exports]
 
     def report_step(self) -> Request | None:
         """Tells the listener that a step was taken; returns what it asks for."""
@@ -251,6 +264,7 @@ class Session:
         """Draws a preview: a file, a picture in TensorBoard, and an event."""
         if not hosts.is_first():
             return
+        self.ahead.wait()
         key = jax.random.fold_in(self.key, PREVIEW)
         params, rep_state = self.particle(0)
         prior_params = hosts.local(self.prior_params, self.mesh)
@@ -319,6 +333,7 @@ class Session:
 
         Raises ExportError where something could not be written.
         """
+        self.ahead.stop()
         usable = status == "finished"
         others = range(1, self.config.particles) if usable else ()
         return exports.export_all(

@@ -15,7 +15,7 @@ from sdsjax.exports import video
 from sdsjax.priors import gaussian_mixture
 from sdsjax.representations.gaussians import gaussians
 from sdsjax.toybox.scoring import score as scoring
-from sdsjax.training.previews import fixed_views, make_draw, make_previews
+from sdsjax.training.previews import Previews, fixed_views, make_draw
 from sdsjax.types import PriorSource
 
 SIZE = 16
@@ -33,7 +33,7 @@ def test_one_program_draws_previews_scores_turntables_and_another_asset():
             schedule, jnp.ones(1), means, jnp.ones(1), (True,)
         ),
     )
-    preview = make_previews(source, representation, OrbitRange(), SIZE, draw)
+    preview = Previews(source, representation, OrbitRange(), SIZE, draw)
     first = representation.init(jax.random.key(0))
     other = representation.init(jax.random.key(1))
     renders, _ = preview(*first, colours, jax.random.key(2))

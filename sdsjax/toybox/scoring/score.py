@@ -311,6 +311,16 @@ def compare(views: Views, truth: Views, fronts: Views, spec: SceneSpec, size) ->
     }
 
 
+def ready(caption: str, *, size: int = SIZE) -> None:
+    """Renders a caption's true pictures, which are kept, and compiles the scores.
+
+    Raises captions.CaptionError for a prompt outside the toybox.
+    """
+    spec, _ = parse_caption(caption)
+    truth, fronts = _heldout_truth(spec, size)
+    compare(truth, truth, fronts, spec, size)
+
+
 def score(
     render: Callable[[Camera], Rendering], caption: str, *, size: int = SIZE
 ) -> dict:
