@@ -15,7 +15,8 @@ VARIANCES = {"cond": 0.3, "uncond": 0.8, "negative": 0.5}
 
 def level(t: int) -> tuple[float, float]:
     """(alpha_t, sigma_t) as numbers."""
-    return float(SCHEDULE.alphas[t]), float(SCHEDULE.sigmas[t])
+    alpha, sigma = (float(np.asarray(of)[t]) for of in SCHEDULE)
+    return alpha, sigma
 
 
 def gaussian_noise(z_t, alpha, sigma, mean, variance):
