@@ -1,5 +1,7 @@
 """Inputs that each kind of denoiser can be called on, for its parameters' shapes."""
 
+from typing import Any
+
 import numpy as np
 
 from sdsjax.models.mmdit import MMDiTConfig, Text
@@ -41,5 +43,6 @@ def _plain_inputs(config):
     return sample, np.zeros((1,), np.int32), _zeros((1, 2, width))
 
 
-def _zeros(shape):
+def _zeros(shape: tuple[int, ...]) -> Any:
+    # of numpy, where networks say jax.Array
     return np.zeros(shape, np.float32)
