@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from sdsjax.training.config import ConfigError
@@ -96,11 +97,22 @@ def _numbers(value: Any) -> tuple:
     )
 
 
+@cache
+def _ranges() -> list[tuple[Callable, float, float]]:
+    # (whether a key is meant, lowest, highest), in RANGES' order
+    def meant(pattern: str) -> Callable:
+        if "*" not in pattern:
+            return pattern.__eq__
+        return re.compile(re.escape(pattern).replace(r"\*", r"[\w.]+")).fullmatch
+
+    return [(meant(pattern), *ends) for pattern, ends in RANGES.items()]
+
+
 def check_ranges(flat: Mapping[str, Any]) -> None:
     """Every number within RANGES; raises ConfigError naming key, value and range."""
     for key, value in flat.items():
-        for pattern, (low, high) in RANGES.items():
-            if not re.fullmatch(re.escape(pattern).replace(r"\*", r"[\w.]+"), key):
+        for meant, low, high in _ranges():
+            if not meant(key):
                 continue
             if any(not low <= v <= high for v in _numbers(value)):
                 limits = f"in {low}..{high}" if high < ANY else f"at least {low}"

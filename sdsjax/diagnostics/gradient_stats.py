@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sdsjax.diagnostics.moments import Draw, Groups, observe
 from sdsjax.math import safe_divide, tree_inner
@@ -31,9 +32,11 @@ class Measured(NamedTuple):
 
     def interval(self, level: float = 0.95) -> tuple[Array, Array]:
         """Returns the ends (low, high) of the confidence interval, outside jit."""
-        from scipy.stats import t
+        # the quantile alone: scipy.stats takes half a second more to import
+        from scipy.special import stdtrit
 
-        reach = t.ppf(0.5 + 0.5 * level, self.dof) * self.error
+        dof = np.asarray(self.dof, np.float64)
+        reach = stdtrit(dof, 0.5 + 0.5 * level) * self.error
         return self.value - reach, self.value + reach
 
 

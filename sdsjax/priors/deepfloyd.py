@@ -26,7 +26,12 @@ from sdsjax.models.loading.weights import read_json
 from sdsjax.models.text_encoders.t5 import T5Config
 from sdsjax.models.text_encoders.t5_tokenizer import T5Tokenizer
 from sdsjax.models.unets.deepfloyd import IFUNetConfig
-from sdsjax.priors.prompt_states import PromptStates, encode_tokens, prompt_row
+from sdsjax.priors.prompt_states import (
+    PromptStates,
+    encode_tokens,
+    of_texts,
+    prompt_row,
+)
 from sdsjax.types import NoisePrediction, Prior, PriorSource
 
 FOLDERS = ("unet", "text_encoder", "tokenizer", "scheduler")
@@ -54,7 +59,7 @@ def encode_prompts(
     texts = [text.strip().lower() for text in (*prompt_table, "", negative)]
     tokens = map(jnp.asarray, tokenizer(texts))
     states = encode_tokens(text_encoder.module, text_encoder.params, *tokens)
-    return PromptStates(states[:-2], states[-2], states[-1])
+    return of_texts(states)
 
 
 def bind(

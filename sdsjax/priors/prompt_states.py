@@ -39,6 +39,7 @@ class PromptStates(NamedTuple):
         return row_of(self.cond, index)
 
 
+@jax.jit
 def of_texts(told: PyTree) -> PromptStates:
     """Splits what is told of the prompt's rows, no prompt and the negative one."""
     return PromptStates(*(row_of(told, rows) for rows in (slice(-2), -2, -1)))
@@ -93,8 +94,13 @@ def text_and_size(networks: SDXL, texts: list[str], size: int) -> TextAndSize:
         ids = jnp.asarray(networks.tokenizer_2(texts))
     more, pooled = encode_tokens(second.module, second.params, ids)
     empty = np.array([networks.zeros_for_empty and not text.strip() for text in texts])
+    return _laid_out(states, more, pooled, empty, size)
+
+
+@partial(jax.jit, static_argnames="size")
+def _laid_out(states, more, pooled, empty, size: int) -> TextAndSize:
     states = jnp.concatenate([states, more], axis=-1)
-    sizes = jnp.broadcast_to(own_size(size, size), (len(texts), 6))
+    sizes = jnp.broadcast_to(own_size(size, size), (empty.shape[0], 6))
     return TextAndSize(
         jnp.where(empty[:, None, None], 0, states),
         jnp.where(empty[:, None], 0, pooled),

@@ -1,6 +1,9 @@
 """A prior whose three predictions are affine in the noise, so that every estimator has
 closed-form moments: one Gaussian N(m, tau2) a branch."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,7 +18,8 @@ VARIANCES = {"cond": 0.3, "uncond": 0.8, "negative": 0.5}
 
 def level(t: int) -> tuple[float, float]:
     """(alpha_t, sigma_t) as numbers."""
-    return float(SCHEDULE.alphas[t]), float(SCHEDULE.sigmas[t])
+    alpha, sigma = (float(np.asarray(of)[t]) for of in SCHEDULE)
+    return alpha, sigma
 
 
 def gaussian_noise(z_t, alpha, sigma, mean, variance):
@@ -36,19 +40,25 @@ def offset(branch: str, t: int, z) -> np.ndarray:
     )
 
 
+@partial(jax.jit, static_argnames="branches")
+def all_noise(schedule, z_t, t, branches) -> NoisePrediction:
+    """Compiled whole, for the tests that call an estimator operation by operation."""
+    alpha, sigma = schedule.alphas[t], schedule.sigmas[t]
+    out = {
+        name: gaussian_noise(
+            z_t, alpha, sigma, jnp.asarray(MEANS[name]), VARIANCES[name]
+        )
+        for name in branches
+    }
+    return NoisePrediction(**out)
+
+
 def linear_prior(schedule: NoiseSchedule | None = None) -> Prior:
     """In two dimensions; encode and decode the identity."""
     schedule = schedule or SCHEDULE
 
     def noise(z_t, t, view=None, branches=("cond", "uncond")):
-        alpha, sigma = schedule.alphas[t], schedule.sigmas[t]
-        out = {
-            name: gaussian_noise(
-                z_t, alpha, sigma, jnp.asarray(MEANS[name]), VARIANCES[name]
-            )
-            for name in branches
-        }
-        return NoisePrediction(**out)
+        return all_noise(schedule, z_t, t, branches)
 
     adapter = affine_adapter(schedule, (2,))
     return Prior(schedule, noise, lambda x: x, lambda z: z, adapter=adapter)

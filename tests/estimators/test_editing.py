@@ -1,5 +1,7 @@
 """DDS and PDS on exact scores: their moments as the test writes them, and what is 0."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from sdsjax.estimators import ESTIMATORS
 from sdsjax.estimators.editing.pds import posterior_weights
 from sdsjax.types import NoisePrediction, Source
 
-Z, SOURCE = jnp.array([0.6, -0.2]), jnp.array([-0.3, 0.5])
+Z, SOURCE = np.float32([0.6, -0.2]), np.float32([-0.3, 0.5])
 OF_SOURCE = {"cond": ((-0.4, 0.9), 0.6), "uncond": ((0.2, 0.3), 0.8)}
 DRAWS = 4000
 
@@ -34,13 +36,23 @@ def editing_prior(source=None, latent=SOURCE):
     return linear_prior()._replace(source=Source(noise, lambda view: latent))
 
 
-def draws(estimator, prior, t, count=DRAWS, z=Z):
-    def one(key):
-        return estimator.estimate(prior, key, (), z, jnp.int32(t), None).grad
+@cache
+def drawing(name, count=DRAWS, prior=editing_prior, **hyper):
+    """(t, scale) -> `count` unweighted gradients at Z, of one program for all."""
 
-    return np.asarray(
-        jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), count))
-    )
+    @jax.jit
+    def of(t, scale):
+        estimator, p = (
+            ESTIMATORS[name](SCHEDULE, guidance_scale=scale, **hyper),
+            prior(),
+        )
+
+        def one(key):
+            return estimator.estimate(p, key, (), Z, t, None).grad
+
+        return jax.vmap(one)(jax.random.split(jax.random.key(0), count))
+
+    return lambda t, scale: np.asarray(of(np.int32(t), np.float32(scale)))
 
 
 def moments(t, scale):
@@ -67,8 +79,7 @@ def moments(t, scale):
 
 @pytest.mark.parametrize(("t", "scale"), [(200, 1.0), (700, 7.5)])
 def test_the_moments_of_dds(t, scale):
-    estimator = ESTIMATORS["dds"](SCHEDULE, guidance_scale=scale, weighting="one")
-    found = draws(estimator, editing_prior(), t)
+    found = drawing("dds", weighting="one")(t, scale)
     mean, deviation = moments(t, scale)
     error = deviation / np.sqrt(DRAWS)
     np.testing.assert_allclose(found.mean(0), mean, atol=5 * error + 1e-5)
@@ -106,7 +117,7 @@ def test_the_published_coefficients_of_pds():
     v = np.sqrt((1 - bar_s) / (1 - bar) * beta)
     psi = (np.sqrt(bar_s) - c0 - c1 * np.sqrt(bar)) / v
     chi = c0 * np.sqrt(1 - bar) / np.sqrt(bar) / v
-    found = [weight[t] for weight in posterior_weights(schedule, stride)]
+    found = [np.asarray(weight)[t] for weight in posterior_weights(schedule, stride)]
     np.testing.assert_allclose(found, (psi, chi), rtol=1e-3)
 
 
@@ -121,11 +132,10 @@ def test_pds_pulls_towards_the_source_at_every_time(stride):
 
 @pytest.mark.parametrize(("t", "stride"), [(200, 2), (700, 2), (500, 20)])
 def test_the_mean_of_pds(t, stride):
-    estimator = ESTIMATORS["pds"](SCHEDULE, guidance_scale=7.5, stride=stride)
     psi, chi = coefficients(t, stride)
     mean, deviation = moments(t, 7.5)
     assert psi > 0.01 * chi
-    found = draws(estimator, editing_prior(), t)
+    found = drawing("pds", stride=stride)(t, 7.5)
     expected = psi * np.asarray(Z - SOURCE) + chi * mean
     error = abs(chi) * deviation / np.sqrt(DRAWS)
     np.testing.assert_allclose(found.mean(0), expected, atol=5 * error, rtol=2e-3)
@@ -133,26 +143,32 @@ def test_the_mean_of_pds(t, stride):
 
 def test_pds_of_one_step_is_dds_weighted():
     """gamma + delta alpha_t = alpha_s: nothing pulls towards the source."""
-    t, prior = 400, editing_prior()
-    how = {"guidance_scale": 3.0, "weighting": "one"}
-    pds = draws(ESTIMATORS["pds"](SCHEDULE, stride=1, **how), prior, t, 4)
-    dds = draws(ESTIMATORS["dds"](SCHEDULE, **how), prior, t, 4)
+    t = 400
+    pds = drawing("pds", 4, weighting="one", stride=1)(t, 3.0)
+    dds = drawing("dds", 4, weighting="one")(t, 3.0)
     np.testing.assert_allclose(pds, coefficients(t, 1)[1] * dds, rtol=2e-3, atol=2e-3)
+
+
+def of_one_image():
+    """The same prompt and the same image before and after."""
+    target = linear_prior()
+    return target._replace(source=Source(target.noise, lambda view: Z))
 
 
 @pytest.mark.parametrize("name", ["dds", "pds"])
 @pytest.mark.parametrize("t", [0, 1, 300, 999])
 def test_nothing_moves_where_source_and_target_are_one(name, t):
     """The same prompt and the same image: exactly 0, whatever the noise."""
-    target = linear_prior()
-    prior = target._replace(source=Source(target.noise, lambda view: Z))
-    found = draws(ESTIMATORS[name](SCHEDULE), prior, t, 8)
-    np.testing.assert_array_equal(found, 0.0)
+    np.testing.assert_array_equal(drawing(name, 8, of_one_image)(t, 7.5), 0.0)
 
 
 def test_a_group_of_views_is_one_sample():
     """z [g ...] with one t: the latent of the source has the same leading axis."""
-    many = jnp.stack([SOURCE, SOURCE + 1])
-    prior = editing_prior(latent=many)
-    found = draws(ESTIMATORS["dds"](SCHEDULE), prior, 300, 2, jnp.stack([Z, Z]))
+    prior = editing_prior(latent=np.stack([SOURCE, SOURCE + 1]))
+    estimator, z = ESTIMATORS["dds"](SCHEDULE), np.stack([Z, Z])
+
+    def one(key):
+        return estimator.estimate(prior, key, (), z, jnp.int32(300), None).grad
+
+    found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 2))
     assert found.shape == (2, 2, 2)

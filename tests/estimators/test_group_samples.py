@@ -1,6 +1,6 @@
 """A group of views is one sample: norms, products and noise run over all of it."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ def prior(shape):
     return of_views(SCHEDULE, shape)._replace(group=GROUP if shape == WHOLE else 1)
 
 
-@cache
 def estimate_of(case, shape):
     estimator, p = make(case), prior(shape)
 
@@ -29,10 +28,35 @@ def estimate_of(case, shape):
         state = estimator.init(p, jax.random.key(9), z)
         return estimator.estimate(p, key, state, z, T, None)
 
-    return jax.jit(estimate, compiler_options=HURRY)
+    return estimate
 
 
-# Those with guidance are asked the same with its rescaling, by test_guidance_rescale.
+# Several cases are one program: what they have in common is compiled once. Those with
+# guidance are asked the same with its rescaling, by test_guidance_rescale.
+QUICK = tuple(case for case in CASES if case not in GUIDED)
+PROGRAMS = [QUICK, *(tuple(GUIDED[i : i + 5]) for i in range(0, len(GUIDED), 5))]
+MAPPED = ("ssd", "vsd", "stein:element", "sds_plus")
+
+
+def drawn(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@cache
+def estimates_of(cases):
+    """By case: the estimates of one group, and of the same numbers as a tall view."""
+    made = {c: [estimate_of(c, shape) for shape in (WHOLE, FLAT)] for c in cases}
+
+    @partial(jax.jit, compiler_options=HURRY)
+    def both(key, z):
+        return {
+            case: (grouped(key, z), flat(key, z.reshape(FLAT)))
+            for case, (grouped, flat) in made.items()
+        }
+
+    return jax.device_get(both(jax.random.key(2), drawn(0, *WHOLE)))
+
+
 @pytest.mark.parametrize(
     "case",
     [pytest.param(c, marks=pytest.mark.slow if c in GUIDED else ()) for c in CASES],
@@ -40,11 +64,10 @@ def estimate_of(case, shape):
 def test_a_group_is_one_sample_of_all_its_numbers(case):
     """The same numbers laid out as one taller view give the same estimate, bit for
     bit in the noise and to rounding in the rest: nothing is done view by view."""
-    key, z = jax.random.key(2), jax.random.normal(jax.random.key(0), WHOLE)
-    grouped = estimate_of(case, WHOLE)(key, z)
-    flat = estimate_of(case, FLAT)(key, z.reshape(FLAT))
+    together = next(cases for cases in PROGRAMS if case in cases)
+    grouped, flat = estimates_of(together)[case]
     assert grouped.grad.shape == WHOLE
-    scale = 1e-5 * (1.0 + float(jnp.abs(flat.grad).max()))
+    scale = 1e-5 * (1.0 + float(np.abs(flat.grad).max()))
     np.testing.assert_allclose(
         grouped.grad.reshape(FLAT), flat.grad, rtol=1e-4, atol=scale
     )
@@ -55,11 +78,22 @@ def test_a_group_is_one_sample_of_all_its_numbers(case):
         )
 
 
-@pytest.mark.parametrize("case", ["ssd", "vsd", "stein:element", "sds_plus"])
+@cache
+def mapped_and_looped():
+    """By case: the gradients of three groups, mapped over them and one by one."""
+    made = {case: estimate_of(case, WHOLE) for case in MAPPED}
+
+    def one(key, z):
+        return {case: of(key, z).grad for case, of in made.items()}
+
+    zs, keys = drawn(1, 3, *WHOLE), jax.random.split(jax.random.key(3), 3)
+    hurried = partial(jax.jit, compiler_options=HURRY)
+    mapped, alone = hurried(jax.vmap(one))(keys, zs), hurried(one)
+    looped = [jax.device_get(alone(key, z)) for key, z in zip(keys, zs)]
+    return {c: (mapped[c], np.stack([each[c] for each in looped])) for c in MAPPED}
+
+
+@pytest.mark.parametrize("case", MAPPED)
 def test_mapped_over_groups_it_is_the_loop(case):
-    zs = jax.random.normal(jax.random.key(1), (3, *WHOLE))
-    keys = jax.random.split(jax.random.key(3), 3)
-    one = estimate_of(case, WHOLE)
-    together = jax.jit(jax.vmap(one.__wrapped__), compiler_options=HURRY)(keys, zs)
-    alone = jnp.stack([one(key, z).grad for key, z in zip(keys, zs)])
-    np.testing.assert_allclose(together.grad, alone, rtol=1e-4, atol=1e-5)
+    together, alone = mapped_and_looped()[case]
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)

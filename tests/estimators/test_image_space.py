@@ -2,6 +2,7 @@
 of it, and the combinator around other estimators."""
 
 import inspect
+from functools import cache
 from itertools import pairwise
 
 import jax
@@ -16,7 +17,7 @@ from sdsjax.estimators.denoised_l2 import denoise
 from sdsjax.priors import empirical
 from sdsjax.types import Rendering, View
 
-Z, KEY, T = jnp.array([0.4, -0.7]), jax.random.key(1), jnp.int32(300)
+Z, KEY, T = np.float32([0.4, -0.7]), jax.random.key(1), jnp.int32(300)
 
 
 def estimate(factory, prior, z=Z, t=T, view=None, **hyper):
@@ -32,24 +33,39 @@ def zhat_of(prior, z, t, scale):
     return denoised(SCHEDULE, z_t, guide(e.cond, e.uncond, scale), t)
 
 
+@cache
+def l2_and_sds():
+    """t -> (denoised_l2's gradient, SDS's, that of the loss, both unweighted), of one
+    program for every t."""
+    prior = linear_prior()
+
+    def grad(name, t, **hyper):
+        return estimate(ESTIMATORS[name], prior, t=t, **hyper).grad
+
+    @jax.jit
+    def at(t):
+        alpha, sigma = (schedule[t] for schedule in SCHEDULE)
+
+        def loss(z):
+            target = jax.lax.stop_gradient(zhat_of(prior, z, t, 7.5))
+            return 0.5 * sigma * alpha * jnp.sum((z - target) ** 2)
+
+        pair = {"sds": "one", "denoised_l2": "alpha_over_sigma"}
+        return (
+            *(grad(name, t, guidance_scale=7.5) for name in ("denoised_l2", "sds")),
+            jax.grad(loss)(Z),
+            *(grad(name, t, weighting=w) for name, w in pair.items()),
+        )
+
+    return at
+
+
 @pytest.mark.parametrize("t", [20, 300, 980])
 def test_sds_is_the_gradient_of_the_denoised_l2_loss(t):
     """sigma_alpha: grad = d/dz w |z - sg(zhat)|^2 / 2, and SDS at sigma2."""
-    prior, t = linear_prior(), jnp.int32(t)
-    alpha, sigma = (schedule[t] for schedule in SCHEDULE)
-
-    def loss(z):
-        target = jax.lax.stop_gradient(zhat_of(prior, z, t, 7.5))
-        return 0.5 * sigma * alpha * jnp.sum((z - target) ** 2)
-
-    l2 = estimate(ESTIMATORS["denoised_l2"], prior, t=t, guidance_scale=7.5)
-    sds = estimate(ESTIMATORS["sds"], prior, t=t, guidance_scale=7.5)
-    np.testing.assert_allclose(l2.grad, jax.grad(loss)(Z), rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(l2.grad, sds.grad, rtol=1e-4, atol=1e-6)
-    pair = {"sds": "one", "denoised_l2": "alpha_over_sigma"}
-    a, b = (
-        estimate(ESTIMATORS[n], prior, t=t, weighting=w).grad for n, w in pair.items()
-    )
+    l2, sds, of_loss, a, b = l2_and_sds()(np.int32(t))
+    np.testing.assert_allclose(l2, of_loss, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(l2, sds, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -72,7 +88,7 @@ def test_both_gradients_are_those_of_hifas_loss():
         latent, image = jnp.sum((z - target) ** 2), jnp.sum((x - jnp.tanh(target)) ** 2)
         return 0.5 * sigma * alpha * (0.5 * latent + 0.025 * image)
 
-    wanted = jax.grad(loss, (0, 1))(Z, jnp.tanh(Z))
+    wanted = jax.jit(jax.grad(loss, (0, 1)))(Z, np.tanh(Z))
     got = estimate(ESTIMATORS["sds_plus"], prior, guidance_scale=7.5, lambda_latent=0.5)
     np.testing.assert_allclose(got.grad, wanted[0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(got.image_grad, wanted[1], rtol=1e-4, atol=1e-6)
@@ -80,18 +96,25 @@ def test_both_gradients_are_those_of_hifas_loss():
 
 def test_the_image_is_what_was_rendered():
     """x = 2 rgb - 1, brought to the decoded image's size."""
-    shape = (4, 4, 2)
-    z, prior = jnp.zeros(shape), linear_prior()
-    for size in (4, 8):
-        blank = jnp.zeros((size, size))
-        drawn = Rendering(jnp.full((size, size, 2), 0.75), blank, blank, blank)
-        out, plain = (
+    shape, prior = (4, 4, 2), linear_prior()
+
+    @jax.jit
+    def images(z):
+        return [
             estimate(ESTIMATORS["sds_plus"], prior, z, view=v, weighting="one")
-            for v in (View(None, drawn), None)
-        )
-        assert out.image_grad.shape == shape
+            for v in (*map(view_of, (4, 8)), None)
+        ]
+
+    def view_of(size):
+        blank = np.zeros((size, size), np.float32)
+        rgb = np.full((size, size, 2), 0.75, np.float32)
+        return View(None, Rendering(rgb, blank, blank, blank))
+
+    *rendered, plain = (out.image_grad for out in images(np.zeros(shape, np.float32)))
+    for image in rendered:
+        assert image.shape == shape
         np.testing.assert_allclose(
-            out.image_grad - plain.image_grad, 0.025 * 0.5, rtol=1e-3, atol=1e-4
+            np.asarray(image) - np.asarray(plain), 0.025 * 0.5, rtol=1e-3, atol=1e-4
         )
 
 
@@ -106,18 +129,31 @@ def test_without_an_image_loss_nothing_is_decoded():
     np.testing.assert_allclose(out.grad, l2.grad, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("t", "calls"), [(980, 4), (300, 2), (249, 1), (999, 4)])
-def test_the_number_of_denoising_calls(t, calls):
-    """tau = t, t - 250, ... >= 0; static 4, masked: 4 steps are `calls` steps."""
-    prior, z_t = linear_prior(), jnp.array([0.3, 1.0])
+@cache
+def denoised_in():
+    """(z_t, t) -> zhat in 1 to 4 deterministic steps of 250, of one program."""
+    prior = linear_prior()
 
     def predict(z_tau, tau):
         return prior.noise(z_tau, tau).cond
 
-    four, exact, fewer = (
-        denoise(SCHEDULE, predict, KEY, z_t, jnp.int32(t), steps=n, stride=250, eta=0.0)
-        for n in (4, calls, max(1, calls - 1))
-    )
+    @jax.jit
+    def of(z_t, t):
+        plan = {"stride": 250, "eta": 0.0}
+        return {
+            n: denoise(SCHEDULE, predict, KEY, z_t, t, steps=n, **plan)
+            for n in (1, 2, 3, 4)
+        }
+
+    return of
+
+
+@pytest.mark.parametrize(("t", "calls"), [(980, 4), (300, 2), (249, 1), (999, 4)])
+def test_the_number_of_denoising_calls(t, calls):
+    """tau = t, t - 250, ... >= 0; static 4, masked: 4 steps are `calls` steps."""
+    z_t = np.float32([0.3, 1.0])
+    found = denoised_in()(z_t, np.int32(t))
+    four, exact, fewer = (found[n] for n in (4, calls, max(1, calls - 1)))
     np.testing.assert_allclose(four, exact, rtol=1e-6)
     wanted = np.asarray(z_t, np.float64)
     for i in range(calls):
@@ -134,12 +170,8 @@ def test_the_number_of_denoising_calls(t, calls):
 
 def test_the_last_of_the_steps_lands_on_z_wherever_it_starts():
     """Two steps from 980: to 730 and from there to z_0, not to 480."""
-    prior, z_t = linear_prior(), jnp.array([0.3, 1.0])
-    zhat = denoise(
-        SCHEDULE,
-        lambda z_tau, tau: prior.noise(z_tau, tau).cond,
-        KEY, z_t, jnp.int32(980), steps=2, stride=250, eta=0.0,
-    )  # fmt: skip
+    z_t = np.float32([0.3, 1.0])
+    zhat = denoised_in()(z_t, np.int32(980))[2]
     wanted, mean = np.asarray(z_t, np.float64), np.asarray(MEANS["cond"])
     for tau, (alpha_next, sigma_next) in ((980, level(730)), (730, (1.0, 0.0))):
         alpha, sigma = level(tau)
@@ -148,19 +180,29 @@ def test_the_last_of_the_steps_lands_on_z_wherever_it_starts():
     np.testing.assert_allclose(zhat, wanted, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_denoising_an_empirical_prior_of_one_image_returns_it(eta):
-    """The optimal denoiser knows one image: whatever the noise, zhat is that image."""
-    image = jax.random.uniform(KEY, (1, 4, 4, 3), minval=-1.0)
+@cache
+def denoised_image():
+    """An image, and eta -> what four steps make of noise where it is all there is."""
+    image = np.random.default_rng(0).uniform(-1.0, 1.0, (1, 4, 4, 3)).astype("f4")
     prior = empirical(SCHEDULE, image, [True])
+    z_t = np.random.default_rng(1).normal(size=(4, 4, 3)).astype("f4")
 
     def predict(z_tau, tau):
         return prior.noise(z_tau, tau).cond
 
-    z_t = jax.random.normal(jax.random.key(2), (4, 4, 3))
-    plan = {"steps": 4, "stride": 250, "eta": eta}
-    zhat = denoise(SCHEDULE, predict, KEY, z_t, jnp.int32(980), **plan)
-    np.testing.assert_allclose(zhat, image[0], atol=2e-3)
+    @jax.jit
+    def of(eta):
+        plan = {"steps": 4, "stride": 250, "eta": eta}
+        return denoise(SCHEDULE, predict, KEY, z_t, jnp.int32(980), **plan)
+
+    return image[0], of
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_denoising_an_empirical_prior_of_one_image_returns_it(eta):
+    """The optimal denoiser knows one image: whatever the noise, zhat is that image."""
+    image, of = denoised_image()
+    np.testing.assert_allclose(of(eta), image, atol=2e-3)
 
 
 def test_ancestral_steps_have_the_variance_they_should():
@@ -195,17 +237,34 @@ def test_ancestral_steps_have_the_variance_they_should():
     alpha, sigma = level(230)
     last = (1 - sigma * gain_at(alpha, sigma)) / alpha
     # 32 000 samples of a Gaussian: relative standard error sqrt(2/n) = .8%
-    np.testing.assert_allclose(zhat.var(), last**2 * variance, rtol=0.04)
+    np.testing.assert_allclose(np.var(zhat), last**2 * variance, rtol=0.04)
 
 
-@pytest.mark.parametrize("name", ["sds", "ssd", "vsd", "stein", "csd", "ism"])
+BASES = ("sds", "ssd", "vsd", "stein", "csd", "ism")
+
+
+@cache
+def with_and_without():
+    """By base: its unweighted gradient, and the estimate of image_space around it."""
+    prior = linear_prior()
+
+    def pair(name):
+        base, hyper = ESTIMATORS[name], {"weighting": "one"}
+        hyper |= {"threshold": 400.0} if name == "ssd" else {}
+        around = image_space(base)
+        return (
+            estimate(base, prior, **hyper).grad,
+            estimate(around, prior, lambda_rgb=0.1, **hyper),
+        )
+
+    return jax.device_get(jax.jit(lambda: {name: pair(name) for name in BASES})())
+
+
+@pytest.mark.parametrize("name", BASES)
 def test_image_space_around_any_estimator(name):
     """zhat = z - (sigma / alpha) d, d the base's unweighted direction."""
-    hyper = {"threshold": 400.0} if name == "ssd" else {}
-    base, prior = ESTIMATORS[name], linear_prior()
-    alpha, sigma = (schedule[T] for schedule in SCHEDULE)
-    d = estimate(base, prior, weighting="one", **hyper).grad
-    out = estimate(image_space(base), prior, weighting="one", lambda_rgb=0.1, **hyper)
+    base, (d, out) = ESTIMATORS[name], with_and_without()[name]
+    alpha, sigma = level(int(T))
     np.testing.assert_allclose(out.grad, sigma / alpha * d, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(out.image_grad, 0.1 * out.grad, rtol=1e-4, atol=1e-5)
     taken = inspect.signature(image_space(base)).parameters

@@ -1,5 +1,7 @@
 """The exact priors against autodiff of their log density and brute force."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +11,10 @@ from sdsjax.diffusion import NoiseSchedule, alpha_sigma
 from sdsjax.priors import empirical, gaussian_mixture
 
 SCHEDULE = NoiseSchedule.scaled_linear()
-WEIGHTS = jnp.array([0.2, 0.4, 0.4])
-MEANS = jnp.array([[0.0, 0.0], [1.0, 1.0], [2.0, 1.0]])
-VARIANCES = jnp.array([0.1, 0.05, 0.05])
-KEEP = jnp.array([False, True, True])
+WEIGHTS = np.float32([0.2, 0.4, 0.4])
+MEANS = np.float32([[0.0, 0.0], [1.0, 1.0], [2.0, 1.0]])
+VARIANCES = np.float32([0.1, 0.05, 0.05])
+KEEP = np.array([False, True, True])
 
 
 def log_density(z_t, schedule, t, keep):
@@ -26,15 +28,20 @@ def log_density(z_t, schedule, t, keep):
 slope = jax.jit(jax.grad(log_density))
 
 
+@cache
+def mixture_noise():
+    """(z_t, t) -> the prior's noise, of one program for every t."""
+    prior = gaussian_mixture(SCHEDULE, WEIGHTS, MEANS, VARIANCES, KEEP)
+    return jax.jit(lambda z_t, t: prior.noise(z_t, t, None, ("cond", "uncond")))
+
+
 @pytest.mark.parametrize("t", [0, 20, 350, 999])
 def test_mixture_noise_is_minus_sigma_times_the_score(t):
-    prior = gaussian_mixture(SCHEDULE, WEIGHTS, MEANS, VARIANCES, KEEP)
-    sigma = np.asarray(SCHEDULE.sigmas)[t]
-    noise = jax.jit(lambda z_t, t: prior.noise(z_t, t, None, ("cond", "uncond")))
+    sigma, noise = np.asarray(SCHEDULE.sigmas)[t], mixture_noise()
     for z_t in np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32):
-        e = noise(z_t, jnp.int32(t))
-        for got, keep in [(e.cond, KEEP), (e.uncond, jnp.ones(3))]:
-            score = np.asarray(slope(z_t, SCHEDULE, jnp.int32(t), keep))
+        e = noise(z_t, np.int32(t))
+        for got, keep in [(e.cond, KEEP), (e.uncond, np.ones(3, bool))]:
+            score = np.asarray(slope(z_t, SCHEDULE, np.int32(t), keep))
             np.testing.assert_allclose(got, -sigma * score, rtol=2e-3, atol=2e-4)
         assert e.negative is None
 
@@ -50,7 +57,7 @@ def test_only_the_branches_asked_for():
         alone = only.noise(z_t, t, None, ("cond",)).cond
         return prior.noise(z_t, t, None, branches=("negative",)), alone
 
-    e, want = both(jnp.zeros(2), jnp.int32(300))
+    e, want = both(np.zeros(2, np.float32), np.int32(300))
     assert e.cond is None
     assert e.uncond is None
     np.testing.assert_allclose(e.negative, want, atol=1e-6)
@@ -94,10 +101,10 @@ def test_adapter_reaches_the_noise_of_a_known_point():
     """psi = (z, variance 0) predicts eps exactly: a converged VSD network."""
     prior = gaussian_mixture(SCHEDULE, WEIGHTS, MEANS, VARIANCES, KEEP)
     psi = prior.adapter.init(jax.random.key(0))
-    z, eps, t = jnp.array([0.3, -2.0]), jnp.array([1.0, 0.5]), 200
-    alpha, sigma = alpha_sigma(SCHEDULE, t)
-    known = psi._replace(mean=z, log_variance=jnp.float32(-40.0))
-    got = prior.adapter.noise(known, alpha * z + sigma * eps, t, None)
+    z, eps, t = np.float32([0.3, -2.0]), np.float32([1.0, 0.5]), np.int32(200)
+    alpha, sigma = (np.asarray(of)[t] for of in SCHEDULE)
+    known = psi._replace(mean=z, log_variance=np.float32(-40.0))
+    got = jax.jit(prior.adapter.noise)(known, alpha * z + sigma * eps, t, None)
     np.testing.assert_allclose(got, eps, atol=1e-5)
 
 

@@ -161,7 +161,7 @@ def test_samples_are_drawn_from_it(folder, tmp_path, monkeypatch, capsys):
     assert "(multiview)" in capsys.readouterr().out
 
 
-def test_steins_depth_looks_at_one_view(source, view, z):
+def test_steins_depth_looks_at_one_view(source, z):
     prior = source.bind(source.params)
     prior = prior._replace(monocular=lambda x: (x[..., 0], x))
     stein = partial(ESTIMATORS["stein"], prior.schedule)

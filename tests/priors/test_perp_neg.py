@@ -1,14 +1,21 @@
 """Perp-Neg: weights by view, and the combination of one sample, whatever the batch."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sdsjax.diffusion import prompts
 from sdsjax.diffusion.prompts import perp_neg, perp_neg_view, perpendicular
 
-view_of = jax.jit(perp_neg_view)
+compiled = jax.jit(perp_neg_view)
+
+
+def view_of(azimuth, elevation):
+    return jax.device_get(compiled(azimuth, elevation))
+
+
+def drawn(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +50,8 @@ def test_weights_follow_the_published_curves():
     behind = view_of(-135.0, 0.0).weights
     np.testing.assert_allclose(behind, [-(decay + 0.967), -(decay - 0.606)], atol=1e-5)
     azimuths = np.linspace(-180.0, 180.0, 73, dtype=np.float32)
-    weights = jax.vmap(view_of, (0, None))(azimuths, 0.0).weights
+    of_all = jax.jit(jax.vmap(perp_neg_view, (0, None)))
+    weights = np.asarray(of_all(azimuths, 0.0).weights)
     assert (weights <= 0).all()
     np.testing.assert_allclose(weights, weights[::-1], atol=1e-5)  # left as right
 
@@ -60,29 +68,26 @@ def test_from_above_there_is_one_prompt_and_no_negative():
 
 
 def test_the_perpendicular_part_is_perpendicular():
-    a, b = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
-    part = perpendicular(a, b)
-    assert abs(float(jnp.sum(part * b))) < 1e-4
-    np.testing.assert_allclose(perpendicular(2.0 * b, b), 0.0, atol=1e-5)
-    np.testing.assert_array_equal(perpendicular(a, 0 * b), a)
+    (a, b), part_of = drawn(2, 4, 4, 3), jax.jit(perpendicular)
+    part = np.asarray(part_of(a, b))
+    assert abs(float(np.sum(part * b))) < 1e-4
+    np.testing.assert_allclose(part_of(2.0 * b, b), 0.0, atol=1e-5)
+    np.testing.assert_array_equal(part_of(a, 0 * b), a)
 
 
 def test_a_negative_that_is_parallel_changes_nothing():
-    cond, uncond = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    cond, uncond = drawn(2, 4, 4, 3)
     negatives = uncond + 3.0 * (cond - uncond)[None]
-    out = perp_neg(cond, uncond, negatives, jnp.array([-1.5]))
+    out = jax.jit(perp_neg)(cond, uncond, negatives, np.float32([-1.5]))
     np.testing.assert_allclose(out, cond, atol=1e-5)
 
 
 def test_any_batch_is_the_loop():
     """threestudio issue 456: an inner product that runs over the batch."""
-    keys = jax.random.split(jax.random.key(0), 4)
-    cond, uncond = (jax.random.normal(k, (3, 4, 4, 3)) for k in keys[:2])
-    negatives = jax.random.normal(keys[2], (3, 2, 4, 4, 3))
-    weights = -jax.random.uniform(keys[3], (3, 2))
-    given = jax.device_get((cond, uncond, negatives, weights))
-    together = jax.jit(jax.vmap(perp_neg))(*given)
-    cond, uncond, negatives, weights = given
+    cond, uncond, *negatives = drawn(4, 3, 4, 4, 3)
+    negatives = np.stack(negatives, 1)
+    weights = -np.random.default_rng(1).uniform(size=(3, 2)).astype(np.float32)
+    together = jax.jit(jax.vmap(perp_neg))(cond, uncond, negatives, weights)
     for i in range(3):
         e = cond[i] - uncond[i]
         wanted = uncond[i] + e

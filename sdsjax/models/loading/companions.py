@@ -8,6 +8,7 @@ laion/CLIP-ViT-B-32-laion2B-s34B-b79K and openai/clip-vit-large-patch14 (scorers
 from functools import partial
 
 import jax.numpy as jnp
+import numpy as np
 
 from sdsjax.models.loading import configs_vision, mapping, mapping_vision
 from sdsjax.models.loading.errors import LoaderError
@@ -23,14 +24,14 @@ def _dpt(outputs: int) -> Component:
         partial(configs_vision.dpt_config, outputs=outputs),
         mapping_vision.dpt_table,
         DPT,
-        lambda cfg: (jnp.zeros((1, cfg.patch, cfg.patch, cfg.in_channels)),),
+        lambda cfg: (np.zeros((1, cfg.patch, cfg.patch, cfg.in_channels), "f4"),),
     )
 
 
 def _clip_inputs(cfg):
     side = cfg.vision.image_size
-    image = jnp.zeros((1, side, side, cfg.vision.in_channels))
-    return image, jnp.zeros((1, 2), jnp.int32)
+    image = np.zeros((1, side, side, cfg.vision.in_channels), np.float32)
+    return image, np.zeros((1, 2), np.int32)
 
 
 COMPANIONS = {

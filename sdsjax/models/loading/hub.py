@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import configs, configs_deepfloyd, mapping, mapping_deepfloyd
@@ -116,14 +117,14 @@ COMPONENTS = {
         configs.vae_config,
         mapping.vae_table,
         AutoencoderKL,
-        lambda cfg: (jnp.zeros((1, cfg.factor, cfg.factor, cfg.in_channels)),),
+        lambda cfg: (np.zeros((1, cfg.factor, cfg.factor, cfg.in_channels), "f4"),),
     ),
     "text_encoder": Component(
         "model",
         configs_deepfloyd.text_config,
         mapping_deepfloyd.text_table,
         _module,
-        lambda cfg: (jnp.zeros((1, 2), jnp.int32),),
+        lambda cfg: (np.zeros((1, 2), np.int32),),
         (mapping.CLIP_IGNORED, mapping.CLIP_PREFIX + mapping.CLIP_IGNORED),
     ),
     "transformer": Component(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import hub, mapping
@@ -28,7 +29,7 @@ SECOND_ENCODER = Component(
     clip_projection_config,
     clip_projection_table,
     CLIPTextProjection,
-    lambda cfg: (jnp.zeros((1, 2), jnp.int32),),
+    lambda cfg: (np.zeros((1, 2), np.int32),),
     (mapping.CLIP_IGNORED, mapping.CLIP_PREFIX + mapping.CLIP_IGNORED),
 )
 
