@@ -18,7 +18,7 @@ def weigh(density, edges):
 
 
 def test_rays_leave_the_camera_through_the_pixels():
-    camera = orbit_camera(30.0, 20.0, 3.0, width=7, height=5)
+    camera = jax.device_get(orbit_camera(30.0, 20.0, 3.0, width=7, height=5))
     rays = jax.device_get(jax.jit(volume.camera_rays)(camera))
     assert rays.depth_per_distance.shape == (5, 7)
     np.testing.assert_allclose(np.linalg.norm(rays.directions, axis=-1), 1, rtol=1e-6)
