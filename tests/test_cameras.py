@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,6 +11,11 @@ from sdsjax.diffusion import prompts
 
 orbit_camera = jax.jit(cameras.orbit_camera, static_argnames=("width", "height"))
 camera_angles = jax.jit(cameras.camera_angles)
+camera_position = jax.jit(cameras.camera_position)
+camera_numbers, plucker_rays = map(
+    jax.jit, (cameras.camera_numbers, cameras.plucker_rays)
+)
+angles_of_all = jax.jit(jax.vmap(cameras.camera_angles))
 random_orbits = jax.jit(
     cameras.random_orbits, static_argnames=("count", "orbit", "width", "height")
 )
@@ -38,7 +42,7 @@ def test_front_view_shows_plus_x_on_the_right_and_up_is_up():
 
 def test_left_side_view_has_the_front_on_the_picture_left():
     camera = orbit_camera(90.0, 0.0, 3.0)
-    np.testing.assert_allclose(cameras.camera_position(camera), [3, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(camera_position(camera), [3, 0, 0], atol=1e-5)
     assert project(camera, [0.0, 0.0, 0.5])[0][0] < 32
 
 
@@ -67,11 +71,10 @@ def test_rays_pass_through_the_pixels_they_belong_to():
 def test_random_views_stay_in_range_and_are_stratified():
     orbit = cameras.OrbitRange(elevation=(-10.0, 45.0), overhead_fraction=0.0)
     draw = lambda key: random_orbits(key, 8, orbit, width=8, height=8)  # noqa: E731
-    angles = jax.jit(jax.vmap(cameras.camera_angles))
     for seed in range(5):
         batch = draw(jax.random.key(seed))
-        azimuth, elevation = jax.device_get(angles(batch))
-        strata = np.floor((np.asarray(azimuth) + 180) / 45).astype(int)
+        azimuth, elevation = jax.device_get(angles_of_all(batch))
+        strata = np.floor((azimuth + 180) / 45).astype(int)
         np.testing.assert_array_equal(strata, np.arange(8))
         assert elevation.min() >= -10.01
         assert elevation.max() <= 45.01
@@ -80,7 +83,7 @@ def test_random_views_stay_in_range_and_are_stratified():
 def test_overhead_fraction():
     orbit = cameras.OrbitRange(overhead_fraction=0.25)
     batch = random_orbits(jax.random.key(0), 2000, orbit, width=8, height=8)
-    _, elevation = jax.device_get(jax.jit(jax.vmap(cameras.camera_angles))(batch))
+    _, elevation = jax.device_get(angles_of_all(batch))
     np.testing.assert_allclose(np.mean(elevation > 59.9), 0.25, atol=0.03)
     assert elevation.max() < 85.01
 
@@ -95,7 +98,8 @@ def test_relative_distances_fit_the_unit_ball_at_every_field_of_view():
     np.testing.assert_allclose(np.linalg.norm(eyes, axis=1) * half, 1.0, rtol=1e-5)
     assert np.ptp(half) > 0.2
     # a field of 90 degrees: the picture's edge is as far from the middle as the eye
-    np.testing.assert_allclose(cameras.fitted_distance(0.8, 90.0), 0.8, rtol=1e-6)
+    fitted = jax.jit(cameras.fitted_distance)(0.8, 90.0)
+    np.testing.assert_allclose(fitted, 0.8, rtol=1e-6)
 
 
 def test_view_words_by_angle():
@@ -138,16 +142,14 @@ def test_camera_numbers_are_blenders_camera_to_world(azimuth, elevation, rows):
     # one stands at -y, whence a Blender scene is looked at from its front
     camera = orbit_camera(azimuth, elevation, 2.7)
     expected = np.asarray([*rows, [0, 0, 0, 1]], np.float32).reshape(-1)
-    np.testing.assert_allclose(
-        jax.jit(cameras.camera_numbers)(camera), expected, atol=1e-6
-    )
+    np.testing.assert_allclose(camera_numbers(camera), expected, atol=1e-6)
 
 
 def test_plucker_rays_hold_direction_and_moment_of_each_pixel():
     camera = orbit_camera(33.0, 21.0, 3.1, width=6, height=4)
-    rays = np.asarray(jax.jit(cameras.plucker_rays)(camera))
+    rays = np.asarray(plucker_rays(camera))
     assert rays.shape == (4, 6, 6)
-    eye = np.asarray(cameras.camera_position(camera))
+    eye = np.asarray(camera_position(camera))
     for row, column in [(0, 0), (3, 2), (1, 5)]:
         direction, moment = np.split(rays[row, column], 2)
         # any point of the ray gives the same moment
@@ -158,15 +160,15 @@ def test_plucker_rays_hold_direction_and_moment_of_each_pixel():
 
 
 def test_the_null_camera_has_no_numbers_and_no_rays():
-    camera = orbit_camera(33.0, 21.0, width=3, height=2)
-    null = dataclasses.replace(camera, world_to_camera=jnp.zeros((4, 4)))
-    assert not np.asarray(jax.jit(cameras.camera_numbers)(null)).any()
-    rays = jax.jit(cameras.plucker_rays)(null)
-    np.testing.assert_array_equal(rays, np.zeros((2, 3, 6)))
+    camera = orbit_camera(33.0, 21.0, 3.1, width=6, height=4)
+    nowhere = np.zeros((4, 4), np.float32)
+    null = dataclasses.replace(camera, world_to_camera=nowhere)
+    assert not np.asarray(camera_numbers(null)).any()
+    np.testing.assert_array_equal(plucker_rays(null), np.zeros((4, 6, 6)))
 
 
 def test_a_resized_camera_sees_the_same_at_other_pixels():
-    camera = orbit_camera(33.0, 21.0, width=64, height=48)
+    camera = orbit_camera(33.0, 21.0, 3.0, width=64, height=48)
     small = cameras.resize_camera(camera, 16, 12)
     assert (small.width, small.height) == (16, 12)
     point = [0.3, -0.2, 0.4]

@@ -39,7 +39,7 @@ def test_z_variance_equals_a_loop_in_every_reduction():
         np.testing.assert_allclose(got, want, rtol=1e-5)
     # more than one half, and no less: a pair of weights one apart, of variance 1/4
     for weight, want in ((0.24, 0.0), (0.25, 0.0), (0.255, 0.25)):
-        pair = jnp.full(2, weight), jnp.array([1.0, 2.0])
+        pair = np.full(2, weight), np.array([1.0, 2.0])
         got = z_variance(*pair, reduction="sum")
         np.testing.assert_allclose(got, want, rtol=1e-5)
     with pytest.raises(ValueError, match=r"'max'.*mean, counted, sum"):
@@ -48,10 +48,10 @@ def test_z_variance_equals_a_loop_in_every_reduction():
 
 def test_z_variance_of_closed_forms():
     """Two equal weights d apart: d^2 / 4; one alone: 0; none: 0, not NaN."""
-    z = jnp.array([1.0, 1.6, 5.0])
-    pair = z_variance(jnp.array([0.4, 0.4, 0.0]), z, reduction="sum")
+    z = np.array([1.0, 1.6, 5.0])
+    pair = z_variance(np.array([0.4, 0.4, 0.0]), z, reduction="sum")
     np.testing.assert_allclose(pair, 0.09, rtol=1e-5)
-    assert float(ray_variance(jnp.array([0.0, 0.9, 0.0]), z)) < 1e-12
+    assert float(ray_variance(np.array([0.0, 0.9, 0.0]), z)) < 1e-12
     for reduction in losses.REDUCTIONS:
         assert float(z_variance(0 * z, z, reduction=reduction)) == 0
 
@@ -62,7 +62,7 @@ def test_distortion_equals_a_loop():
         pairs = sum(w[i] * w[j] * abs(m[i] - m[j]) for i in range(6) for j in range(6))
         own = sum(w[i] ** 2 * (e[i + 1] - e[i]) for i in range(6)) / 3
         want.append(pairs + own)
-    got = ray_distortion(jnp.asarray(WEIGHTS), jnp.asarray(EDGES))
+    got = ray_distortion(WEIGHTS, EDGES)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
 
 
@@ -70,8 +70,8 @@ def test_distortion_of_even_weights_is_the_mean_distance():
     """Two uniform draws from an interval of length L are L / 3 apart, however it is
     cut: the second term is the share of pairs inside one bin."""
     for n in (1, 50):
-        edges = jnp.linspace(2.0, 4.0, n + 1)
-        got = ray_distortion(jnp.full(n, 1 / n), edges)
+        edges = np.linspace(2.0, 4.0, n + 1)
+        got = ray_distortion(np.full(n, 1 / n), edges)
         np.testing.assert_allclose(got, 2 / 3, rtol=1e-5)
 
 
@@ -82,10 +82,10 @@ def test_orientation_counts_normals_that_face_away():
         sum(w[i] * max(0.0, float(n[i] @ d)) ** 2 for i in range(6))
         for w, n, d in zip(WEIGHTS, normals, directions)
     ]
-    got = ray_orientation(*map(jnp.asarray, (WEIGHTS, normals, directions)))
+    got = ray_orientation(WEIGHTS, normals, directions)
     np.testing.assert_allclose(got, want, rtol=1e-5)
     facing = -np.broadcast_to(directions[:, None], normals.shape)
-    assert not jnp.any(ray_orientation(WEIGHTS, facing, directions))
+    assert not np.asarray(ray_orientation(WEIGHTS, facing, directions)).any()
 
 
 def test_normals_are_smooth_over_opaque_pairs_only():
@@ -95,11 +95,11 @@ def test_normals_are_smooth_over_opaque_pairs_only():
     normal[:, 2:] = [np.sin(tilt), 0, np.cos(tilt)]
     opacity = np.ones((3, 4))
     step = 2 - 2 * np.cos(tilt)  # one of three pairs across, none down
-    got = normal_smoothness(jnp.asarray(normal), jnp.asarray(opacity))
+    got = normal_smoothness(normal, opacity)
     np.testing.assert_allclose(got, step / 3, rtol=1e-5)
     for opaque, pairs in ((0.51, 1 / 3), (0.5, 0.0), (0.2, 0.0)):
         opacity[:, 2] = opaque  # the step lies at a pixel that may not be opaque
-        got = normal_smoothness(normal, jnp.asarray(opacity))
+        got = normal_smoothness(normal, opacity)
         np.testing.assert_allclose(got, step * pairs, rtol=1e-5)
 
 

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,12 +11,18 @@ from PIL import Image
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading.hub import kind_of
 from sdsjax.priors import empirical, gaussian_mixture
-from sdsjax.sample import draw, main, sheet, views_at
+from sdsjax.sample import draw, main, sheet
+from sdsjax.sample import views_at as cameras_at
 from sdsjax.types import PriorSource
 
 sys.path.insert(0, str(Path(__file__).parent / "priors"))
 SCHEDULE = NoiseSchedule.scaled_linear()
 SHAPE = (4, 4, 3)
+
+
+def views_at(azimuths, elevation):
+    """By one program, and as numpy arrays, of which taking one compiles nothing."""
+    return jax.device_get(jax.jit(lambda: cameras_at(azimuths, elevation))())
 
 
 def source_of(prior):
@@ -26,7 +31,7 @@ def source_of(prior):
 
 def test_ddim_finds_the_picture_that_the_prompt_keeps():
     """A prior of two pictures, of which the prompt keeps one: every sample is it."""
-    pictures = jnp.stack([jnp.full(SHAPE, 0.5), jnp.full(SHAPE, -0.5)])
+    pictures = np.float32([np.full(SHAPE, 0.5), np.full(SHAPE, -0.5)])
     prior = empirical(SCHEDULE, pictures, [True, False])
     out = draw(
         source_of(prior), jax.random.key(0), views_at([0.0, 90.0], 15.0),
@@ -38,7 +43,7 @@ def test_ddim_finds_the_picture_that_the_prompt_keeps():
 
 def test_views_of_a_group_are_drawn_together():
     """Two pictures of a set: a sample shows both views of one of them."""
-    means = jnp.stack([jnp.full((2, *SHAPE), 0.6), jnp.full((2, *SHAPE), -0.6)])
+    means = np.float32([np.full((2, *SHAPE), 0.6), np.full((2, *SHAPE), -0.6)])
     mixture = gaussian_mixture(SCHEDULE, [1.0, 1.0], means, [1e-4] * 2, [True] * 2)
     prior = mixture._replace(group=2)
     out = draw(

@@ -1,7 +1,6 @@
 """Step functions on rays: closed forms, and a loop over bins in numpy."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,6 +8,8 @@ from sdsjax.render.raymarching import importance_sampling as steps
 
 sample_pdf = jax.jit(steps.sample_pdf, static_argnames="floor")
 smooth_weights = jax.jit(steps.smooth_weights, static_argnums=1)
+stratified_quantiles = jax.jit(steps.stratified_quantiles, static_argnums=0)
+merge_sorted = jax.jit(steps.merge_sorted)
 
 
 def looped(edges, weights, us, floor):
@@ -36,47 +37,47 @@ def test_samples_equal_a_loop():
     got = sample_pdf(np.float32(edges), np.float32(weights), np.float32(u), floor=1e-3)
     want = [looped(e, w, v, 1e-3) for e, w, v in zip(edges, weights, u)]
     np.testing.assert_allclose(got, np.stack(want), atol=3e-6)
-    assert np.all(np.diff(got, axis=-1) >= 0)
+    assert np.all(np.diff(np.asarray(got), axis=-1) >= 0)
 
 
 def test_samples_of_closed_forms():
     """Even weights: a straight line; one bin: all in it; none: even."""
-    edges = jnp.linspace(2.0, 4.0, 5)[None]
-    u = steps.stratified_quantiles(8)[None]
-    even = 2 + 2 * u
-    np.testing.assert_allclose(sample_pdf(edges, jnp.ones((1, 4)), u), even, rtol=1e-5)
-    np.testing.assert_allclose(sample_pdf(edges, jnp.zeros((1, 4)), u), even, rtol=1e-5)
-    one = sample_pdf(edges, jnp.array([[0.0, 0.0, 1e-20, 0.0]]), u)
-    np.testing.assert_allclose(one, 3 + 0.5 * u, atol=1e-3)
-    got = sample_pdf(
-        edges, jnp.array([[3.0, 1.0, 0.0, 0.0]]), jnp.array([[0.375, 0.875]])
-    )
-    np.testing.assert_allclose(got, [[2.25, 2.75]], atol=1e-3)
+    edges = np.linspace(2.0, 4.0, 5, dtype=np.float32)[None]
+    strata = np.float32((np.arange(8) + 0.5) / 8)[None]
+
+    def found(weights, u):
+        # always 8 of them, for which one program serves
+        u = np.repeat(np.float32(u), 8 // np.size(u), axis=-1)
+        return np.asarray(sample_pdf(edges, np.float32([weights]), u))
+
+    even = 2 + 2 * strata
+    np.testing.assert_allclose(found([1, 1, 1, 1], strata), even, rtol=1e-5)
+    np.testing.assert_allclose(found([0, 0, 0, 0], strata), even, rtol=1e-5)
+    one = found([0.0, 0.0, 1e-20, 0.0], strata)
+    np.testing.assert_allclose(one, 3 + 0.5 * strata, atol=1e-3)
+    got = found([3.0, 1.0, 0.0, 0.0], [[0.375, 0.875]])
+    np.testing.assert_allclose(got, [[2.25] * 4 + [2.75] * 4], atol=1e-3)
     # a bin without a weight has a share of 1e-5: half of it is the bin's middle
-    half = jnp.array([[0.5e-5 / (1 + 4e-5)]])
-    got = sample_pdf(edges, jnp.array([[0.0, 0.0, 1.0, 0.0]]), half)
-    np.testing.assert_allclose(got, 2.25, atol=1e-3)
+    got = found([0.0, 0.0, 1.0, 0.0], [[0.5e-5 / (1 + 4e-5)]])
+    np.testing.assert_allclose(got, np.full((1, 8), 2.25), atol=1e-3)
 
 
 def test_stratified_quantiles_fill_each_stratum():
-    offset = jax.random.uniform(jax.random.key(0), (50, 1))
-    u = steps.stratified_quantiles(7, offset)
+    offset = np.random.default_rng(0).random((50, 1), dtype=np.float32)
+    u = np.asarray(stratified_quantiles(7, offset))
     assert u.shape == (50, 7)
-    np.testing.assert_array_equal(
-        np.floor(7 * np.asarray(u)), np.tile(range(7), (50, 1))
-    )
-    np.testing.assert_allclose(
-        steps.stratified_quantiles(4), [0.125, 0.375, 0.625, 0.875]
-    )
+    np.testing.assert_array_equal(np.floor(7 * u), np.tile(range(7), (50, 1)))
+    np.testing.assert_allclose(stratified_quantiles(4), [0.125, 0.375, 0.625, 0.875])
 
 
 def test_kernel_is_centred_and_its_ends_repeat():
-    weights = jnp.array([[6.0, 0.0, 3.0, 9.0]])
+    weights = np.float32([[6.0, 0.0, 3.0, 9.0]])
     np.testing.assert_allclose(smooth_weights(weights), [[4, 3, 4, 7]], rtol=1e-6)
     np.testing.assert_allclose(smooth_weights(weights, (1.0,)), weights)
-    bump = smooth_weights(jnp.eye(7)[3])
+    bump = smooth_weights(np.eye(7, dtype=np.float32)[3])
     np.testing.assert_allclose(bump, np.array([0, 0, 1, 1, 1, 0, 0]) / 3, rtol=1e-6)
-    np.testing.assert_allclose(smooth_weights(jnp.ones(5), (1, 2, 3, 2, 1)), 1)
+    ones = np.ones(5, np.float32)
+    np.testing.assert_allclose(smooth_weights(ones, (1, 2, 3, 2, 1)), 1)
     with pytest.raises(ValueError, match=r"2 entries.*odd"):
         smooth_weights(weights, (1.0, 1.0))
 
@@ -84,14 +85,16 @@ def test_kernel_is_centred_and_its_ends_repeat():
 def test_merging_is_sorting_with_ties_too():
     rng = np.random.default_rng(0)
     first, second = (np.sort(rng.integers(0, 20, (30, n)), axis=-1) for n in (9, 7))
-    merged = jax.jit(steps.merge_sorted)(jnp.asarray(first), jnp.asarray(second))
+    merged = merge_sorted(first, second)
     want = np.sort(np.concatenate([first, second], axis=-1), axis=-1)
     np.testing.assert_array_equal(merged, want)
 
 
 def test_points_are_merged_in_order_and_their_bins_cover_the_ray():
-    merged = steps.merge_sorted(jnp.array([[1.0, 3.0]]), jnp.array([[0.5, 2.0, 3.5]]))
+    merged = merge_sorted(np.float32([[1.0, 3.0]]), np.float32([[0.5, 2.0, 3.5]]))
     np.testing.assert_array_equal(merged, [[0.5, 1.0, 2.0, 3.0, 3.5]])
-    edges = steps.edges_around(merged, jnp.array([0.0]), jnp.array([4.0]))
+    ends = np.float32([0.0]), np.float32([4.0])
+    edges = jax.jit(steps.edges_around)(merged, *ends)
     np.testing.assert_array_equal(edges, [[0, 0.75, 1.5, 2.5, 3.25, 4.0]])
-    np.testing.assert_array_equal(steps.midpoints(jnp.array([0.0, 1, 4])), [0.5, 2.5])
+    middles = jax.jit(steps.midpoints)(np.float32([0.0, 1, 4]))
+    np.testing.assert_array_equal(middles, [0.5, 2.5])

@@ -23,8 +23,9 @@ orbits = jax.jit(
 _orbit = jax.jit(orbit_camera, static_argnames=("width", "height"))
 
 
-def cloud(n, *, seed=0, k=1, scale=0.08, opacity=0.0, dtype=jnp.float32):
-    """n random Gaussians in a ball of radius 0.7, opaque enough to hide one another."""
+def cloud(n, *, seed=0, k=1, scale=0.08, opacity=0.0, dtype=np.float32):
+    """n random Gaussians in a ball of radius 0.7, opaque enough to hide one another, as
+    numpy arrays."""
     rng = np.random.default_rng(seed)
     direction = rng.normal(size=(n, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
@@ -35,8 +36,8 @@ def cloud(n, *, seed=0, k=1, scale=0.08, opacity=0.0, dtype=jnp.float32):
         "opacity_logits": opacity + 1.5 * rng.normal(size=n),
         "sh": 0.5 * rng.normal(size=(n, k, 3)),
     }
-    learnt = {name: jnp.asarray(value, dtype) for name, value in fields.items()}
-    return Gaussians(**learnt, alive=jnp.asarray(np.ones(n, bool)))
+    learnt = {name: np.asarray(value, dtype) for name, value in fields.items()}
+    return Gaussians(**learnt, alive=np.ones(n, bool))
 
 
 def small_camera(azimuth=30.0, elevation=20.0, width=40, height=24, **settings):
@@ -46,7 +47,8 @@ def small_camera(azimuth=30.0, elevation=20.0, width=40, height=24, **settings):
 @cache
 def projection(rasterize, seed=9, **settings):
     """A random linear functional of all four pictures, (learnt fields, background,
-    alive, camera) -> (scalar, Rendering): its gradient tests every output at once."""
+    alive, camera) -> (scalar, Rendering): its gradient tests every output at once. The
+    weights are constants of the program, which would be longer if it drew them."""
 
     def value(learnt, background, alive, camera):
         gaussians = Gaussians(**learnt, alive=alive)
@@ -54,8 +56,8 @@ def projection(rasterize, seed=9, **settings):
         total = 0.0
         for i, name in enumerate(PICTURES):
             picture = getattr(drawn, name)
-            key = jax.random.fold_in(jax.random.key(seed), i)
-            total += jnp.vdot(picture, jax.random.normal(key, picture.shape))
+            weights = np.random.default_rng([seed, i]).normal(size=picture.shape)
+            total += jnp.vdot(picture, weights.astype(picture.dtype))
         return total, drawn
 
     return value
@@ -76,6 +78,9 @@ def _strong(tree):
 def draw(gaussians, camera, function=rasterize, background=BACKGROUND, **settings):
     """The Rendering, as numpy arrays, whose arithmetic compiles nothing; compiled once
     for each function, settings and shapes."""
+    if function is rasterize and background is BACKGROUND and not settings:
+        # as the program of the gradient returns it, which is compiled anyway
+        return value_and_gradient(function, gaussians, camera)[0][1]
     gaussians = _strong(gaussians)
     background = np.asarray(background, gaussians.means.dtype)
     drawn = _jitted(function, **settings)[0](gaussians, camera, background)

@@ -1,7 +1,6 @@
 """Radiance fields small enough to be compiled often, and one known in closed form."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sdsjax.representations.radiance_field.representation import NerfParams, nerf
@@ -18,10 +17,10 @@ def in_a_hurry(jitted, *arguments):
 
 def as_ball(params: NerfParams) -> NerfParams:
     """Networks that say nothing: the blob alone is left, and grey."""
-    silent = jax.tree.map(jnp.zeros_like, (params.density, params.color))
+    silent = jax.tree.map(np.zeros_like, (params.density, params.color))
     params = params._replace(density=silent[0], color=silent[1])
     if params.proposal:
-        still = jax.tree.map(jnp.zeros_like, params.proposal)
+        still = jax.tree.map(np.zeros_like, params.proposal)
         params = params._replace(proposal=still)
     return params
 
@@ -30,7 +29,7 @@ def blob(**settings):
     """(representation, params, state) of a field that is a blob alone."""
     representation = nerf(**{**SMALL, "levels": 1, **settings})
     shapes = jax.eval_shape(representation.init, KEY)
-    params, state = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), shapes)
+    params, state = jax.tree.map(lambda a: np.ones(a.shape, a.dtype), shapes)
     return representation, as_ball(params), state
 
 

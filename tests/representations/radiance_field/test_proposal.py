@@ -35,9 +35,10 @@ def test_bound_and_loss_equal_their_definition():
     assert (loss > 0).all()
     assert (bound > seen).any()
     arguments = [np.float32(a) for a in (inner, seen, edges, weights)]
-    got = steps.outer_bound(arguments[0], *arguments[2:])
+    got = jax.jit(steps.outer_bound)(arguments[0], *arguments[2:])
     np.testing.assert_allclose(got, bound, rtol=1e-5)
-    np.testing.assert_allclose(steps.interlevel_loss(*arguments), loss, rtol=1e-5)
+    got = jax.jit(steps.interlevel_loss)(*arguments)
+    np.testing.assert_allclose(got, loss, rtol=1e-5)
 
 
 def test_what_bounds_itself_costs_nothing():
@@ -50,7 +51,7 @@ def test_what_bounds_itself_costs_nothing():
     np.testing.assert_allclose(covered, 0, atol=1e-12)
     total = lambda *a: steps.interlevel_loss(*a).sum()  # noqa: E731
     slope = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3)))
-    slopes = slope(inner, seen, edges, weights)
+    slopes = jax.device_get(slope(inner, seen, edges, weights))
     assert [bool(a.any()) for a in slopes] == [False, False, False, True]
     nothing = slope(inner, 0 * seen, edges, 0 * weights)
     assert all(np.isfinite(a).all() for a in nothing)

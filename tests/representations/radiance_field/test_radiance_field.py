@@ -1,12 +1,14 @@
 """The radiance field as a representation: contract, a ball in closed form, training."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jitted import orbit_camera, pixel_rays, random_orbits
 from precision import enable_x64
-from small_field import KEY, SMALL, as_ball, in_a_hurry
+from small_field import KEY, SMALL, as_ball, blob, in_a_hurry
 
 from sdsjax.cameras import OrbitRange
 from sdsjax.diffusion import NoiseSchedule
@@ -48,11 +50,12 @@ def test_a_jitted_step_over_views_with_every_loss_and_light():
     )  # fmt: skip
     assert {a.dtype for a in jax.tree.leaves((params, state))} == {np.dtype("f4")}
     # large enough to show, as after some training
+    params, state = jax.device_get((params, state))
     params = params._replace(tables=tuple(1e3 * t for t in params.tables))
     cameras = random_orbits(KEY, 2, OrbitRange(), width=6, height=5)
-    keys = jax.random.split(KEY, 2)
 
     def loss(params, step):
+        keys = jax.random.split(KEY, 2)
         views = jax.vmap(lambda c, k: representation.render(params, state, c, k))
         drawn = views(cameras, keys)
         assert drawn.rgb.shape == drawn.normal.shape == (2, 5, 6, 3)
@@ -63,10 +66,10 @@ def test_a_jitted_step_over_views_with_every_loss_and_light():
 
     slope = jax.jit(jax.value_and_grad(loss, has_aux=True))
     slope = in_a_hurry(slope, params, 5)
-    (_, (terms, drawn)), gradient = slope(params, 5)
+    (_, (terms, drawn)), gradient = jax.device_get(slope(params, 5))
     assert 0 <= float(drawn.rgb.min()) < float(drawn.rgb.max()) <= 1
     for name, leaves in gradient._asdict().items():
-        for leaf in map(np.asarray, jax.tree.leaves(leaves)):
+        for leaf in jax.tree.leaves(leaves):
             assert np.isfinite(leaf).all(), name
             assert leaf.any(), name
     assert all(float(value) > 0 for value in terms.values())
@@ -76,24 +79,21 @@ def test_a_jitted_step_over_views_with_every_loss_and_light():
         np.testing.assert_allclose(value, ramp * terms[name], rtol=1e-5)
 
 
-@pytest.fixture(scope="module")
 def ball():
-    """A camera and key -> render(camera, key), compiled for such keys, of a ball whose
-    density rises inside of radius 0.5."""
-    settings = {**SMALL, "levels": 1, "coarse": 48, "fine": 48, "chunk": 100}
-    representation = nerf(**settings, blob_scale=1000.0)
-    params, state = jax.jit(representation.init)(KEY)
-    params = as_ball(params)
+    """A camera and camera, key -> Rendering of a ball whose density rises inside of
+    radius 0.5."""
+    settings = {"coarse": 48, "fine": 48, "chunk": 100, "blob_scale": 1000.0}
+    representation, params, state = blob(**settings)
     camera = orbit_camera(40.0, 25.0, 3.0, width=21, height=17)
-    draw = jax.jit(lambda c, k: representation.render(params, state, c, k))
-    return camera, lambda key: in_a_hurry(draw, camera, key)
+    return camera, lambda c, k: representation.render(params, state, c, k)
 
 
 @pytest.mark.slow
-def test_a_ball_looks_like_a_ball(ball):
+def test_a_ball_looks_like_a_ball():
     """Against 4000 points a ray in float64, and the sphere's own normals."""
-    camera, compiled = ball
-    drawn = jax.device_get(compiled(None)(camera, None))
+    camera, draw = ball()
+    draw = in_a_hurry(jax.jit(draw), camera, None)
+    drawn = jax.device_get(draw(camera, None))
     origins, directions = (np.float64(a) for a in pixel_rays(camera))
     t = np.linspace(1.5, 4.5, 4001)
     places = origins[..., None, :] + t[:, None] * directions[..., None, :]
@@ -120,11 +120,12 @@ def test_a_ball_looks_like_a_ball(ball):
     assert not drawn.normal[empty].any()
 
 
-def test_backgrounds_come_from_the_key(ball):
-    camera, compiled = ball
-    render = compiled(KEY)
-    first, other = (render(camera, jax.random.key(k)).rgb for k in (0, 1))
-    assert jnp.abs(first[0, 0] - other[0, 0]).max() > 0.05
+def test_backgrounds_come_from_the_key():
+    camera, draw = ball()
+    # the colours alone: without normals less is compiled
+    render = in_a_hurry(jax.jit(lambda c, k: draw(c, k).rgb), camera, KEY)
+    first, other = (np.asarray(render(camera, jax.random.key(k))) for k in (0, 1))
+    assert np.abs(first[0, 0] - other[0, 0]).max() > 0.05
     np.testing.assert_allclose(first[0, 0], first[-1, -1], atol=1e-6)
     np.testing.assert_allclose(first[8, 10], 0.5, atol=1e-3)
 
@@ -147,7 +148,7 @@ def test_every_chunk_has_rays_of_the_whole_picture():
     for side, chunk in ((12, 24), (16, 16), (16, 8)):
         means = jax.jit(lambda x, chunk=chunk: map_in_chunks(mean, x, chunk))
         for place in np.meshgrid(np.arange(side), np.arange(side)):
-            off = np.abs(means(place[..., None]) - (side - 1) / 2).max()
+            off = np.abs(np.asarray(means(place[..., None])) - (side - 1) / 2).max()
             # within the standard deviation of the mean of as many independent rays
             assert off < side / np.sqrt(12 * chunk)
 
@@ -157,7 +158,7 @@ def test_density_is_that_of_the_blob(activation):
     grid = hash_grid.make_grid(levels=1, log2_size=9)
     field = FieldSettings(grid, 1.0, 8, activation, 10.0, 0.5, 0, 0)
     shapes = jax.eval_shape(lambda key: init_field(key, field), KEY)
-    params = as_ball(jax.tree.map(lambda a: jnp.ones(a.shape), shapes))
+    params = as_ball(jax.tree.map(lambda a: np.ones(a.shape, a.dtype), shapes))
     x = np.float32([[0.1, -0.2, 0.2], [0.5, 0.0, 0.0], [0.6, 0.6, 0.5]])
     u = 10 * (1 - np.linalg.norm(x, axis=-1) / 0.5)
     want = np.log1p(np.exp(u)) if activation == "softplus" else np.exp(u)
@@ -165,7 +166,8 @@ def test_density_is_that_of_the_blob(activation):
     got = in_a_hurry(density, params, x)(params, x)
     np.testing.assert_allclose(got, want, rtol=2e-5)
     # exp ends at e^15
-    ends = activate_density(field, jnp.array([14.9, 20.0]))
+    activated = jax.jit(lambda u: activate_density(field, u))
+    ends = activated(np.float32([14.9, 20.0]))
     want = [14.9, 20.0] if activation == "softplus" else np.exp([14.9, 15.0])
     np.testing.assert_allclose(ends, want, rtol=1e-5)
 
@@ -174,9 +176,8 @@ def test_normals_are_those_of_differences():
     """A small one for derivatives, a cell wide where that is asked for; float64."""
     field = FieldSettings(GRID, 1.5, 8, "softplus", 4.0, 0.5, 0, 0)
     assert finite_difference_step(field, None) == 3 / 5
-    np.testing.assert_allclose(
-        finite_difference_step(field, jnp.array([1.0, 0.0])), 3 / 3
-    )
+    step = jax.jit(lambda weights: finite_difference_step(field, weights))
+    np.testing.assert_allclose(step(np.float32([1, 0])), 3 / 3)
     with enable_x64(True):
         rng = np.random.default_rng(0)
         x = rng.uniform(-0.8, 0.8, (5, 3))
@@ -196,7 +197,7 @@ def test_normals_are_those_of_differences():
         np.testing.assert_allclose(u, at(params, x), rtol=1e-12)
         for step, got, tolerance in ((1e-6, normals, 1e-6), (3 / 5, wide, 1e-12)):
             steps = step * np.eye(3)
-            slope = [at(params, x + h) - at(params, x - h) for h in steps]
+            slope = [np.subtract(at(params, x + h), at(params, x - h)) for h in steps]
             slope = np.stack(slope, axis=-1)
             want = -slope / np.linalg.norm(slope, axis=-1, keepdims=True)
             np.testing.assert_allclose(got, want, atol=tolerance)
@@ -204,20 +205,23 @@ def test_normals_are_those_of_differences():
 
 def test_light_by_hand():
     """Lambert's cosine; plain and textureless colours; where the light stands."""
-    albedo, points = jnp.array([[0.2, 0.4, 0.8]]), jnp.array([[0.0, 0.0, 1.0]])
-    normals = jnp.array([[0.0, 0.0, 1.0]])
-    eye = jnp.array([0.0, 0.0, 3.0])
+    albedo, points = np.float32([[0.2, 0.4, 0.8]]), np.float32([[0.0, 0.0, 1.0]])
+    normals = np.float32([[0.0, 0.0, 1.0]])
+    eye = np.float32([0.0, 0.0, 3.0])
 
     @jax.jit
     def draw(key, lambertian, textureless):
-        return shading.draw_light(
-            key, eye, lambertian=lambertian, textureless=textureless
+        """2000 lights."""
+        one = partial(
+            shading.draw_light, lambertian=lambertian, textureless=textureless
         )
+        return jax.vmap(one, (0, None))(jax.random.split(key, 2000), eye)
 
-    plain = draw(KEY, 0.0, 0.0)
-    shade = jax.jit(shading.shade)
+    compiled = jax.jit(shading.shade)
+    shade = lambda *arguments: np.asarray(compiled(*arguments))  # noqa: E731
+    plain = jax.tree.map(lambda a: np.asarray(a)[0], draw(KEY, 0.0, 0.0))
     np.testing.assert_allclose(shade(plain, albedo, normals, points), albedo)
-    lights = jax.vmap(draw, (0, None, None))(jax.random.split(KEY, 2000), 0.25, 0.5)
+    lights = jax.device_get(draw(KEY, 0.25, 0.5))
     length = np.linalg.norm(lights.position, axis=-1)
     cosine = lights.position[:, 2] / length
     assert cosine.min() > 0.5 - 1e-5
@@ -225,19 +229,22 @@ def test_light_by_hand():
     # four standard errors of a share of 2000 draws
     np.testing.assert_allclose(np.mean(lights.textured == 0), 0.5, atol=0.045)
     np.testing.assert_allclose(np.mean(lights.diffuse > 0), 0.75, atol=0.04)
-    light = shading.Light(jnp.array([3.0, 0.0, 4.0]), 0.9, 0.1, 1.0)
+    light = shading.Light(*map(np.float32, ([3.0, 0.0, 4.0], 0.9, 0.1, 1.0)))
     got = shade(light, albedo, normals, points)
     np.testing.assert_allclose(got, albedo * (0.9 / np.sqrt(2) + 0.1), rtol=1e-5)
     behind = shade(light, albedo, -normals, points)
     np.testing.assert_allclose(behind, 0.1 * albedo, rtol=1e-5)
-    blank = shade(light._replace(textured=0.0), albedo, -normals, points)
+    light = light._replace(textured=np.float32(0.0))
+    blank = shade(light, albedo, -normals, points)
     np.testing.assert_allclose(blank, 0.1, rtol=1e-5)
 
 
 def test_control_opens_the_band():
     """A level more each two steps from the second on; typed as before."""
     representation = nerf(**SMALL, band_first=1, band_start=2, band_every=2)
-    params, state = jax.jit(representation.init)(KEY)
+    state = jax.jit(lambda key: representation.init(key)[1])(KEY)
+    shapes = jax.eval_shape(representation.init, KEY)[0]
+    params = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
     assert state.level_weights.tolist() == [1, 0]
     control = jax.jit(representation.control)
     before = [a.aval for a in jax.tree.leaves(state)]
