@@ -53,12 +53,12 @@ def test_an_array_of_another_shape_is_refused(name):
     # all would be broadcast in silence, but for the kernels
     wrong = jax.tree.map(lambda a: a[..., :1], params[name])
     with pytest.raises(errors.ScopeParamShapeError, match="shape"):
-        network.apply({"params": {**params, name: wrong}}, X)
+        jax.eval_shape(network.apply, {"params": {**params, name: wrong}}, X)
     del params[name]
     with pytest.raises(
         (errors.ScopeParamNotFoundError, errors.ScopeCollectionNotFound)
     ):
-        network.apply({"params": params}, X)
+        jax.eval_shape(network.apply, {"params": params}, X)
 
 
 @pytest.mark.parametrize(("kinds", "times"), [(parameters, 0), (nn, 1)])

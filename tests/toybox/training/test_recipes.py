@@ -342,9 +342,9 @@ def test_sets_are_weighed_by_their_noise_and_the_map_beside_it(monkeypatch):
     np.testing.assert_allclose(alone, 0.09, rtol=1e-4)
     np.testing.assert_allclose(aux["map"], 0.09, rtol=1e-4)
     np.testing.assert_allclose(aux["mse"], 0.25, rtol=1e-3)
-    u = np.arange(4) + np.asarray(jax.random.uniform(jax.random.split(key)[0], (4,)))
-    t = np.floor(u / 4 * 1000).astype(int)
-    snr = np.asarray(schedule.alphas[t] / schedule.sigmas[t]) ** 2
+    drawn = jax.jit(lambda key: jax.random.uniform(jax.random.split(key)[0], (4,)))
+    t = np.floor((np.arange(4) + np.asarray(drawn(key))) / 4 * 1000).astype(int)
+    snr = (np.asarray(schedule.alphas)[t] / np.asarray(schedule.sigmas)[t]) ** 2
     want = 0.25 * (np.clip(snr, 0.1, 5) / snr).mean() + 0.2 * 0.09
     np.testing.assert_allclose(loss, want, rtol=1e-3)
 
