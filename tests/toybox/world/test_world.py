@@ -330,7 +330,7 @@ def test_a_colour_changes_nothing_but_its_own_part():
 def test_bad_input_is_named(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"unknown toybox kind 'dragon'.*airplane"):
         build_scene(SceneSpec("dragon", "red"))
-    camera = orbit_camera(0.0, 0.0, width=16, height=16)
+    camera = _wide_camera(0.0, 0.0)
     with pytest.raises(ValueError, match="supersample is 3; allowed: 1, 2, 4, 8"):
         render_layers(build_scene(SceneSpec("ball", "red")), camera, supersample=3)
     out = tmp_path / "sheet.png"
@@ -344,7 +344,7 @@ def test_the_contact_sheet_is_drawn(tmp_path):
 
     out = tmp_path / "sheet.png"
     assert (
-        main(["sheet", "--out", str(out), "--kinds", "cat", "mug", "--pairs", "1"]) == 0
+        main(["sheet", "--out", str(out), "--kinds", "ball", "mug", "--pairs", "1"]) == 0
     )
     pixels = np.asarray(Image.open(out))
     assert pixels.shape[1] == 10 * 128
