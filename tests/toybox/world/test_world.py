@@ -344,7 +344,8 @@ def test_the_contact_sheet_is_drawn(tmp_path):
 
     out = tmp_path / "sheet.png"
     assert (
-        main(["sheet", "--out", str(out), "--kinds", "ball", "mug", "--pairs", "1"]) == 0
+        main(["sheet", "--out", str(out), "--kinds", "ball", "mug", "--pairs", "1"])
+        == 0
     )
     pixels = np.asarray(Image.open(out))
     assert pixels.shape[1] == 10 * 128
