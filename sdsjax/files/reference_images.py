@@ -174,6 +174,6 @@ def read_reference(
 
 def reference_of(rgba: np.ndarray, cameras: list[Camera]) -> Reference:
     """A Reference of premultiplied rgba [n s s 4] and n cameras of that size."""
-    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cameras)
+    batch = jax.tree.map(lambda *leaves: np.stack(leaves), *cameras)
     rgba = np.clip(rgba, 0.0, 1.0)
-    return Reference(jnp.asarray(rgba[..., :3]), jnp.asarray(rgba[..., 3]), batch)
+    return jax.device_put(Reference(rgba[..., :3], rgba[..., 3], batch))

@@ -57,10 +57,12 @@ class Conv(_ByShape, nn.Conv):
 def parameter_shapes(module: nn.Module, *inputs):
     """Returns a network's parameters as shapes and dtypes, nothing allocated or drawn.
 
-    inputs: arrays as the network takes them. The tree is that of `module.init`.
+    inputs: arrays as the network takes them, or their shapes and dtypes. The tree is
+    that of `module.init`.
     """
     token = _SHAPES_ALONE.set(True)
     try:
-        return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+        key = jax.eval_shape(jax.random.key, 0)
+        return jax.eval_shape(module.init, key, *inputs)["params"]
     finally:
         _SHAPES_ALONE.reset(token)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +65,7 @@ def side_by_side(views: scoring.Views) -> np.ndarray:
     return np.concatenate([*views.rgb], 1)
 
 
+@partial(jax.jit, static_argnums=(0, 2, 3))
 def drawn_times(sampler: Sampler, seed: int, steps: int, views: int) -> Array:
     """The timesteps [steps views], int32, that a run of that seed draws."""
     key = jax.random.key(seed)
@@ -72,7 +73,7 @@ def drawn_times(sampler: Sampler, seed: int, steps: int, views: int) -> Array:
     def one(index):
         return sampler(step_keys(key, index)["t"], index, steps, (views,))
 
-    return jax.jit(jax.vmap(one))(jnp.arange(steps))
+    return jax.vmap(one)(jnp.arange(steps))
 
 
 def from_table(times: Array) -> Sampler:

@@ -1,5 +1,7 @@
 """The sets of the consistency experiment: cut out rightly, put in the right row."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from experiment_folder import load
@@ -13,13 +15,19 @@ def consistency():
     return load("sample_consistency")
 
 
-def test_true_sets_are_cut_out_of_their_grey(consistency):
+def test_true_sets_are_cut_out_of_their_grey(consistency, monkeypatch):
     """Two of the nine colours are near grey: kinds of others are asked for."""
+    drawn = cache(lambda spec, orbits, size: true_views(spec, orbits, size=size))
+
+    def drawn_once(spec, orbits, *, size):
+        return drawn(spec, tuple(orbits), size)
+
+    monkeypatch.setattr(consistency, "true_views", drawn_once)
     orbits = [(a, 15.0, 3.1) for a in (0.0, 90.0, 180.0, -90.0)]
     for prompt in ("a red mug", "a blue house"):
-        truth = true_views(parse_caption(prompt)[0], orbits, size=64)
-        pictures = consistency.true_set(prompt, 64)
-        assert pictures.shape == (4, 64, 64, 3)
+        truth = drawn_once(parse_caption(prompt)[0], orbits, size=48)
+        pictures = consistency.true_set(prompt, 48)
+        assert pictures.shape == (4, 48, 48, 3)
         np.testing.assert_allclose(pictures[:, 0, 0], 0.5, atol=1e-6)
         alpha = consistency.cut_out(pictures)[..., 3] > 0.5
         true = truth.opacity > 0.5

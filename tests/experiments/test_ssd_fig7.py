@@ -1,7 +1,6 @@
 """The figure-7 experiment: what it states exactly, and a tiny run."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from experiment_folder import load, run_small
@@ -42,7 +41,7 @@ def test_the_density_is_the_prior_s(mixture):
     prior, t, h = mixture.make_prior(), 350, 1e-4
     alpha, sigma = (float(v) for v in alpha_sigma(mixture.SCHEDULE, t))
     x = np.array([0.9, 0.3])
-    e = prior.noise(jnp.asarray(x, jnp.float32), t)
+    e = jax.jit(lambda x: prior.noise(x, t))(x.astype(np.float32))
     for branch, conditional in ((e.cond, True), (e.uncond, False)):
         slope = [
             mixture.log_density(x + h * d, alpha, sigma, conditional)

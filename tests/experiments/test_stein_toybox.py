@@ -22,11 +22,11 @@ def stein():
 
 def test_one_evaluation_serves_every_estimator(stein):
     schedule, shape = NoiseSchedule.scaled_linear(), (4, 4, 3)
-    means = jnp.stack([jnp.full(shape, 0.5), jnp.full(shape, -0.5)])
-    prior = gaussian_mixture(schedule, jnp.ones(2), means, jnp.ones(2), [True, False])
+    means, ones = np.float32([np.full(shape, 0.5), np.full(shape, -0.5)]), np.ones(2)
+    prior = gaussian_mixture(schedule, ones, means, ones, [True, False])
     prior = prior._replace(monocular=lambda x: (jnp.sum(x**2, -1), x))
-    z, key = jax.random.normal(jax.random.key(0), shape), jax.random.key(1)
-    layer = jnp.linspace(0.6, 1.0, 16).reshape(4, 4)
+    z = np.float32(np.random.default_rng(0).normal(size=shape))
+    key, layer = jax.random.key(1), np.linspace(0.6, 1.0, 16, dtype="f4").reshape(4, 4)
     view = View(None, Rendering(z, layer, 2 + layer, z, {}))
     vsd = ESTIMATORS["vsd"](schedule, guidance_scale=7.5)
     ssd = ESTIMATORS["ssd"](schedule, threshold=500)

@@ -1,7 +1,6 @@
 """Relatives of a rendering, and correlations that are known."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from experiment_folder import load, modules
@@ -17,9 +16,9 @@ def nearby():
 
 
 def rendering(nearby, azimuth, elevation, distance, seed):
-    angles = jnp.array([azimuth, azimuth + 90.0])
+    angles = np.float32([azimuth, azimuth + 90.0])
     return nearby.Drawn(
-        angles, jnp.array(elevation), jnp.array(distance), jax.random.key(seed)
+        angles, np.float32(elevation), np.float32(distance), jax.random.key(seed)
     )
 
 
@@ -48,11 +47,11 @@ def test_a_relative_differs_in_what_it_says_and_in_nothing_else(nearby):
 
 def test_its_cameras_stand_where_it_says(nearby):
     drawn = rendering(nearby, 10.0, 40.0, 3.0, 1)
-    cameras = nearby.cameras_of(drawn, 16, 40.0)
-    azimuth, elevation = jax.vmap(camera_angles)(cameras)
+    cameras = jax.jit(nearby.cameras_of, static_argnums=(1, 2))(drawn, 16, 40.0)
+    azimuth, elevation = jax.jit(jax.vmap(camera_angles))(cameras)
     np.testing.assert_allclose(azimuth, [10, 100], atol=1e-3)
     np.testing.assert_allclose(elevation, [40, 40], atol=1e-3)
-    place = jax.vmap(camera_position)(cameras)
+    place = jax.jit(jax.vmap(camera_position))(cameras)
     np.testing.assert_allclose(np.linalg.norm(place, axis=1), [3, 3], rtol=1e-5)
     assert (cameras.width, cameras.height) == (16, 16)
 

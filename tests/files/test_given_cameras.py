@@ -3,11 +3,13 @@
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
+from jitted import orbit_camera
 from PIL import Image
 
-from sdsjax.cameras import orbit_camera
+from sdsjax.files import given_cameras
 from sdsjax.files.given_cameras import fitted_shots, read_shots
 from sdsjax.files.reference_images import (
     BadReference,
@@ -29,6 +31,11 @@ EXPECTED = {
     "side": (SIDE, [[0, 0, -1, 0], [0, -1, 0, 0], [-1, 0, 0, 4], [0, 0, 0, 1]]),
     "top": (TOP, [[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 4], [0, 0, 0, 1]]),
 }
+
+
+@pytest.fixture(autouse=True)
+def compiled_orbits(monkeypatch):
+    monkeypatch.setattr(given_cameras, "orbit_camera", orbit_camera)
 
 
 def picture(path, wide=8, high=8):
@@ -61,7 +68,7 @@ def test_a_matrix_of_opengl_becomes_ours(tmp_path, side):
 )
 def test_it_is_the_orbit_that_sees_the_same(tmp_path, matrix, azimuth, elevation):
     picture(tmp_path / "a.png")
-    given = read_reference(transforms(tmp_path, [frame(matrix)]), 8)
+    given = jax.device_get(read_reference(transforms(tmp_path, [frame(matrix)]), 8))
     want = orbit_camera(azimuth, elevation, 4.0, fov=40.0, width=8, height=8)
     np.testing.assert_allclose(
         given.cameras.world_to_camera[0], want.world_to_camera, atol=1e-6
@@ -75,7 +82,7 @@ def test_a_lens_in_pixels_and_a_picture_that_is_not_square(tmp_path):
     picture(tmp_path / "images" / "a.png", 16, 8)
     lens = {"w": 32, "h": 16, "fl_x": 40.0, "fl_y": 44.0, "cx": 15.0, "cy": 9.0}
     folder = transforms(tmp_path, [frame(name="./images/a.png")], **lens)
-    given = read_reference(folder, 8)
+    given = jax.device_get(read_reference(folder, 8))
     np.testing.assert_allclose(given.cameras.focal[0], [10.0, 11.0])
     np.testing.assert_allclose(given.cameras.principal[0], [3.75, 4.25])
     assert given.mask.shape == (1, 8, 8)
@@ -91,7 +98,8 @@ def test_a_point_falls_on_its_pixel(tmp_path):
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = turn, rng.normal(size=3)
     lens = {"w": 16, "h": 8, "fl_x": 20.0, "fl_y": 21.0, "cx": 7.5, "cy": 4.5}
-    given = read_reference(transforms(tmp_path, [frame(pose.tolist())], **lens), 16)
+    folder = transforms(tmp_path, [frame(pose.tolist())], **lens)
+    given = jax.device_get(read_reference(folder, 16))
     local = np.array([0.3, -0.2, -2.0])  # OpenGL: before the camera is -z
     theirs = (7.5 + 20.0 * 0.3 / 2.0, 4.5 + 21.0 * 0.2 / 2.0)
     x, y, z = turn @ local + pose[:3, 3]
@@ -111,7 +119,7 @@ def test_names_without_an_ending_masks_and_own_lenses(tmp_path):
         frame(name="./train/r_0"),
         frame(SIDE, "b.png", mask_path="mask.png", camera_angle_x=math.radians(60)),
     ]
-    given = read_reference(transforms(tmp_path, frames), 8)
+    given = jax.device_get(read_reference(transforms(tmp_path, frames), 8))
     np.testing.assert_array_equal(given.mask[1], mask / 255)
     np.testing.assert_allclose(
         given.cameras.focal[:, 0], [4 / math.tan(math.radians(a)) for a in (20, 30)]
@@ -126,7 +134,7 @@ def test_a_folder_may_hold_pictures_of_several_sizes(tmp_path):
     picture(tmp_path / "b.png", 32, 32)
     views = [{"file": name, "fov": 30} for name in ("a.png", "b.png")]
     (tmp_path / "cameras.json").write_text(json.dumps({"views": views}))
-    given = read_reference(tmp_path, 16)
+    given = jax.device_get(read_reference(tmp_path, 16))
     assert given.mask.shape == (2, 16, 16)
     np.testing.assert_allclose(given.cameras.focal[0], given.cameras.focal[1])
 

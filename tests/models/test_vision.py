@@ -1,6 +1,8 @@
 """DPT and CLIP against torch's answers in float64 (goldens/vision.npz), no torch."""
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import fixed_vision as vision
 import fixed_weights as fixed
@@ -19,6 +21,8 @@ from sdsjax.models.vision import clip_scorer, dpt
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens" / "vision.npz"
 TOLERANCE = 1e-6  # relative L2; torch's own float32 is at up to 5e-7 here
+resize_aligned = jax.jit(dpt.resize_aligned, static_argnums=(1, 2))
+prepare = jax.jit(clip_scorer.prepare, static_argnums=1)
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +59,39 @@ def relative(found, expected):
 
 def test_networks(network, golden):
     name, (module, params, _) = network
-    apply = jax.jit(module.apply, static_argnames="method")
     if name == "clip_scorer":
-        x, ids = jnp.asarray(vision.image(24)), fixed.inputs()["ids"]
-        images = apply({"params": params}, x, method="embed_images")
-        texts = apply({"params": params}, ids, method="embed_texts")
+
+        @jax.jit
+        def towers(params, x, ids):
+            apply = partial(module.apply, {"params": params})
+            each = apply(x, method="embed_images"), apply(ids, method="embed_texts")
+            return *each, apply(x, ids)
+
+        images, texts, cosines = towers(params, vision.image(24), fixed.inputs()["ids"])
         assert relative(images, golden["clip_images"]) < TOLERANCE
         assert relative(texts, golden["clip_texts"]) < TOLERANCE
-        cosines = apply({"params": params}, x, ids)
         want = golden["clip_images"] @ golden["clip_texts"].T
         np.testing.assert_allclose(cosines, want, atol=2e-6)
         return
+
+    @jax.jit
+    def slope(params, x):
+        """What is said of pictures, and the slope of its sum."""
+
+        def summed(x):
+            y = module.apply({"params": params}, x)
+            return jnp.sum(y), y
+
+        (_, y), gradient = jax.value_and_grad(summed, has_aux=True)(x)
+        return y, gradient
+
+    own, other = vision.SIZES
+    drawn, gradient = slope(params, vision.image(own))
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 0
+    away = jax.jit(module.apply)({"params": params}, vision.image(other))
     what = {"depth": "disparity", "normals": "normals"}[name]
-    for size in vision.SIZES:
-        y = apply({"params": params}, vision.image(size))
+    for size, y in ((own, drawn), (other, away)):
         want = golden[f"{what}_{size}"]
         assert relative(vision.thinned(y), want) < TOLERANCE
         if name == "normals":
@@ -89,33 +112,41 @@ def test_a_hybrid(golden, tmp_path):
 def test_predict_takes_any_size(network):
     name, (module, params, _) = network
     if name == "clip_scorer":
+        odd = np.zeros((1, 16, 24, 3), np.float32)
         with pytest.raises(ValueError, match="takes 24 x 24"):
-            module.apply(
-                {"params": params}, jnp.zeros((1, 16, 24, 3)), method="embed_images"
-            )
+            module.apply({"params": params}, odd, method="embed_images")
         return
     with pytest.raises(ValueError, match="multiples of 8"):
-        module.apply({"params": params}, jnp.zeros((1, 32, 30, 3)))
-    x = jnp.asarray(vision.image(40))[:, :, :30]
-
-    @jax.jit
-    def slope(x):
-        return jax.value_and_grad(lambda x: dpt.predict(module, params, x).sum())(x)
-
+        module.apply({"params": params}, np.zeros((1, 32, 30, 3), np.float32))
+    x = vision.image(40)[:, :, :30]
     found = jax.eval_shape(lambda x: dpt.predict(module, params, x), x)
     assert found.shape == (2, 40, 30) + ((3,) if name == "normals" else ())
+
+    # the network's own slope is seen above; here that of the resizes, there and back
+    def squared(variables, x):
+        assert x.shape == (2, 32, 32, 3)
+        y = jnp.repeat(jnp.repeat(x**2, 2, 1), 2, 2)
+        return y if name == "normals" else y.sum(-1)
+
+    plain = SimpleNamespace(config=module.config, apply=squared)
+
+    @jax.jit
+    @jax.value_and_grad
+    def slope(x):
+        return dpt.predict(plain, params, x).sum()
+
     value, gradient = slope(x)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
-    assert jnp.abs(gradient).max() > 0
+    assert np.abs(gradient).min(axis=(0, 3)).max() > 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_aligned_doubling(size):
     """Corners stay, a ramp stays a ramp, rows and columns are not confused."""
-    ramp = jnp.linspace(1.0, 4.0, size)
-    x = jnp.stack([ramp[:, None] + jnp.arange(3.0) * 10], axis=-1)[None]
-    y = dpt.resize_aligned(x, 2 * size, 6)[0, ..., 0]
+    ramp = np.linspace(1.0, 4.0, size)
+    x = np.float32(ramp[:, None] + np.arange(3.0) * 10)[None, ..., None]
+    y = np.asarray(resize_aligned(x, 2 * size, 6))[0, ..., 0]
     rows = np.linspace(1.0, 4.0, 2 * size) if size > 1 else np.ones(2)
     want = rows[:, None] + np.linspace(0.0, 20.0, 6)
     np.testing.assert_allclose(y, want, rtol=1e-6)
@@ -160,7 +191,7 @@ def test_preparation_is_pillows(height, width):
         ]
         rows.append(np.stack(planes, -1)[top : top + 24, left : left + 24])
     want = (np.clip(rows, 0, 1) - clip_scorer.MEAN) / clip_scorer.DEVIATION
-    found = clip_scorer.prepare(jnp.asarray(rgb), 24)
+    found = prepare(rgb, 24)
     np.testing.assert_allclose(found, want, atol=2e-5)
 
 
@@ -176,14 +207,13 @@ def test_clip_distance(tmp_path):
     rgb = 0.5 + 0.5 * fixed.uniform("rgb", (3, 30, 40, 3))
     found = distance(rgb, ["red cube", "cube"])
     assert found.shape == (3, 2)
-    ids = jnp.asarray(tokenizer(["cube"]))
-    x = clip_scorer.prepare(jnp.asarray(rgb), 24)
+    ids, x = np.array(tokenizer(["cube"])), prepare(rgb, 24)
     apply = jax.jit(network.module.apply)
-    cosines = apply({"params": network.params}, x, ids)
-    np.testing.assert_allclose(found[:, 1], 1.0 - cosines[:, 0], atol=1e-5)
+    cosines = np.asarray(apply({"params": network.params}, x, ids))
+    np.testing.assert_allclose(np.asarray(found)[:, 1], 1 - cosines[:, 0], atol=1e-5)
     # the end token decides, what pads after it does not
-    padded = ids.at[0, 4:].set(5)
-    same = apply({"params": network.params}, x, padded)
+    ids[0, 4:] = 5
+    same = apply({"params": network.params}, x, ids)
     np.testing.assert_allclose(same, cosines, atol=1e-6)
     with pytest.raises(ValueError, match=r"expected \[b h w 3\]"):
         distance(rgb[0], ["cube"])

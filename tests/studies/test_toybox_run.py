@@ -111,10 +111,16 @@ def stage():
     return ToyboxRuns(partial(pieces, asked=asked)), asked, made, make
 
 
-def expected(prompt, seed, scale, rate, times):
+@jax.jit
+def start(seed):
     key = jax.random.fold_in(jax.random.key(seed), toybox_run.INIT)
-    start, _ = one_colour().init(jax.random.split(key)[0])
-    return start.rgb - rate * scale * PULLS[prompt] * times.mean(1).sum() / 1000
+    return one_colour().init(jax.random.split(key)[0])[0].rgb
+
+
+def expected(prompt, seed, scale, rate, times):
+    total = np.asarray(times).mean(1).sum()
+    moved = rate * scale * PULLS[prompt] * total / 1000
+    return np.asarray(start(seed)) - moved
 
 
 def test_one_compilation_serves_prompts_seeds_settings_and_rates(stage):
@@ -136,7 +142,7 @@ def test_one_compilation_serves_prompts_seeds_settings_and_rates(stage):
         assert set(found.truth) == set(toybox_run.FIGURES)
         # it covers every pixel, the truth half of them
         np.testing.assert_allclose(found.truth["iou"], 0.5, rtol=1e-5)
-        error = ((np.asarray(truth) - 0.5) ** 2).mean()
+        error = ((truth - 0.5) ** 2).mean()
         np.testing.assert_allclose(
             found.truth["psnr"], -10 * np.log10(error), rtol=1e-4
         )
@@ -163,11 +169,14 @@ def test_times_are_those_that_training_draws():
     key = jax.random.key(3)
     times = drawn_times(WINDOW, 3, 20, VIEWS)
     assert times.shape == (20, VIEWS)
+
+    @jax.jit
+    def drawn_by_training(index):
+        return WINDOW(toybox_run.step_keys(key, index)["t"], index, 20, (VIEWS,))
+
+    times = np.asarray(times)
     for index in (0, 19):
-        keys = toybox_run.step_keys(key, index)
-        np.testing.assert_array_equal(
-            times[index], WINDOW(keys["t"], index, 20, (VIEWS,))
-        )
+        np.testing.assert_array_equal(times[index], drawn_by_training(index))
     assert (times[:, 0] != times[:, 1]).any()
 
 
@@ -187,8 +196,8 @@ def test_one_compilation_serves_runs_of_any_length(stage):
     _, _, made, make = stage
     runs, before = ToyboxRuns(partial(pieces, asked=[]), falls_to=0.1), len(made)
     for steps in (1, STEPS):
-        drawn = drawn_times(WINDOW, 0, steps, VIEWS)
-        times = jnp.concatenate([drawn, jnp.zeros((STEPS - steps, VIEWS), jnp.int32)])
+        drawn = np.asarray(drawn_times(WINDOW, 0, steps, VIEWS))
+        times = np.pad(drawn, ((0, STEPS - steps), (0, 0)))
         found = runs.run(
             "fall", make, {"scale": jnp.float32(1.0), "times": times},
             prompt="a red mug", seed=0, steps=steps,
@@ -196,7 +205,7 @@ def test_one_compilation_serves_runs_of_any_length(stage):
         )  # fmt: skip
         # rates fall geometrically to a tenth over the run's own length
         weights = 0.1 ** (np.arange(steps) / steps)
-        start = expected("a red mug", 0, 0.0, 1.0, drawn)
+        begun = expected("a red mug", 0, 0.0, 1.0, drawn)
         moved = PULLS["a red mug"] * (weights * drawn.mean(1)).sum() / 1000
-        np.testing.assert_allclose(found.strip[5, 5], start - moved, rtol=1e-5)
+        np.testing.assert_allclose(found.strip[5, 5], begun - moved, rtol=1e-5)
     assert len(made) == before + 2

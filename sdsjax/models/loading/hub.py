@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -136,7 +137,8 @@ COMPONENTS = {
 @lru_cache(maxsize=64)
 def shapes_of(component: Component, config):
     """Returns the parameter tree of a component as shapes, nothing allocated."""
-    return parameter_shapes(component.module(config), *component.inputs(config))
+    inputs = jax.eval_shape(lambda: component.inputs(config))
+    return parameter_shapes(component.module(config), *inputs)
 
 
 def param_shapes(name: str, config):

@@ -69,7 +69,7 @@ def sample(
     transformer, vae, schedule = networks.transformer, networks.vae, networks.schedule
     side, channels = transformer.config.sample_size, transformer.config.in_channels
     times = ddim_times(steps, schedule.num_steps)
-    levels = jnp.append(schedule.sigmas[times[:-1]], 0.0)
+    levels = np.append(np.asarray(schedule.sigmas)[times[:-1]], np.float32(0))
 
     @jax.jit
     def draw(params, key, told, nothing):

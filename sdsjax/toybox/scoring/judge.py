@@ -157,15 +157,16 @@ def load_network(module: nn.Module, folder: Path):
 
     Raises ValueError if the file is missing, damaged or does not fit the network.
     """
-    shapes = parameter_shapes(module, jnp.zeros((1, 64, 64, 3)))
+    shapes = parameter_shapes(module, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
     found = read_arrays(folder / "model.safetensors")
     wanted = flat(shapes)
     if {k: v.shape for k, v in found.items()} != {
         k: v.shape for k, v in wanted.items()
     }:
         raise ValueError(f"{folder}: the weights do not fit {type(module).__name__}")
-    leaves = [jnp.asarray(found[name], jnp.float32) for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+    # widened here: on the device it takes a program for every shape
+    leaves = [np.asarray(found[name], np.float32) for name in wanted]
+    return jax.device_put(jax.tree.unflatten(jax.tree.structure(shapes), leaves))
 
 
 def save_judge(params, folder: Path = FOLDER, card: dict | None = None) -> None:

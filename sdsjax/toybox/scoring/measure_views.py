@@ -70,7 +70,7 @@ def judge_views(
     flat = pictures.reshape(-1, *pictures.shape[2:])
     specs = [parse_caption(text)[0] for text in texts for _ in range(VIEWS)]
     turn, elevation = orbits[..., 0].ravel(), orbits[..., 1].ravel()
-    seen = view_index(jnp.asarray(turn), jnp.asarray(elevation))
+    seen = jax.jit(view_index)(turn, elevation)
     wanted = labels_of(specs, np.asarray(seen))
     shares: dict[str, Any] = agreement(load_judge()(flat), wanted)
     single = np.array([spec.base_kind is None for spec in specs])

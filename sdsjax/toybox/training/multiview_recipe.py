@@ -89,7 +89,7 @@ def grown(params, within):
             array = np.pad(array, (*before, (0, more), (0, 0)))
         if array.shape != place.shape:
             raise ValueError(f"{name}: {array.shape} does not fit {place.shape}")
-        out[path] = jnp.asarray(array)
+        out[path] = jax.device_put(array)  # jnp.asarray compiles a program a shape
     return unflatten_dict(out)
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sdsjax.cameras import orbit_camera
@@ -152,7 +151,7 @@ def build_pool(
     orbit = _orbits(seed, len(plan) // views, views)
     _render_pool(folder, plan, orbit, size, surfaces, log)
     np.save(folder / "geometry.npy", plan)
-    seen = view_index(jnp.asarray(orbit[:, 0]), jnp.asarray(orbit[:, 1]))
+    seen = jax.jit(view_index)(*orbit[:, :2].T)
     np.save(folder / "view.npy", np.asarray(seen))
     if views > 1:
         np.save(folder / "orbit.npy", orbit)

@@ -37,7 +37,7 @@ class Numbers(flow.FlowNetworks):
     """Captions that are numbers; "" is 0."""
 
     def told(self, texts):
-        numbers = jnp.array([[float(text or 0)] for text in texts])
+        numbers = np.float32([[float(text or 0)] for text in texts])
         return Text(numbers[..., None], numbers)
 
 

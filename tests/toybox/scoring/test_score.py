@@ -1,6 +1,7 @@
 """Scores: the truth scores perfectly, known faults cost what they should."""
 
 import operator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +16,19 @@ from sdsjax.toybox.world.scene import SceneSpec, build_scene
 from sdsjax.toybox.world.views import heldout_orbits
 from sdsjax.types import Rendering
 
-SIZE = 16  # a tile of the renderer: at 24 it traces four
+SIZE = 16  # with two rays a pixel each way a tile of the renderer
 SPEC = SceneSpec("snowman", "blue")
 ORBITS = heldout_orbits()
 
 
 @pytest.fixture(scope="module")
 def truth():
-    return scoring._heldout_truth(SPEC, SIZE)
+    drawn = partial(scoring.true_views, supersample=2)
+    scoring._heldout_truth.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "true_views", drawn)
+        yield scoring._heldout_truth(SPEC, SIZE)
+    scoring._heldout_truth.cache_clear()
 
 
 def scored(views, truth):

@@ -67,7 +67,7 @@ def test_the_judge_learns_what_is_drawn_and_pays_for_each_question(fitted, tmp_p
     # equal logits: the log of how many there are to choose from; of the view only
     # where the kind has a front
     sizes = (30, 9, len(judge.BASES) + 1, 10, 5)
-    logits = judge.Labels(*(jnp.zeros((64, size)) for size in sizes))
+    logits = judge.Labels(*(np.zeros((64, size), np.float32) for size in sizes))
     loss, aux = jax.jit(recipe.loss)(logits, None, (x, answers, front), None)
     want = sum(np.log(size) for size in sizes[:4]) + np.log(5) * front.mean()
     np.testing.assert_allclose(loss, want, rtol=1e-5)

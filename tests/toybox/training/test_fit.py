@@ -21,6 +21,14 @@ from sdsjax.toybox.training.fit import (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def first_state_uncompiled():
+    """`fit` compiles it for its own optimiser, here twenty times for two numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fits, "_first_state", fits._first_state.__wrapped__)
+        yield
+
+
 class Stop(Exception):
     """Stands in for a kill."""
 
@@ -32,19 +40,20 @@ def recipe(stop_at=None, steps=12):
         return np.random.default_rng([3, step]).normal(size=(4, 2)).astype(np.float32)
 
     def loss(params, frozen, batch, key):
-        noise = 0.1 * jax.random.normal(key, batch.shape)
+        noise = jax.random.uniform(key, batch.shape, minval=-0.2, maxval=0.2)
         error = batch @ params["w"] + frozen - (batch + noise) @ jnp.ones((2, 1))
         return jnp.mean(error**2), {"size": jnp.sum(params["w"] ** 2)}
 
     return Recipe(loss, batch_at, steps, peak=0.1, warmup=2, ema_decay=0.9)
 
 
-START = {"w": jnp.zeros((2, 1))}
+START = {"w": np.zeros((2, 1), np.float32)}
+FROZEN = np.zeros(1, np.float32)
 
 
 def run(folder, **kwargs):
     given = recipe(**kwargs)
-    return fit(folder, given, START, jnp.zeros(1), log=lambda line: None)
+    return fit(folder, given, START, FROZEN, log=lambda line: None)
 
 
 def test_a_stopped_fit_ends_bit_identical(tmp_path, monkeypatch):
@@ -67,7 +76,7 @@ def test_it_learns_and_the_average_follows(tmp_path):
 
 def test_rate_rises_stays_and_falls_to_zero():
     given = recipe()._replace(steps=1000, warmup=100, cooldown=0.2, peak=0.5)
-    rates = [float(trapezoid(given)(step)) for step in (0, 50, 100, 800, 900, 1000)]
+    rates = jax.jit(trapezoid(given))(np.array([0, 50, 100, 800, 900, 1000]))
     np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.5, 0.25, 0], atol=1e-6)
 
 
@@ -95,15 +104,20 @@ def test_the_log_says_each_step_once(tmp_path, monkeypatch):
     assert [row["step"] for row in rows(tmp_path)] == [50, 100]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The state after twenty steps in one go."""
+    return run(tmp_path_factory.mktemp("whole"), steps=20)
+
+
 def test_a_changed_recipe_is_refused_a_longer_one_only_where_it_changes_the_past(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, whole
 ):
     monkeypatch.setattr(fits, "SAVE_EVERY", 0.0)
     with pytest.raises(Stop):
         run(tmp_path, stop_at=5, steps=12)
     with pytest.raises(ValueError, match=r"peak = 0.1 \(now 0.2\)"):
-        fit(tmp_path, recipe()._replace(peak=0.2), START, jnp.zeros(1), log=print)
-    whole = run(tmp_path / "whole", steps=20)
+        fit(tmp_path, recipe()._replace(peak=0.2), START, FROZEN, log=print)
     parts = run(tmp_path, steps=20)
     np.testing.assert_array_equal(whole.params["w"], parts.params["w"])
 
@@ -111,7 +125,7 @@ def test_a_changed_recipe_is_refused_a_longer_one_only_where_it_changes_the_past
 def within(folder, minutes=1.0, **kwargs):
     given = recipe(**kwargs)
     return fit_within(
-        folder, given, START, jnp.zeros(1), minutes=minutes, log=lambda line: None
+        folder, given, START, FROZEN, minutes=minutes, log=lambda line: None
     )
 
 
@@ -119,8 +133,7 @@ def plan(folder):
     return json.loads((folder / "recipe.json").read_text())
 
 
-def test_minutes_enough_for_all_steps_change_nothing(tmp_path):
-    whole = run(tmp_path / "whole", steps=20)
+def test_minutes_enough_for_all_steps_change_nothing(tmp_path, whole):
     parts = within(tmp_path / "parts", steps=20)
     for name, value in flat(whole).items():
         np.testing.assert_array_equal(value, flat(parts)[name], err_msg=name)

@@ -128,8 +128,9 @@ def test_the_unet_s_loss_of_a_constant_error(fitted, pool, tmp_path, monkeypatch
     assert (x.shape, len(ids)) == ((8, 4, 4, 3), 8)
     key = jax.random.key(1)
     loss, aux = jax.jit(plan.loss)(params, {}, (x, ids), key)
-    t = np.asarray(stratified_times(jax.random.split(key)[0], 8, 1000))
-    snr = np.asarray(SCHEDULE.alphas[t] / SCHEDULE.sigmas[t]) ** 2
+    times = jax.jit(lambda key: stratified_times(jax.random.split(key)[0], 8, 1000))
+    t = np.asarray(times(key))
+    snr = (np.asarray(SCHEDULE.alphas)[t] / np.asarray(SCHEDULE.sigmas)[t]) ** 2
     weight = np.clip(snr, 0.1, 5) / snr
     for name in ("mse", "mse_low_t", "mse_high_t"):
         np.testing.assert_allclose(aux[name], 0.25, rtol=1e-3)
@@ -341,9 +342,9 @@ def test_sets_are_weighed_by_their_noise_and_the_map_beside_it(monkeypatch):
     np.testing.assert_allclose(alone, 0.09, rtol=1e-4)
     np.testing.assert_allclose(aux["map"], 0.09, rtol=1e-4)
     np.testing.assert_allclose(aux["mse"], 0.25, rtol=1e-3)
-    u = np.arange(4) + np.asarray(jax.random.uniform(jax.random.split(key)[0], (4,)))
-    t = np.floor(u / 4 * 1000).astype(int)
-    snr = np.asarray(schedule.alphas[t] / schedule.sigmas[t]) ** 2
+    drawn = jax.jit(lambda key: jax.random.uniform(jax.random.split(key)[0], (4,)))
+    t = np.floor((np.arange(4) + np.asarray(drawn(key))) / 4 * 1000).astype(int)
+    snr = (np.asarray(schedule.alphas)[t] / np.asarray(schedule.sigmas)[t]) ** 2
     want = 0.25 * (np.clip(snr, 0.1, 5) / snr).mean() + 0.2 * 0.09
     np.testing.assert_allclose(loss, want, rtol=1e-3)
 

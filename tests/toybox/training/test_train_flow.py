@@ -1,5 +1,7 @@
 """The recipe of toybox-flow: its loss, its folder, and a run that is stopped."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from sdsjax import sample
 from sdsjax.cli.checks import resolve
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.models.loading import hub
+from sdsjax.models.mmdit import Text
 from sdsjax.priors import stable_diffusion3
 from sdsjax.toybox.__main__ import main
 from sdsjax.toybox.scoring import card_flow
@@ -18,16 +21,16 @@ from sdsjax.toybox.training.train_prior import stratified_times, word_tokenizer
 HURRY = {"xla_backend_optimization_level": 0}
 
 
-def random_params():
-    """Of the shapes that the training begins with; nothing is compiled."""
-    shapes = jax.eval_shape(lambda: train_flow.initial_params(0))
+def drawn_like(shapes):
+    """Random parameters; nothing is compiled."""
     draw = np.random.default_rng(0).normal
     return jax.tree.map(lambda leaf: draw(0, 0.1, leaf.shape).astype("f4"), shapes)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return random_params()
+    """Of the shapes that the training begins with."""
+    return drawn_like(jax.eval_shape(lambda: train_flow.initial_params(0)))
 
 
 def test_sizes(params):
@@ -40,39 +43,64 @@ def test_sizes(params):
     assert 2 * all_of < 7.95e6  # bytes, float16; with its headers under 8 MB
 
 
+def encode(variables, x, method):
+    """Stands for the VAE, which is the slow test's: scaled means of eight by eight."""
+    assert method == "encode"
+    small = jnp.mean(x.reshape(len(x), 8, 8, 8, 8, 3), (2, 4, 5))
+    return small[..., None] * variables["params"], None
+
+
 def test_the_loss_is_the_square_of_the_velocity_s_error(monkeypatch):
-    """By hand on one batch, from what the parts are called on; of one block."""
+    """By hand on one batch, from what the parts are called on; of one block.
+
+    What it is told of a text is a table's, by what the text encoders stand for; their
+    own words meet the prior's below."""
     shallow = train_flow.TRANSFORMER._replace(layers=1)
     monkeypatch.setattr(train_flow, "TRANSFORMER", shallow)
-    params = random_params()
-    vae, ids = hub.load_component("toybox-sd", "vae"), word_tokenizer()(["a red mug"])
+    transformer = dict(hub.param_shapes("transformer", shallow))
+    del transformer["pos_embed"]
+    params = drawn_like({"transformer": transformer})
+    tokens, ids = word_tokenizer(), word_tokenizer()(["a red mug"])
+    rows = np.random.default_rng(1).normal(size=(tokens.vocab_size, shallow.context))
+    params["text"] = rows.astype("f4")
+
+    def told_of(params, ids):
+        states = params["text"][ids]
+        return Text(states, states.mean(1)[:, : shallow.pooled])
+
+    monkeypatch.setattr(train_flow, "told_of", told_of)
+    config = hub.load_component("toybox-sd", "vae").config
+    scales = np.float32([3.0, -2.0, 1.0, 4.0])
+    vae = hub.Network(SimpleNamespace(apply=encode), scales, config)
     x = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype("f4")
     schedule, key = NoiseSchedule.flow_matching(shift=1.0), jax.random.key(3)
 
     def by_hand():
-        mean, _ = vae.module.apply({"params": vae.params}, x, method="encode")
-        z = vae.config.scaling_factor * mean
+        mean, _ = encode({"params": scales}, x, "encode")
+        z = config.scaling_factor * mean
         key_t, key_noise = jax.random.split(key)
         s = (stratified_times(key_t, 1, 1000) + 1) / 1000
         eps = jax.random.normal(key_noise, z.shape)
         module = train_flow.MMDiT(train_flow.TRANSFORMER)
         table = train_flow.position_table(train_flow.TRANSFORMER)
         own = {"params": {**params["transformer"], "pos_embed": table}}
-        told = train_flow.told_of(params, ids)
+        told = told_of(params, ids)
         v = module.apply(own, (1 - s) * z + s * eps, 1000.0 * s, told)
         return jnp.mean((v - (eps - z)) ** 2)
 
     loss = train_flow.flow_loss(vae, schedule)
     both = jax.jit(
-        lambda p: (loss(p, vae.params, (x, ids), key)[0], by_hand()),
+        lambda p: (loss(p, scales, (x, ids), key)[0], by_hand()),
         compiler_options=HURRY,
     )
     np.testing.assert_allclose(*both(params), rtol=1e-4)
 
 
-def test_what_is_written_is_a_prior(params, tmp_path):
+def test_what_is_written_is_a_prior(params, tmp_path, monkeypatch):
     """Found by its folder, without T5 or any of its tokens, told what it was trained
     on."""
+    table = jax.jit(train_flow.position_table, static_argnums=0)
+    monkeypatch.setattr(train_flow, "position_table", table)
     out = tmp_path / "toybox-flow"
     vae = hub.load_component("toybox-sd", "vae")
     train_flow.write_flow(out, vae, 1.0, params)

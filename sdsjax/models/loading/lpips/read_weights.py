@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from sdsjax.models.loading.errors import LoaderError, unreadable_format
@@ -71,7 +71,7 @@ def load_lpips(path: str | Path) -> Network:
     params: dict[str, Any] = {}
     for key, tensor in found.items():
         layer, _, part = key.partition(".")
-        array = jnp.asarray(_flax_layout(_read(tensor)))
+        array = jax.device_put(_flax_layout(_read(tensor)))
         if part:
             part = {"weight": "kernel"}.get(part, part)
             params.setdefault(layer, {})[part] = array
