@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 from jax.tree_util import Partial
@@ -188,7 +188,7 @@ class Session:
 
     def _later(self) -> list[Callable]:
         # of shapes, as the steps that are taken meanwhile replace the state
-        shapes = shapes_of((*self.particle(0), self.prior_params, self.key))
+        shapes: Any = shapes_of((*self.particle(0), self.prior_params, self.key))
         preview = partial(self.preview.compile, *shapes)
         exports = exports_ahead(self.draw, *shapes[:2], self.config)
         return [*([preview] if self.config.preview_every else []), *exports]
