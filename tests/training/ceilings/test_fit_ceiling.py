@@ -104,7 +104,7 @@ def test_a_field_is_fitted_with_its_grid_and_proposal():
     )
     # so few steps and rays bring a field without either to 0.64 of its first loss
     assert losses[-10:].mean() < 0.8 * losses[:3].mean()
-    begun, first = representation.init(jax.random.key(0))
+    begun, first = jax.jit(representation.init)(jax.random.key(0))
     assert np.abs(state.occupancy - first.occupancy).max() > 0.1
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), params, begun)
     assert all(jax.tree.leaves(moved.proposal))
