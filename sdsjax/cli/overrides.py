@@ -260,11 +260,11 @@ def apply(
         if key not in table:
             raise unknown_key(table, key)
         values[key] = _given(key, value, table[key])
-    for key, value in values.items():
-        *parents, last = key.split(".")
-        target = config
-        for part in parents:
-            target = target[part]
-        with target.ignore_type():
+    with config.ignore_type():  # once for all sections, each of which it visits
+        for key, value in values.items():
+            *parents, last = key.split(".")
+            target = config
+            for part in parents:
+                target = target[part]
             target[last] = value
     return config

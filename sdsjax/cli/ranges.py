@@ -5,6 +5,7 @@ Keys are dotted; `*` stands for one or more parts of a key. Both ends are allowe
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -96,11 +97,18 @@ def _numbers(value: Any) -> tuple:
     )
 
 
+@functools.cache
+def _pattern(key: str) -> re.Pattern[str]:
+    # of the keys that a line of RANGES with a star stands for
+    return re.compile(re.escape(key).replace(r"\*", r"[\w.]+"))
+
+
 def check_ranges(flat: Mapping[str, Any]) -> None:
     """Every number within RANGES; raises ConfigError naming key, value and range."""
     for key, value in flat.items():
         for pattern, (low, high) in RANGES.items():
-            if not re.fullmatch(re.escape(pattern).replace(r"\*", r"[\w.]+"), key):
+            meant = "*" in pattern and _pattern(pattern).fullmatch(key)
+            if key != pattern and not meant:
                 continue
             if any(not low <= v <= high for v in _numbers(value)):
                 limits = f"in {low}..{high}" if high < ANY else f"at least {low}"
