@@ -5,7 +5,7 @@ Not a test; those of exporting and of editing share it.
 
 import json
 
-import jax.numpy as jnp
+import numpy as np
 
 from sdsjax.runs.checkpoints import Checkpoints, digest
 from sdsjax.training import train_step
@@ -17,8 +17,8 @@ STEP = 3
 def finished(folder, config, params, rep_state):
     """What a run leaves behind, without one: the files that the command reads."""
     folder.mkdir()
-    rest = {"moments": jnp.ones(3)}
-    state = train_step.TrainState(jnp.int32(STEP), params, rep_state, rest, ())
+    rest = {"moments": np.ones(3, np.float32)}
+    state = train_step.TrainState(np.int32(STEP), params, rep_state, rest, ())
     Checkpoints(folder / "checkpoints").save(STEP, state)
     files = {
         "run.json": {"format": "sdsjax-run-1"},

@@ -1,9 +1,18 @@
 """A train step that goes wrong at a step. Not a test; those of divergence share it."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from sdsjax.training import programs
+
+
+@partial(jax.jit, static_argnums=2)
+def spoiled(params, finite, lane):
+    """Parameters of NaN in a lane, and the flag that says so."""
+    bad = jax.tree.map(lambda p: p.at[lane].multiply(jnp.nan), params)
+    return bad, finite.at[lane].set(False)
 
 
 def poison(patch, at: int, lane=...) -> None:
@@ -16,9 +25,8 @@ def poison(patch, at: int, lane=...) -> None:
         def wrapped(state, prior_params, key):
             state, metrics = step(state, prior_params, key)
             if int(state.step) >= at:
-                bad = jax.tree.map(lambda p: p.at[lane].multiply(jnp.nan), state.params)
+                bad, finite = spoiled(state.params, metrics["finite"], lane)
                 state = state._replace(params=bad)
-                finite = metrics["finite"].at[lane].set(False)
                 metrics = {**metrics, "finite": finite}
             return state, metrics
 

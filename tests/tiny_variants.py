@@ -133,7 +133,7 @@ def _source(name, overrides, folder):
         config = resolve(stem, {**own, "prior.name": "stable_diffusion"})
         side = overrides["resolution"]
         representation = build_representation(config, (side, side, 3))
-        finished(path, config, *representation.init(jax.random.key(3)))
+        finished(path, config, *jax.jit(representation.init)(jax.random.key(3)))
     return {"edit.path": str(path)}
 
 

@@ -8,6 +8,7 @@ do.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import sys
 import types
@@ -105,6 +106,11 @@ def _configs_package(path: Path) -> Iterator[None]:
         sys.modules.update(kept)
 
 
+@functools.cache
+def _compiled(text: str, path: str) -> types.CodeType:
+    return compile(text, path, "exec")
+
+
 def read_module(path: Path) -> types.ModuleType:
     """Execute a config file; whatever goes wrong in it becomes a ConfigError."""
     if any((folder / "run.json").is_file() for folder in path.parents[:2]):
@@ -116,8 +122,9 @@ def read_module(path: Path) -> types.ModuleType:
     module.__file__ = str(path)
     with _configs_package(path):
         try:
-            code = compile(path.read_text(encoding="utf-8"), str(path), "exec")
-            exec(code, module.__dict__)
+            exec(
+                _compiled(path.read_text(encoding="utf-8"), str(path)), module.__dict__
+            )
         except (Exception, SystemExit) as error:
             raise ConfigError(f"config file {path}: {in_short(error)}") from error
     return module

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import sdsjax
-from sdsjax.cli.prior_choice import KINDS, single_views
 from sdsjax.runs.disk_errors import FULL, refusal
 from sdsjax.runs.exit_status import ExitStatus
 
@@ -73,6 +72,8 @@ def warnings(signs: dict[str, tuple[str, str]] = SIGNS) -> list[str]:
 
 def warn(config, overrides: Mapping[str, Any]) -> None:
     """Says on stderr what the user may not have meant, before a run begins."""
+    from sdsjax.cli.prior_choice import single_views  # imports JAX
+
     single = single_views(config, overrides)
     for warning in (*warnings(), *([single] if single else [])):
         print(f"sdsjax: warning: {warning}", file=sys.stderr)
@@ -93,6 +94,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def memory_advice(config) -> str:
     """What to lower, with the values now."""
+    from sdsjax.cli.prior_choice import KINDS  # imports JAX: a mistake needs none
+
     hints = [
         f"--config.batch_size (now {config.batch_size})",
         f"--config.resolution (now {config.resolution})",

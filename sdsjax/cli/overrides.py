@@ -260,7 +260,7 @@ def apply(
         if key not in table:
             raise unknown_key(table, key)
         values[key] = _given(key, value, table[key])
-    with config.ignore_type():  # once: it walks through the whole config
+    with config.ignore_type():  # once for all sections, each of which it visits
         for key, value in values.items():
             *parents, last = key.split(".")
             target = config

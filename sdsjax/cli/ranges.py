@@ -5,10 +5,10 @@ Keys are dotted; `*` stands for one or more parts of a key. Both ends are allowe
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
 from sdsjax.training.config import ConfigError
@@ -97,22 +97,18 @@ def _numbers(value: Any) -> tuple:
     )
 
 
-@cache
-def _ranges() -> list[tuple[Callable, float, float]]:
-    # (whether a key is meant, lowest, highest), in RANGES' order
-    def meant(pattern: str) -> Callable:
-        if "*" not in pattern:
-            return pattern.__eq__
-        return re.compile(re.escape(pattern).replace(r"\*", r"[\w.]+")).fullmatch
-
-    return [(meant(pattern), *ends) for pattern, ends in RANGES.items()]
+@functools.cache
+def _pattern(key: str) -> re.Pattern[str]:
+    # of the keys that a line of RANGES with a star stands for
+    return re.compile(re.escape(key).replace(r"\*", r"[\w.]+"))
 
 
 def check_ranges(flat: Mapping[str, Any]) -> None:
     """Every number within RANGES; raises ConfigError naming key, value and range."""
     for key, value in flat.items():
-        for meant, low, high in _ranges():
-            if not meant(key):
+        for pattern, (low, high) in RANGES.items():
+            meant = "*" in pattern and _pattern(pattern).fullmatch(key)
+            if key != pattern and not meant:
                 continue
             if any(not low <= v <= high for v in _numbers(value)):
                 limits = f"in {low}..{high}" if high < ANY else f"at least {low}"

@@ -176,4 +176,5 @@ def reference_of(rgba: np.ndarray, cameras: list[Camera]) -> Reference:
     """A Reference of premultiplied rgba [n s s 4] and n cameras of that size."""
     batch = jax.tree.map(lambda *leaves: np.stack(leaves), *cameras)
     rgba = np.clip(rgba, 0.0, 1.0)
-    return jax.device_put(Reference(rgba[..., :3], rgba[..., 3], batch))
+    rgb, mask = jax.device_put((rgba[..., :3], rgba[..., 3]))
+    return Reference(rgb, mask, jax.device_put(batch))

@@ -12,9 +12,8 @@ import math
 import shlex
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 from jax.tree_util import Partial
@@ -188,10 +187,15 @@ class Session:
 
     def _later(self) -> list[Callable]:
         # of shapes, as the steps that are taken meanwhile replace the state
-        shapes: Any = shapes_of((*self.particle(0), self.prior_params, self.key))
-        preview = partial(self.preview.compile, *shapes)
-        exports = exports_ahead(self.draw, *shapes[:2], self.config)
-        return [*([preview] if self.config.preview_every else []), *exports]
+        params, rep_state, prior_params, key = shapes_of(
+            (*self.particle(0), self.prior_params, self.key)
+        )
+
+        def preview():
+            self.preview.compile(params, rep_state, prior_params, key)
+
+        exports = exports_ahead(self.draw, params, rep_state, self.config)
+        return [preview, *exports] if self.config.preview_every else exports
 
     def report_step(self) -> Request | None:
         """Tells the listener that a step was taken; returns what it asks for."""

@@ -4,7 +4,6 @@ import json
 from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from test_export_command import finished
@@ -23,16 +22,17 @@ PROMPTS = ("a red ball", "a blue mug")
 def ball():
     config = gaussians()
     representation = build_representation(config, (8, 8, 3))
-    return config, *representation.init(jax.random.key(0))
+    return config, *jax.jit(representation.init)(jax.random.key(0))
 
 
 def splats(seed):
     """A ball of 64 splats of one colour, which the seed chooses."""
     _, params, state = ball()
-    colour = jnp.zeros_like(params.sh).at[:, 0, seed % 3].set(1.5)
+    colour = np.zeros(params.sh.shape, np.float32)
+    colour[:, 0, seed % 3] = 1.5
     params = params._replace(
-        opacity_logits=jnp.full(64, 2.0),
-        log_scales=jnp.full((64, 3), -1.8),
+        opacity_logits=np.full(64, 2.0, np.float32),
+        log_scales=np.full((64, 3), -1.8, np.float32),
         sh=colour,
     )
     return params, state

@@ -4,7 +4,6 @@ import re
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import trimesh
@@ -21,11 +20,14 @@ from sdsjax.training.build import build_representation
 def run(tmp_path_factory):
     """A ball of 64 splats, of which one in eight is dead."""
     config = gaussians()
-    params, state = build_representation(config, (8, 8, 3)).init(jax.random.key(0))
-    params = params._replace(
-        opacity_logits=jnp.full(64, 2.0), log_scales=jnp.full((64, 3), -1.8)
+    params, state = jax.jit(build_representation(config, (8, 8, 3)).init)(
+        jax.random.key(0)
     )
-    state = state._replace(alive=jnp.arange(64) % 8 > 0)
+    params = params._replace(
+        opacity_logits=np.full(64, 2.0, np.float32),
+        log_scales=np.full((64, 3), -1.8, np.float32),
+    )
+    state = state._replace(alive=np.arange(64) % 8 > 0)
     assert isinstance(params, GaussianParams)
     assert isinstance(state, GaussianState)
     return finished(

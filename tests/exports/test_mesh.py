@@ -1,8 +1,9 @@
 """Meshes: known solids come back with their size, place, colour and orientation."""
 
 import tracemalloc
+from functools import cache
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 import trimesh
@@ -22,21 +23,33 @@ def ball(radius=0.5, count=3000, sigma=0.06, centre=(0.1, 0.2, -0.1), shell=Fals
     reach = radius * (1 if shell else rng.random((count, 1)) ** (1 / 3))
     points = np.array(centre) + ray * reach
     rgb = np.where(ray[:, :1] > 0, [[0.9, 0.1, 0.1]], [[0.1, 0.1, 0.9]])
-    return Gaussians(
-        means=jnp.asarray(points, jnp.float32),
-        log_scales=jnp.full((count, 3), np.log(sigma), jnp.float32),
-        quats=jnp.asarray(rng.normal(size=(count, 4)), jnp.float32),
-        opacity_logits=jnp.full(count, 2.0),
-        sh=jnp.asarray((rgb - 0.5) / SH_C0, jnp.float32)[:, None],
-        alive=jnp.ones(count, bool),
+    made = Gaussians(
+        means=points.astype("f4"),
+        log_scales=np.full((count, 3), np.log(sigma), "f4"),
+        quats=rng.normal(size=(count, 4)).astype("f4"),
+        opacity_logits=np.full(count, 2.0, "f4"),
+        sh=((rgb - 0.5) / SH_C0).astype("f4")[:, None],
+        alive=np.ones(count, bool),
     )
+    return jax.device_put(made)
+
+
+def joined(*splats):
+    """All of them in one: rows one after another."""
+    return jax.device_put(Gaussians(*map(np.concatenate, zip(*splats))))
+
+
+@cache
+def meshed():
+    """The ball at a resolution of 32, of which nothing is changed."""
+    return extract_mesh(ball(), resolution=32)
 
 
 def test_density_is_the_sum_over_all_pairs():
     """Windows, batches and widening against a dense float64 sum at the nodes."""
     rng = np.random.default_rng(3)
     splats = ball(count=40)._replace(
-        log_scales=jnp.asarray(rng.uniform(-3.2, -1.2, (40, 3)), jnp.float32)
+        log_scales=rng.uniform(-3.2, -1.2, (40, 3)).astype("f4")
     )
     field = density_field(splats, resolution=24)
     nodes = np.stack(np.meshgrid(*[np.arange(24)] * 3, indexing="ij"), axis=-1)
@@ -57,7 +70,7 @@ def test_density_is_the_sum_over_all_pairs():
 
 
 def test_a_fine_grid_of_wide_splats_takes_the_memory_of_the_grid():
-    splats = ball(count=200, sigma=0.4)
+    splats = ball(count=80, sigma=0.4)
     tracemalloc.start()
     field = density_field(splats, resolution=96)
     peak = tracemalloc.get_traced_memory()[1]
@@ -86,8 +99,8 @@ def test_slabs_are_seen_nowhere(monkeypatch, planes, largest_only):
     """One plane of nodes at a time, or all at once: the same surface, closed."""
     rng = np.random.default_rng(1)
     splats = ball(count=300, sigma=0.03, shell=True)
-    dust = splats._replace(means=jnp.asarray(rng.uniform(-1, 1, (300, 3)), "float32"))
-    both = Gaussians(*(jnp.concatenate(pair) for pair in zip(splats, dust)))
+    dust = splats._replace(means=rng.uniform(-1, 1, (300, 3)).astype("f4"))
+    both = joined(splats, dust)
     whole = extract_mesh(both, resolution=40, largest_only=largest_only)
     monkeypatch.setattr(meshes, "SLAB_NODES", planes * 40**2)
     cut = extract_mesh(both, resolution=40, largest_only=largest_only)
@@ -105,7 +118,7 @@ def test_slabs_are_seen_nowhere(monkeypatch, planes, largest_only):
 
 
 def test_colours_follow_the_splats():
-    mesh = extract_mesh(ball(), resolution=32)
+    mesh = meshed()
     right = mesh.colours[mesh.vertices[:, 0] > 0.35]
     left = mesh.colours[mesh.vertices[:, 0] < -0.15]
     np.testing.assert_allclose(right.mean(axis=0), [0.9, 0.1, 0.1], atol=0.06)
@@ -115,7 +128,7 @@ def test_colours_follow_the_splats():
 @pytest.mark.slow
 def test_largest_component_only():
     big, small = ball(), ball(radius=0.05, count=100, centre=(0.9, 0.9, 0.9))
-    both = Gaussians(*(jnp.concatenate(pair) for pair in zip(big, small)))
+    both = joined(big, small)
     parts = [
         trimesh.Trimesh(m.vertices, m.faces).body_count
         for m in (
@@ -133,14 +146,15 @@ def test_largest_component_only():
 
 def test_dead_splats_leave_no_trace():
     splats = ball(count=400)
-    far = splats._replace(means=splats.means + 5.0, alive=jnp.zeros(400, bool))
-    both = Gaussians(*(jnp.concatenate(pair) for pair in zip(splats, far)))
+    means = np.asarray(splats.means) + np.float32(5.0)
+    far = splats._replace(means=means, alive=np.zeros(400, bool))
+    both = joined(splats, far)
     one, two = (extract_mesh(s, resolution=24) for s in (splats, both))
     np.testing.assert_array_equal(one.vertices, two.vertices)
 
 
 def test_empty_names_the_range():
-    faint = ball(count=50)._replace(opacity_logits=jnp.full(50, -8.0))
+    faint = ball(count=50)._replace(opacity_logits=np.full(50, -8.0, "f4"))
     with pytest.raises(MeshError, match=r"opacities reach 0\.000335"):
         extract_mesh(faint)
     with pytest.raises(MeshError, match="the density runs from"):
@@ -148,7 +162,7 @@ def test_empty_names_the_range():
 
 
 def test_glb_reloads_with_frame_and_colours(tmp_path):
-    mesh = extract_mesh(ball(), resolution=32)
+    mesh = meshed()
     path = write_mesh(tmp_path / "mesh.glb", mesh)
     again = trimesh.load(path, force="mesh")
     np.testing.assert_allclose(again.vertices, mesh.vertices, atol=1e-6)

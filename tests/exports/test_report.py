@@ -10,6 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -37,14 +38,15 @@ def cloud(count=200):
     ray = rng.normal(size=(count, 3))
     ray /= np.linalg.norm(ray, axis=1, keepdims=True)
     rgb = 0.5 + 0.4 * np.sign(ray)
-    return Gaussians(
-        means=jnp.asarray(0.5 * ray, jnp.float32),
-        log_scales=jnp.full((count, 3), np.log(0.08), jnp.float32),
-        quats=jnp.tile(jnp.array([1.0, 0, 0, 0]), (count, 1)),
-        opacity_logits=jnp.full(count, 2.0),
-        sh=jnp.asarray((rgb - 0.5) / SH_C0, jnp.float32)[:, None],
-        alive=jnp.ones(count, bool),
+    made = Gaussians(
+        means=(0.5 * ray).astype("f4"),
+        log_scales=np.full((count, 3), np.log(0.08), "f4"),
+        quats=np.tile(np.array([1.0, 0, 0, 0], "f4"), (count, 1)),
+        opacity_logits=np.full(count, 2.0, "f4"),
+        sh=((rgb - 0.5) / SH_C0).astype("f4")[:, None],
+        alive=np.ones(count, bool),
     )
+    return jax.device_put(made)
 
 
 def config(**changes):
@@ -176,7 +178,7 @@ def test_aborted_run_still_reports(tmp_path):
 
 
 def test_a_failing_piece_becomes_a_warning(tmp_path):
-    faint = cloud()._replace(opacity_logits=jnp.full(200, -9.0))
+    faint = cloud()._replace(opacity_logits=np.full(200, -9.0, "f4"))
 
     def render(camera):
         flat = jnp.zeros((camera.height, camera.width))
@@ -232,7 +234,7 @@ def test_a_toybox_prompt_is_scored_and_shown_beside_the_truth(tmp_path, monkeypa
 
 
 def test_image_representation_writes_a_picture(tmp_path):
-    pixels = jnp.asarray(np.random.default_rng(0).random((8, 12, 3)), jnp.float32)
+    pixels = np.random.default_rng(0).random((8, 12, 3), np.float32)
 
     def render(camera):
         flat = jnp.zeros(pixels.shape[:2])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import tiny_run
+from shared_programs import shared_programs
 
 from sdsjax.cli import devices
 from sdsjax.exports import ExportError
@@ -32,6 +33,12 @@ SHORT = {
 REFUSALS = [errno.ENOSPC, pytest.param(errno.EROFS, marks=pytest.mark.slow)]
 EXPORTS = ("image.png", "metrics.json", "report.html", "finished.json")
 OF_GAUSSIANS = ("turntable.mp4", "splats.ply", "splats.glb", "mesh.glb", "views.png")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs():
+    with shared_programs():
+        yield
 
 
 @pytest.fixture(autouse=True)

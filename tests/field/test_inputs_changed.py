@@ -15,7 +15,7 @@ from PIL import Image
 
 from sdsjax.files import fingerprints
 from sdsjax.runs.lock import RunError
-from sdsjax.training import train
+from sdsjax.training import programs, train
 from sdsjax.training.build import build_representation
 from sdsjax.training.build.input_files import input_files
 
@@ -25,6 +25,23 @@ pytestmark = pytest.mark.field
 @pytest.fixture(autouse=True)
 def _no_cache(monkeypatch):
     monkeypatch.setenv("SDSJAX_COMPILE_CACHE", "0")
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Steps that change nothing but their number: what counts here is read before.
+
+    A step is made for every number of steps, and training has tests of its own.
+    """
+
+    def make(*_, **__):
+        def step(state, prior_params, key):
+            finite = jax.device_put(np.True_)
+            return state._replace(step=state.step + 1), {"finite": finite}
+
+        return step
+
+    monkeypatch.setattr(programs, "make_train_step", make)
 
 
 def write_picture(path, red=200):
@@ -79,7 +96,7 @@ class OfAnotherRun:
         self.said |= {"resolution": 8, "batch_size": 2, "preview_every": 0}
         config = tiny_run.resolve("ssd:image", {**self.said, "prompt": "a blue cube"})
         representation = build_representation(config, (8, 8, 3))
-        finished(self.path, config, *representation.init(jax.random.key(3)))
+        finished(self.path, config, *jax.jit(representation.init)(jax.random.key(3)))
         self.record = json.loads((self.path / self.name).read_text())
 
     def write(self, state):
@@ -94,6 +111,7 @@ KINDS = [OfAnotherRun, pytest.param(OfAPicture, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("no_training")
 def test_a_changed_file_is_refused_or_said(tmp_path, capsys, kind):
     """The loss had another target from one session to the next, without a word."""
     source, workdir = kind(tmp_path), tmp_path / "run"
@@ -132,6 +150,7 @@ def test_a_changed_file_is_refused_or_said(tmp_path, capsys, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("no_training")
 def test_a_run_of_before_goes_on_and_is_told_of_the_next_change(tmp_path, kind):
     source, workdir = kind(tmp_path), tmp_path / "run"
     source.write(4)

@@ -10,12 +10,13 @@ from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
 from poison import poison
+from shared_programs import shared_programs
 
+from sdsjax.cli.checks import resolve
 from sdsjax.exports import mesh as meshes
 from sdsjax.exports.mesh import MeshError, extract_mesh, mesh_of_field
 from sdsjax.main import cli
@@ -38,6 +39,12 @@ FLAGS = {
     "diagnostics.every": 1,
     "diagnostics.nan_check_every": 1,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs():
+    with shared_programs():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -221,7 +228,7 @@ def test_a_cap_is_not_advised_where_there_is_one(tmp_path, capsys):
 def test_a_diverged_run_keeps_no_older_picture(copy, monkeypatch, capsys):
     poison(monkeypatch, at=6)
     assert (copy / "image.png").is_file()
-    assert cli([f"--workdir={copy}", "--config.steps=7"]) == Diverged.exit_code
+    assert cli([f"--workdir={copy}", "--config.steps=6"]) == Diverged.exit_code
     assert not (copy / "image.png").exists()
     line = "removed what showed an earlier state: image.png"
     assert f"sdsjax: warning: {line}\n" in capsys.readouterr().err
@@ -269,12 +276,12 @@ def test_the_advice_of_a_mesh_can_be_followed():
     """It counted dead rows, and said to lower a level that no key sets."""
     count = 4
     faint = Gaussians(
-        means=jnp.zeros((count, 3)),
-        log_scales=jnp.full((count, 3), -2.0),
-        quats=jnp.tile(jnp.array([1.0, 0, 0, 0]), (count, 1)),
-        opacity_logits=jnp.array([-4.0, -5.0, 3.0, 3.0]),
-        sh=jnp.zeros((count, 1, 3)),
-        alive=jnp.array([True, True, False, False]),
+        means=np.zeros((count, 3), np.float32),
+        log_scales=np.full((count, 3), -2.0, np.float32),
+        quats=np.tile(np.array([1.0, 0, 0, 0], np.float32), (count, 1)),
+        opacity_logits=np.array([-4.0, -5.0, 3.0, 3.0], np.float32),
+        sh=np.zeros((count, 1, 3), np.float32),
+        alive=np.array([True, True, False, False]),
     )
     with pytest.raises(MeshError, match=r"opacities reach 0\.018, 0\.05 is needed"):
         extract_mesh(faint, resolution=16)
@@ -296,7 +303,7 @@ def test_a_warning_of_building_is_said_once_in_our_words(tmp_path, monkeypatch, 
         return build(config)
 
     monkeypatch.setattr(train, "build", warn)
-    train.run(tiny_run.config(steps=2), tmp_path / "a")
+    train.run(resolve("sds:image", FLAGS), tmp_path / "a")
     said = capsys.readouterr().err
     line = "the prompt is too long; dropped: 'hat'"
     assert said.count(line) == 1

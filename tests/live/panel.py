@@ -7,7 +7,6 @@ A handle has what it was made with as attributes; pressing one calls what listen
 import contextlib
 from types import SimpleNamespace
 
-import jax.numpy as jnp
 import numpy as np
 
 from sdsjax.representations.gaussians import Gaussians
@@ -16,12 +15,12 @@ from sdsjax.representations.gaussians import Gaussians
 def splats():
     """Five, of which the first is dead: the second stands at (3, 4, 5)."""
     return Gaussians(
-        means=jnp.arange(15.0).reshape(5, 3),
-        log_scales=jnp.full((5, 3), -2.0),
-        quats=jnp.tile(jnp.array([1.0, 0, 0, 0]), (5, 1)),
-        opacity_logits=jnp.full(5, 2.0),
-        sh=jnp.zeros((5, 1, 3)),
-        alive=jnp.arange(5) > 0,
+        means=np.arange(15, dtype=np.float32).reshape(5, 3),
+        log_scales=np.full((5, 3), -2.0, np.float32),
+        quats=np.tile(np.array([1.0, 0, 0, 0], np.float32), (5, 1)),
+        opacity_logits=np.full(5, 2.0, np.float32),
+        sh=np.zeros((5, 1, 3), np.float32),
+        alive=np.arange(5) > 0,
     )
 
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import orbit_camera
 from panel import Page, splats
 from tiny_run import config as flat
 from tiny_run import gaussians
 
-from sdsjax.cameras import camera_position, orbit_camera
 from sdsjax.cli.arguments import parse
 from sdsjax.cli.live.watch import check_view
 from sdsjax.cli.prompts import check_arguments
@@ -29,7 +29,8 @@ from sdsjax.training.train_step import step_keys
 
 
 def snapshot(step):
-    cameras = jax.tree.map(lambda leaf: leaf[None], orbit_camera(30.0, 10.0))
+    camera = jax.device_get(orbit_camera(30.0, 10.0))
+    cameras = jax.tree.map(lambda leaf: leaf[None], camera)
     return Snapshot(step, splats(), lambda: cameras)
 
 
@@ -143,14 +144,16 @@ def test_the_loop_does_what_a_listener_asks(monkeypatch):
 class Phase:
     """A phase whose cameras look from the azimuth that the key says."""
 
-    def cameras(self, key):
+    @staticmethod
+    @jax.jit
+    def cameras(key):
         azimuth = jax.random.uniform(key, maxval=360.0)
         return jax.tree.map(lambda leaf: leaf[None], orbit_camera(azimuth, 0.0))
 
 
 def test_a_snapshot_outlives_the_state_that_the_next_step_takes_over():
     representation = build_representation(gaussians(), (8, 8, 3))
-    params, state = representation.init(jax.random.key(0))
+    params, state = jax.jit(representation.init)(jax.random.key(0))
     means = np.asarray(params.means)
     phase, key = Phase(), jax.random.key(3)
     taken = take_snapshot(params, state, representation, phase=phase, key=key, step=2)
@@ -165,16 +168,14 @@ def test_a_snapshot_outlives_the_state_that_the_next_step_takes_over():
 
 def test_frusta_stand_where_the_cameras_look_from():
     server = page()
-    cameras = jax.vmap(lambda azimuth: orbit_camera(azimuth, 20.0))(
-        jnp.array([0.0, 200.0])
-    )
+    azimuths = np.array([0.0, 200.0], np.float32)
+    cameras = jax.jit(jax.vmap(lambda azimuth: orbit_camera(azimuth, 20.0)))(azimuths)
     Frusta(server).show(cameras)
     first, second = server.scene.add_camera_frustum.call_args_list
     for call, index in ((first, 0), (second, 1)):
-        one = jax.tree.map(lambda leaf, i=index: leaf[i], cameras)
-        np.testing.assert_allclose(
-            call.kwargs["position"], camera_position(one), atol=1e-5
-        )
+        turn = np.asarray(cameras.world_to_camera)[index]
+        position = -turn[:3, :3].T @ turn[:3, 3]
+        np.testing.assert_allclose(call.kwargs["position"], position, atol=1e-5)
     np.testing.assert_allclose(first.kwargs["fov"], np.deg2rad(40.0), rtol=1e-5)
 
 

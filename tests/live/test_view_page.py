@@ -25,7 +25,9 @@ pytestmark = [
 def save(folder, step, rgb):
     """What a run has saved at a step: a ball of one colour."""
     config = gaussians(representation__count=400)
-    params, state = build_representation(config, (8, 8, 3)).init(jax.random.key(0))
+    params, state = jax.jit(build_representation(config, (8, 8, 3)).init)(
+        jax.random.key(0)
+    )
     colour = coefficient_of_colour(jnp.asarray(rgb, jnp.float32))
     params = params._replace(
         opacity_logits=jnp.full(400, 3.0),

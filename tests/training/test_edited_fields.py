@@ -4,7 +4,6 @@ import json
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from finished_runs import STEP, finished
@@ -32,7 +31,7 @@ def source(folder, name, said, change=lambda params, state: (params, state)):
     """The directory of a run whose parameters are as they were drawn, or changed."""
     config = resolve(name, {**said, "prompt": "a red mug"})
     representation = build_representation(config, (8, 8, 3))
-    pair = change(*representation.init(jax.random.key(7)))
+    pair = change(*jax.jit(representation.init)(jax.random.key(7)))
     return finished(folder, config, *pair), pair
 
 
@@ -66,7 +65,7 @@ def test_a_field_is_gone_on_with_and_compared_with(field):
     assert config.edit.source_prompt == "a red mug"
     assert list(input_files(config)["edit.path"]) == ["finished.json"]
     pieces = build(config)
-    same(pieces.representation.init(jax.random.key(5)), pair)
+    same(jax.jit(pieces.representation.init)(jax.random.key(5)), pair)
     cameras = pieces.phases[-1].cameras(jax.random.key(1))
     prior = pieces.source.bind(pieces.source.params)
     camera = jax.tree.map(lambda leaf: leaf[1], cameras)
@@ -86,26 +85,29 @@ def test_a_picture_is_gone_on_with_and_compared_with(space, tmp_path):
     said = {**COMMON, "representation.space": space}
     folder, pair = source(tmp_path / "run", "ssd:image", said)
     pieces = build(edited("edit:image", folder, representation__space=space))
-    same(pieces.representation.init(jax.random.key(5)), pair)
+    same(jax.jit(pieces.representation.init)(jax.random.key(5)), pair)
     prior = pieces.source.bind(pieces.source.params)
-    camera = jax.tree.map(
-        lambda leaf: leaf[0], pieces.phases[-1].cameras(jax.random.key(1))
-    )
-    z = prior.source.latent(View(camera))
-    pixels = pair[0].pixels
-    expected = pixels if space == "latent" else 2 * jnp.clip(pixels, 0, 1) - 1
+
+    @jax.jit
+    def shown(key):
+        cameras = pieces.phases[-1].cameras(key)
+        return prior.source.latent(View(jax.tree.map(lambda leaf: leaf[0], cameras)))
+
+    z, pixels = shown(jax.random.key(1)), np.asarray(pair[0].pixels)
+    expected = pixels if space == "latent" else 2 * np.clip(pixels, 0, 1) - 1
     np.testing.assert_allclose(z, expected, atol=1e-6)
 
 
 def test_the_first_of_several_particles_is_edited(tmp_path):
     def twice(params, state):
-        return jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + 1]), (params, state))
+        pair = jax.tree.map(np.asarray, (params, state))
+        return jax.tree.map(lambda leaf: np.stack([leaf, leaf + 1]), pair)
 
     folder, (params, _) = source(tmp_path / "run", "ssd:image", COMMON, twice)
     stored = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**stored, "particles": 2}))
     pieces = build(edited("edit:image", folder))
-    begun, _ = pieces.representation.init(jax.random.key(5))
+    begun, _ = jax.jit(pieces.representation.init)(jax.random.key(5))
     np.testing.assert_array_equal(begun.pixels, params.pixels[0])
 
 
@@ -140,7 +142,7 @@ def test_a_file_of_splats_is_no_field(tmp_path):
 
 
 def hide_a_level(params, state):
-    return params, state._replace(level_weights=jnp.array([1.0, 0.5]))
+    return params, state._replace(level_weights=np.array([1.0, 0.5], "f4"))
 
 
 def test_what_the_run_holds_must_fit(field, picture, tmp_path):

@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
-from jitted import random_orbits
+from test_noise_samples import one_gaussian
+from test_train_step import front_views
 
-from sdsjax.cameras import OrbitRange
-from sdsjax.diffusion import NoiseSchedule, alpha_sigma
+from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
 from sdsjax.exports.report import Run, report_html
 from sdsjax.exports.variance_section import variance_html
-from sdsjax.priors import gaussian_mixture
 from sdsjax.representations.image import image
 from sdsjax.training import programs, train
 from sdsjax.training import session as session_module
@@ -24,39 +23,36 @@ from sdsjax.training.gradient_variance import make_step_variance, whole_groups
 from sdsjax.types import PriorSource
 
 SCHEDULE = NoiseSchedule.scaled_linear()
-SIZE, TAU2, T = 4, 0.4, 300
+SIZE, T = 4, 300
+TAU2 = 0.4  # of test_noise_samples' prior
 
 
 def test_numbers_are_the_closed_forms():
     """Pixels on N(.2, tau^2), sds at s = 1, w = 1, one t: per view tr Cov g = d
     (k-1)^2, signal d (k alpha (z - .2)/sigma)^2; J = 2, so theta has 4/n of it."""
     n, shape = 2, (SIZE, SIZE, 3)
-    mean = jnp.full((1, *shape), 0.2)
-    source = PriorSource(
-        mean, lambda m: gaussian_mixture(SCHEDULE, [1.0], m, [TAU2], [True])
-    )
+    mean = np.full(shape, 0.2, np.float32)
+    source = PriorSource(mean, one_gaussian)
     representation = image(shape=shape, space="image", losses={})
-    params, rep_state = representation.init(jax.random.key(0))
+    params, rep_state = jax.jit(representation.init)(jax.random.key(0))
     state = SimpleNamespace(
-        step=jnp.int32(3), params=params, rep_state=rep_state, estimator_state=()
-    )
-    cameras = partial(
-        random_orbits, count=n, orbit=OrbitRange(), width=SIZE, height=SIZE
+        step=np.int32(3), params=params, rep_state=rep_state, estimator_state=()
     )
     measure = make_step_variance(
         source,
         representation,
         ESTIMATORS["sds"](SCHEDULE, guidance_scale=1.0, weighting="one"),
         lambda key, step, total, shape: jnp.full(shape, T),
-        cameras,
+        partial(front_views, n=n),
         total=10,
         samples=400,
     ).__wrapped__
     row = jax.jit(lambda p, k: measure(state, p, k))(mean, jax.random.key(1))
-    rgb = representation.render(params, rep_state, None, None).rgb
-    alpha, sigma = (float(v) for v in alpha_sigma(SCHEDULE, T))
+    draw = jax.jit(lambda params: representation.render(params, rep_state, None, None))
+    rgb = np.asarray(draw(params).rgb)
+    alpha, sigma = (float(np.asarray(v)[T]) for v in (SCHEDULE.alphas, SCHEDULE.sigmas))
     k, d = sigma**2 / (alpha**2 * TAU2 + sigma**2), 48
-    signal = float(jnp.sum((k * alpha * (2 * rgb - 1.2) / sigma) ** 2))
+    signal = float(np.sum((k * alpha * (2 * rgb - 1.2) / sigma) ** 2))
     truth = {
         "z": d * (k - 1) ** 2,
         "theta": 4 / n * d * (k - 1) ** 2,

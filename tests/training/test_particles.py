@@ -8,11 +8,10 @@ import numpy as np
 import optax
 import pytest
 import tiny_run
-from jitted import random_orbits
 from PIL import Image
+from test_train_step import front_views
 
 from sdsjax import priors
-from sdsjax.cameras import OrbitRange
 from sdsjax.cli.checks import resolve
 from sdsjax.diffusion import NoiseSchedule
 from sdsjax.estimators import ESTIMATORS
@@ -28,28 +27,30 @@ COUNT, STEPS = 3, 7
 
 
 def source():
-    means = jnp.asarray([0.6, -0.4]).reshape(2, 1, 1, 1) * jnp.ones((2, 4, 4, 3))
+    means = np.ones((2, 4, 4, 3), np.float32)
+    means *= np.array([0.6, -0.4], np.float32).reshape(2, 1, 1, 1)
 
     def bind(means):
         spread = (0.5, 0.5), means, (0.05, 0.05), (True, True)
         return priors.gaussian_mixture(SCHEDULE, *spread)
 
-    return PriorSource(means, bind)
+    return PriorSource(jax.device_put(means), bind)
 
 
 def pieces(particles):
     """vsd on a mixture, free pixels: (step, state, prior parameters, key)."""
     representation = image(shape=(4, 4, 3), space="image")
     estimator = ESTIMATORS["vsd"](SCHEDULE, guidance_scale=1.0, adapter_lr=0.01)
-    cameras = partial(random_orbits, count=2, orbit=OrbitRange(), width=4, height=4)
+    cameras = partial(front_views, n=2)
     optimizer, prior, key = optax.adam(0.02), source(), jax.random.key(3)
     step = make_train_step(
         prior, representation, estimator, optimizer,
         lambda key, step, total, shape: jax.random.randint(key, shape, 100, 800),
         cameras, total=STEPS, particles=particles,
     )  # fmt: skip
-    parts = prior, representation, estimator, optimizer, cameras, prior.params, key
-    return step, init_state(*parts, particles), prior.params, key
+    parts = prior, representation, estimator, optimizer, cameras
+    start = jax.jit(partial(init_state, *parts, particles=particles))
+    return step, start(prior.params, key), prior.params, key
 
 
 def close(a, b):

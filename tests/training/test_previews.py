@@ -34,8 +34,8 @@ def test_one_program_draws_previews_scores_turntables_and_another_asset():
         ),
     )
     preview = Previews(source, representation, OrbitRange(), SIZE, draw)
-    first = representation.init(jax.random.key(0))
-    other = representation.init(jax.random.key(1))
+    first = jax.jit(representation.init)(jax.random.key(0))
+    other = jax.jit(representation.init)(jax.random.key(1))
     renders, _ = preview(*first, colours, jax.random.key(2))
     views = scoring.draw_views(
         scoring.compiled(Partial(draw, *first)), [(0.0, 15.0, 3.1)], size=SIZE

@@ -1,6 +1,6 @@
 """The gradient carried on from step to step: its mean, its variance, its beginnings."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,12 @@ import pytest
 import tiny_run
 from test_train_step import (
     SCHEDULE,
-    SIZE,
     assemble,
     flat_representation,
+    front_views,
     gaussian_source,
 )
 
-from sdsjax.cameras import OrbitRange, random_orbits
 from sdsjax.cli.checks import resolve
 from sdsjax.diffusion.timesteps import TIMESTEPS
 from sdsjax.estimators import ESTIMATORS
@@ -36,24 +35,28 @@ from sdsjax.training.train_step import make_gradient, step_keys
 WIDE = TIMESTEPS["annealed_window"]()
 
 
+@jax.jit
 def begun(state):
     """The state with nothing carried yet; its zeros are one buffer each."""
     carried = first_carried(state.params, state.rep_state, floating(state.params))
     return jax.tree.map(jnp.copy, state._replace(carried=carried))
 
 
+@cache
 def stepped(recursive, steps=3, rate=1e-2):
-    """The state and the metrics after a few steps of sds on N(mean, 1)."""
+    """The states and the metrics after each of a few steps of sds on N(mean, 1)."""
     step, state, params, key = assemble(
         flat_representation(), ESTIMATORS["sds"](SCHEDULE), optax.sgd(rate),
         sampler=WIDE, recursive=recursive,
     )  # fmt: skip
     state = begun(state) if recursive else state
-    seen = []
+    states, seen = [], []
     for _ in range(steps):
         state, metrics = step(state, params, key)
+        # copies: the next step may have these buffers for its own
+        states.append(jax.tree.map(np.array, state))
         seen.append(jax.device_get(metrics))
-    return jax.device_get(state), seen
+    return states, seen
 
 
 def walk(drift, steps=60):
@@ -141,16 +144,15 @@ def test_three_steps_by_hand():
 
     d_0 = 4; d_1 = 10 + .75 (4 - 6) = 8.5; d_2 = -2 + .75 (8.5 - 1) = 3.625.
     """
-    carried = first_carried(jnp.zeros(1), (), jnp.zeros(1))
+    one = partial(np.full, 1, dtype=np.float32)
+    carried = jax.tree.map(np.asarray, first_carried(one(0), (), one(0)))
+    joined = jax.jit(partial(carry, Recursive(0.25)))
     found = []
     for step, (g, h) in enumerate([(4.0, np.nan), (10.0, 6.0), (-2.0, 1.0)]):
-        mean, carried, _ = carry(
-            Recursive(0.25), carried, jnp.array([g]), jnp.array([h]),
-            jnp.array([float(step)]), (), step == 0,
-        )  # fmt: skip
-        found.append(float(mean[0]))
+        mean, carried, _ = joined(carried, one(g), one(h), one(step), (), step == 0)
+        found.append(float(np.asarray(mean)[0]))
     assert found == [4.0, 8.5, 3.625]
-    assert (float(carried.params[0]), int(carried.age)) == (2.0, 3)
+    assert (float(np.asarray(carried.params)[0]), int(carried.age)) == (2.0, 3)
     # .9 of what was and .1 of what is: 4^2 and 3^2; 2^2 and 7.5^2
     np.testing.assert_allclose(carried.change, 15.3, rtol=1e-6)
     np.testing.assert_allclose(carried.spread, 9.225, rtol=1e-6)
@@ -162,14 +164,14 @@ def test_three_steps_by_hand():
 def test_the_gain_leaves_the_least_variance(known):
     gains = np.linspace(0, 1, 10001)
     left = next_variance(gains, *known)
-    best = float(best_gain(*map(jnp.float32, known)))
+    best = float(jax.jit(best_gain)(*map(np.float32, known)))
     assert abs(gains[np.argmin(left)] - best) < 2e-4
 
 
 def test_a_gain_of_one_is_the_plain_step():
     plain, seen = stepped(None)
     carried, seen_carried = stepped(Recursive(1.0))
-    np.testing.assert_array_equal(plain.params.pixels, carried.params.pixels)
+    np.testing.assert_array_equal(plain[-1].params.pixels, carried[-1].params.pixels)
     np.testing.assert_array_equal(seen[-1]["grad_z"], seen_carried[-1]["grad_z"])
 
 
@@ -187,9 +189,12 @@ def test_the_old_gradient_is_the_last_steps_own():
         flat_representation(), ESTIMATORS["sds"](SCHEDULE), optax.sgd(1.0),
         sampler=still,
     )  # fmt: skip
+    start_at = jax.jit(
+        lambda state, step: jax.tree.map(jnp.copy, state._replace(step=step))
+    )
     gradients = []
     for index in range(3):
-        start = jax.tree.map(jnp.copy, own._replace(step=jnp.int32(index)))
+        start = start_at(own, index)
         before = np.asarray(start.params.pixels)
         gradients.append(before - plain(start, params, key)[0].params.pixels)
     mean = 0.25 * gradients[0] + 0.25 * gradients[1] + 0.5 * gradients[2]
@@ -209,9 +214,6 @@ def test_three_whole_steps_are_the_formula():
         representation, sds, optax.sgd(0.1), sampler=falling, recursive=Recursive(0.25)
     )
     state, source = begun(state), gaussian_source()
-    cameras = partial(
-        random_orbits, count=2, orbit=OrbitRange(), width=SIZE, height=SIZE
-    )
     draw = make_forward(source, representation)
     gradient = make_gradient(source, draw, representation, sds, falling, 10)
 
@@ -219,16 +221,16 @@ def test_three_whole_steps_are_the_formula():
     def pixels(index, theta, draws):
         keys = step_keys(key, draws)
         at = before._replace(step=index, params=theta)
-        views = cameras(keys["camera"])
+        views = front_views(keys["camera"], 2)
         return gradient(at, params, views, keys)[0].pixels
 
-    before, thetas, wanted = jax.tree.map(jnp.copy, state), [], None
+    before, thetas, wanted = jax.tree.map(np.array, state), [], None
     for index in range(3):
-        thetas.append(jax.tree.map(jnp.copy, state.params))
+        thetas.append(jax.tree.map(np.array, state.params))
         state, _ = step(state, params, key)
-        wanted, last = pixels(index, thetas[index], index), wanted
+        wanted, last = np.asarray(pixels(index, thetas[index], index)), wanted
         if last is not None:
-            old = pixels(index - 1, thetas[index - 1], index)
+            old = np.asarray(pixels(index - 1, thetas[index - 1], index))
             wanted = wanted + 0.75 * (last - old)
     np.testing.assert_allclose(
         state.carried.mean.pixels, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max()
@@ -242,10 +244,10 @@ def test_a_new_phase_begins_anew():
 
 
 def test_the_step_draws_what_the_plain_one_draws():
-    plain, seen = stepped(None, steps=1)
-    carried, seen_carried = stepped(Recursive(), steps=1)
+    (plain, *_), seen = stepped(None)
+    (carried,), seen_carried = stepped(Recursive(), steps=1)
     assert seen[0]["t"] == seen_carried[0]["t"]
-    jax.tree.map(partial(np.testing.assert_array_equal), plain.params, carried.params)
+    jax.tree.map(np.testing.assert_array_equal, plain.params, carried.params)
 
 
 def test_a_config_asks_for_it_and_a_bad_pair_is_one_line():

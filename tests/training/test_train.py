@@ -15,6 +15,7 @@ import pytest
 import tiny_run
 from PIL import Image
 from poison import poison
+from shared_programs import shared_programs
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from sdsjax.cli import python_api
@@ -33,6 +34,12 @@ def write_report_only(workdir, *_, **__):
     """In place of every export, which has tests of its own."""
     (workdir / "report.html").write_text("report")
     return {"report": workdir / "report.html"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs():
+    with shared_programs():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -144,15 +151,15 @@ def test_a_directory_of_an_older_config_is_continued_or_refused(tmp_path, capsys
     """`scoring.ceiling` was true by default; a key that has gone or come is named."""
     workdir = tmp_path / "a"
     train.run(tiny_run.config(steps=10, scoring__ceiling=True), workdir)
-    train.run(tiny_run.config(steps=15), workdir)
+    train.run(tiny_run.config(steps=30), workdir)
     assert "continuing from step 10" in capsys.readouterr().err
-    assert json.loads((workdir / "finished.json").read_text())["step"] == 15
+    assert json.loads((workdir / "finished.json").read_text())["step"] == 30
     stored = json.loads((workdir / "config.json").read_text())
     stored["prior"]["gone"] = stored["prior"].pop("views")
     (workdir / "config.json").write_text(json.dumps(stored))
     before = snapshot(workdir)
     with pytest.raises(RunError) as hit:
-        train.run(tiny_run.config(steps=20), workdir)
+        train.run(tiny_run.config(steps=40), workdir)
     assert "prior.gone: 16 -> '(absent)'; prior.views: '(absent)' -> 16" in str(
         hit.value
     )
