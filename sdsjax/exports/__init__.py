@@ -7,7 +7,7 @@ Pictures and turntables (`pictures`, `video`), splats (`ply`, `splat_files`), me
 representations and render; training calls it.
 """
 
-from sdsjax.exports.export_run import export_all
+from sdsjax.exports.export_run import export_all, tasks_ahead
 from sdsjax.exports.written_files import (
     ExportError,
     find_previews,
@@ -15,4 +15,11 @@ from sdsjax.exports.written_files import (
     write_json,
 )
 
-__all__ = ["ExportError", "export_all", "find_previews", "write_image", "write_json"]
+__all__ = [
+    "ExportError",
+    "export_all",
+    "find_previews",
+    "tasks_ahead",
+    "write_image",
+    "write_json",
+]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sdsjax.evaluation.records import of_step
-from sdsjax.exports import glb, pictures, ply
+from sdsjax.exports import glb, pictures, ply, video
 from sdsjax.exports import mesh as meshes
 from sdsjax.exports.pictures import Render
 from sdsjax.exports.report import Run, report_html
@@ -187,19 +187,45 @@ def _write_asset(
     return mesh
 
 
+def tasks_ahead(draw: Any, params: Any, rep_state: Any, config: Mapping) -> list:
+    """Lists what may be done before there is anything to export: functions of nothing.
+
+    They compile drawing at the sizes of exports and scores, and render the true
+    pictures of a toybox prompt. draw: jitted, (params, rep_state, camera) -> Rendering;
+    params, rep_state: of `runs.ahead.shapes_of`; config: nested.
+    """
+
+    def drawing(size: int) -> Callable[[], Any]:
+        camera = video.camera_at(video.turntable_cameras(1, size), 0)
+        return lambda: draw.lower(params, rep_state, camera).compile()
+
+    flat = (config.get("representation") or {}).get("name") == "image"
+    prompt = str(config.get("prompt", ""))
+    if flat or not _is_scored(config, prompt):
+        return [drawing(SIZE)]
+    ready = partial(scoring.ready, prompt)
+    return [drawing(SIZE), drawing(scoring.SIZE), ready]
+
+
+def _is_scored(config: Mapping, prompt: str) -> bool:
+    """Tells whether an asset is compared with the true pictures of its prompt."""
+    if not (config.get("scoring") or {}).get("truth", True):
+        return False
+    try:
+        parse_caption(prompt)
+    except CaptionError:
+        return False
+    return True
+
+
 def _write_views(
     files: WrittenFiles, render: Render, config: Mapping, size: int
 ) -> dict | None:
     """Writes views.png; returns the toybox's scores where the prompt is a caption."""
     prompt, truth = str(config.get("prompt", "")), None
-    if (config.get("scoring") or {}).get("truth", True):
-        try:
-            parse_caption(prompt)
-        except CaptionError:
-            pass
-        else:
-            truth = files.attempt("truth", lambda: scoring.score(render, prompt))
-            _add_source_scores(files, truth, render, config)
+    if _is_scored(config, prompt):
+        truth = files.attempt("truth", lambda: scoring.score(render, prompt))
+        _add_source_scores(files, truth, render, config)
     path, known = files.workdir / "views.png", truth is not None
     files.keep(
         "views",

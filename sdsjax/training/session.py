@@ -22,13 +22,13 @@ from sdsjax import exports
 from sdsjax.distributed import hosts
 from sdsjax.distributed.sharding import place_prior, replicate
 from sdsjax.representations.gaussians import GaussianParams, as_gaussians
+from sdsjax.runs.ahead import Ahead, shapes_of, worth_it
 from sdsjax.runs.checkpoints import digest
 from sdsjax.runs.disk_errors import in_words
 from sdsjax.runs.exit_status import ExitStatus
 from sdsjax.runs.logs import Log
 from sdsjax.runs.provenance import PROGRAM, commands
 from sdsjax.runs.run_directory import FollowedDirectory, RunDirectory, in_short
-from sdsjax.training.ahead import Ahead, exports_ahead, shapes_of, worth_it
 from sdsjax.training.build import Phase, RunComponents
 from sdsjax.training.ceilings.known import ceiling_of_run
 from sdsjax.training.config import to_json
@@ -181,7 +181,8 @@ class Session:
     def advance(self, train_step) -> dict:
         """Takes one step; after the first, has compiled what is called later."""
         metrics = take_step(self, train_step)
-        if worth_it(self.config.steps - self.step, self.mesh):
+        left = self.config.steps - self.step
+        if not self.ahead.begun and worth_it(left, self.mesh):
             self.ahead.begin(self._later())
         return metrics
 
@@ -194,8 +195,9 @@ class Session:
         def preview():
             self.preview.compile(params, rep_state, prior_params, key)
 
-        exports = exports_ahead(self.draw, params, rep_state, self.config)
-        return [preview, *exports] if self.config.preview_every else exports
+        config = to_json(self.config)
+        later = exports.tasks_ahead(self.draw, params, rep_state, config)
+        return [preview, *later] if self.config.preview_every else later
 
     def report_step(self) -> Request | None:
         """Tells the listener that a step was taken; returns what it asks for."""

@@ -15,10 +15,6 @@ from collections.abc import Callable, Iterable
 import jax
 
 from sdsjax.backend import target
-from sdsjax.exports.export_run import SIZE
-from sdsjax.toybox.scoring import score as scoring
-from sdsjax.toybox.world.captions import CaptionError, parse_caption
-from sdsjax.toybox.world.views import DISTANCE
 
 # A run that has fewer steps left is at its end before the programs are compiled.
 LEAST_STEPS = 50
@@ -31,10 +27,13 @@ class Ahead:
         self._thread: threading.Thread | None = None
         self._enough = threading.Event()
 
+    @property
+    def begun(self) -> bool:
+        """Tells whether tasks were given."""
+        return self._thread is not None
+
     def begin(self, tasks: Iterable[Callable[[], object]]) -> None:
-        """Has tasks done one after the other; those of a second call are not."""
-        if self._thread is not None:
-            return
+        """Has tasks done one after the other; is called once."""
 
         def work():
             for task in tasks:
@@ -81,22 +80,3 @@ def shapes_of(tree):
         )
 
     return jax.tree.map(describe, tree)
-
-
-def exports_ahead(draw: Callable, params, rep_state, config) -> list[Callable]:
-    """Lists what readies the exports: drawing at their sizes, the true pictures.
-
-    draw: of `previews.make_draw`; params, rep_state: of `shapes_of`.
-    """
-    flat, tasks = config.representation.name == "image", []
-
-    def drawing(size: int) -> Callable:
-        cameras = scoring.orbit_cameras([(0.0, 0.0, DISTANCE)], size)
-        camera = jax.tree.map(lambda leaf: leaf[0], cameras)
-        return lambda: draw.lower(params, rep_state, camera).compile()
-
-    if not flat and config.scoring.truth:
-        with contextlib.suppress(CaptionError):
-            parse_caption(config.prompt)
-            tasks += [drawing(scoring.SIZE), lambda: scoring.ready(config.prompt)]
-    return [drawing(SIZE), *tasks]
