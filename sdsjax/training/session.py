@@ -339,7 +339,6 @@ class Session:
 
         Raises ExportError where something could not be written.
         """
-        self.ahead.stop()
         usable = status == "finished"
         others = range(1, self.config.particles) if usable else ()
         return exports.export_all(

@@ -110,6 +110,8 @@ def run(
             except (Diverged, CheckpointError, Interrupted) as error:
                 write_abort(session, log, error)
                 raise
+            finally:
+                session.ahead.stop()
             paths = write_exports(session, log)
         return Asset(workdir, session.state.params, read_metrics(workdir), paths)
 

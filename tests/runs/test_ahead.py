@@ -134,6 +134,21 @@ def test_a_run_finds_what_was_compiled_ahead(tmp_path, monkeypatch, compiled):
     assert_found(config, later, tmp_path, monkeypatch, compiled)
 
 
+def test_it_ends_with_a_run_that_fails(tmp_path, monkeypatch):
+    monkeypatch.setenv("SDSJAX_COMPILE_CACHE", "0")
+    monkeypatch.setattr(ahead, "LEAST_STEPS", 1)
+    begun = []
+
+    def fail(name, content):
+        begun.extend(t.name for t in threading.enumerate())
+        raise KeyError(name)
+
+    with pytest.raises(KeyError):
+        train.run(tiny_run.config(), tmp_path / "a", on_event=fail)
+    assert "sdsjax-ahead" in begun
+    assert "sdsjax-ahead" not in [t.name for t in threading.enumerate()]
+
+
 @pytest.mark.slow
 def test_so_does_one_that_is_scored(tmp_path, monkeypatch, compiled):
     config = tiny_run.gaussians(preview_every=2, scoring__truth=True)
