@@ -1,7 +1,6 @@
 """Words and sizes: whole first sentences, functions of 60 lines, files of 400.
 
-Read from the syntax trees alone. `UNFINISHED` lists what does not hold yet, by file;
-it may only shrink: a file that has become good must leave it.
+Read from the syntax trees alone.
 """
 
 import ast
@@ -74,23 +73,9 @@ def faults(path: Path) -> list[str]:
     return found
 
 
-# Files that are not good yet. Nothing may be added.
-UNFINISHED = {
-    "toybox/training/pool.py",
-    "toybox/training/train_multiview.py",
-}
-
-
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_words_and_sizes(path):
-    if name_of(path) in UNFINISHED:
-        assert faults(path), f"{name_of(path)} is good: take it out of UNFINISHED"
-    else:
-        assert not faults(path)
-
-
-def test_the_list_names_files_that_exist():
-    assert set(map(name_of, FILES)) >= UNFINISHED
+    assert not faults(path)
 
 
 def test_faults_are_seen(tmp_path):

@@ -220,14 +220,14 @@ def _open(folder: Path) -> Pool:
 
 
 def surfaces_of(pool: Pool) -> np.ndarray:
-    """`pool.surface`; ValueError if the pool was built without."""
+    """Returns `pool.surface`. Raises ValueError if the pool was built without."""
     if pool.surface is None:
         raise ValueError("the pool holds no surfaces: build it with surfaces=True")
     return pool.surface
 
 
 def orbits_of(pool: Pool) -> np.ndarray:
-    """`pool.orbit`; ValueError if the pool holds no view sets."""
+    """Returns `pool.orbit`. Raises ValueError if the pool holds no view sets."""
     if pool.orbit is None:
         raise ValueError("the pool holds no view sets: build it with views=4")
     return pool.orbit

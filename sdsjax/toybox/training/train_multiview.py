@@ -43,8 +43,11 @@ COOLED_EMA = 0.99  # a short memory: the falling rate averages by itself
 
 
 def map_error(sown, batch):
-    """The mean square of (code map - white), over the groups that have a caption and a
-    camera: nothing else can be known by regression."""
+    """Computes the mean square of (code map - white).
+
+    Over the groups that have a caption and a camera: nothing else can be known by
+    regression.
+    """
     square = (sown["intermediates"]["expected"][0] - batch["white"]) ** 2
     known = batch["seen"] & batch["named"]
     each = square.mean(axis=(1, 2, 3, 4)) * known
@@ -52,8 +55,10 @@ def map_error(sown, batch):
 
 
 def map_loss(config: MultiViewConfig, start: StableDiffusion, dtype):
-    """The code map's regression alone, on the text encoder as it is; the UNet is not
-    computed."""
+    """Makes the loss of the code map's regression alone.
+
+    On the text encoder as it is; the UNet is not computed.
+    """
     unet = MultiViewUNet(config, dtype)
     text = CLIPTextEncoder(start.text_encoder.config, dtype)
 
@@ -80,8 +85,11 @@ def map_loss(config: MultiViewConfig, start: StableDiffusion, dtype):
 def noise_loss(
     config: MultiViewConfig, start: StableDiffusion, dtype, map_weight: float = 0.0
 ):
-    """The loss of a batch: noise prediction weighted by the clipped signal-to-noise
-    ratio, one t a group, stratified over the batch; and the code map's regression."""
+    """Makes the loss of a batch: of the noise prediction, and of the code map.
+
+    The first is weighted by the clipped signal-to-noise ratio, one t a group,
+    stratified over the batch; the second is the map's regression.
+    """
     unet = MultiViewUNet(config, dtype)
     text = CLIPTextEncoder(start.text_encoder.config, dtype)
     schedule: NoiseSchedule = start.schedule
@@ -117,8 +125,10 @@ def noise_loss(
 def train_multiview_unet(
     work: Path, start: StableDiffusion, recipe: MultiViewRecipe, log
 ) -> FitState:
-    """The level stage in `work/unet`, then the cool-down from a copy of it; a
-    `cooldown` of 0 leaves the one out, of 1 the other."""
+    """Trains the level stage in `work/unet`, then the cool-down from a copy of it.
+
+    A `cooldown` of 0 leaves the one out, of 1 the other.
+    """
     level, params = work / "unet", train_code_map(work, start, recipe, log)
     level_steps = round(recipe.steps * (1.0 - recipe.cooldown))
     config, dtype = network_config(start, recipe), jnp.dtype(recipe.dtype)
@@ -172,8 +182,10 @@ def train_multiview_unet(
 def train_code_map(
     work: Path, start: StableDiffusion, recipe: MultiViewRecipe, log
 ) -> dict[str, Any]:
-    """The parameters with which the UNet's training begins: the start's, and a code map
-    trained in `work/map` if the recipe has one."""
+    """Returns the parameters with which the UNet's training begins.
+
+    The start's, and a code map trained in `work/map` if the recipe has one.
+    """
     params = initial_params(start, recipe)
     if not recipe.map_width:
         return params
@@ -203,8 +215,10 @@ def train_code_map(
 def write_multiview(
     folder: Path, start: StableDiffusion, config: MultiViewConfig, params
 ) -> None:
-    """Writes the averaged weights as float16: a folder that `hub.load_multiview` reads,
-    complete by itself, its VAE the start's."""
+    """Writes the averaged weights as float16: a folder that `hub.load_multiview` reads.
+
+    It is complete by itself, its VAE the start's.
+    """
     save_stable_diffusion(
         folder,
         unet=(config, params["unet"]),
