@@ -33,14 +33,15 @@ class Ahead:
         return self._thread is not None
 
     def begin(self, tasks: Iterable[Callable[[], object]]) -> None:
-        """Has tasks done one after the other; is called once."""
+        """Has tasks found and done one after the other; is called once."""
 
         def work():
-            for task in tasks:
-                if self._enough.is_set():
-                    return
-                with contextlib.suppress(Exception):
-                    task()
+            with contextlib.suppress(Exception):
+                for task in tasks:
+                    if self._enough.is_set():
+                        return
+                    with contextlib.suppress(Exception):
+                        task()
 
         self._thread = threading.Thread(target=work, name="sdsjax-ahead")
         self._thread.start()
@@ -69,10 +70,13 @@ def worth_it(steps_left: int, mesh) -> bool:
 def shapes_of(tree):
     """Describes arrays for compiling: shape, dtype, and the device of committed ones.
 
-    A program of arrays that are bound to a device is another than that of others.
+    A program of arrays that are bound to a device is another than that of others. What
+    is no array of JAX stays as it is.
     """
 
-    def describe(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    def describe(leaf):
+        if not isinstance(leaf, jax.Array):
+            return leaf
         where = leaf.sharding if leaf.committed else None
         weak = leaf.aval.weak_type
         return jax.ShapeDtypeStruct(

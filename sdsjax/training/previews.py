@@ -155,7 +155,9 @@ class Previews:
         pictures = [rendering.rgb for rendering in drawn]
         if not self.decodes:
             return np.stack(pictures), None
-        views = [(self.draw(params, rep_state, at), at) for at in self._together()]
+        views = [(drawn[0], cameras[0])]
+        if self.group > 1:
+            views = [(self.draw(params, rep_state, at), at) for at in self._together()]
         found = self.xhats(prior_params, *self._stacked(views), key)
         if self.latent:
             pictures = [self.decoded(prior_params, z) for z in pictures]

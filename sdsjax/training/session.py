@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -183,21 +183,16 @@ class Session:
         metrics = take_step(self, train_step)
         left = self.config.steps - self.step
         if not self.ahead.begun and worth_it(left, self.mesh):
-            self.ahead.begin(self._later())
+            # of shapes, as the steps that are taken meanwhile replace the state
+            given = *self.particle(0), self.prior_params, self.key
+            self.ahead.begin(self._later(*shapes_of(given)))
         return metrics
 
-    def _later(self) -> list[Callable]:
-        # of shapes, as the steps that are taken meanwhile replace the state
-        params, rep_state, prior_params, key = shapes_of(
-            (*self.particle(0), self.prior_params, self.key)
-        )
-
-        def preview():
-            self.preview.compile(params, rep_state, prior_params, key)
-
+    def _later(self, params, rep_state, prior_params, key) -> Iterator[Callable]:
+        if self.config.preview_every:
+            yield lambda: self.preview.compile(params, rep_state, prior_params, key)
         config = to_json(self.config)
-        later = exports.tasks_ahead(self.draw, params, rep_state, config)
-        return [preview, *later] if self.config.preview_every else later
+        yield from exports.tasks_ahead(self.draw, params, rep_state, config)
 
     def report_step(self) -> Request | None:
         """Tells the listener that a step was taken; returns what it asks for."""

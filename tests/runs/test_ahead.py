@@ -30,8 +30,14 @@ def test_tasks_are_done_in_order_elsewhere_and_waited_for():
     work = Ahead()
     work.wait()  # there is none yet
     assert not work.begun
-    work.begin([lambda: task(1), fails, lambda: task(2)])
+
+    def tasks():
+        yield from (lambda: task(1), fails, lambda: task(2))
+        raise ValueError("no more can be found")
+
+    work.begin(tasks())
     work.wait()
+    assert work.begun
     assert found == [(1, False), (2, False)]
 
 
@@ -68,7 +74,8 @@ def test_it_is_worth_it_for_a_run_of_one_cpu_with_steps_left(monkeypatch):
 
 def test_shapes_say_which_arrays_are_bound_to_a_device():
     free, bound = jnp.ones((2, 3)), jax.device_put(jnp.ones(4), jax.devices()[0])
-    one, other, key = shapes_of((free, bound, jax.random.key(0)))
+    one, other, key, plain = shapes_of((free, bound, jax.random.key(0), 3.0))
+    assert plain == 3.0
     assert (one.shape, one.dtype, one.sharding) == ((2, 3), jnp.float32, None)
     assert other.sharding == bound.sharding
     assert jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
