@@ -106,6 +106,9 @@ def compiled():
 
 def run_of(config, folder, compiled):
     """Its parameters, and by name the threads that compiled a program."""
+    scoring._heldout_truth.cache_clear()  # of other runs: nothing would be compiled
+    for program in (scoring.render_batch, scoring._picture_scores):
+        program.clear_cache()
     compiled.clear()
     asset, by = train.run(config, folder), {}
     for name, thread in compiled:
@@ -121,9 +124,6 @@ def assert_found(config, later, tmp_path, monkeypatch, compiled):
     assert {name: by[name] for name in later} == {
         name: ["MainThread"] * count for name, count in later.items()
     }
-    scoring._heldout_truth.cache_clear()  # else there is nothing to compile
-    for program in (scoring.render_batch, scoring._picture_scores):
-        program.clear_cache()
     monkeypatch.setattr(ahead, "LEAST_STEPS", 1)
     found, by = run_of(config, tmp_path / "ahead", compiled)
     assert {name: by[name] for name in later} == {
