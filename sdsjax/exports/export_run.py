@@ -187,7 +187,9 @@ def _write_asset(
     return mesh
 
 
-def tasks_ahead(draw: Any, params: Any, rep_state: Any, config: Mapping) -> list:
+def tasks_ahead(
+    draw: Any, params: Any, rep_state: Any, config: Mapping
+) -> list[Callable[[], Any]]:
     """Lists what may be done before there is anything to export: functions of nothing.
 
     They compile drawing at the sizes of exports and scores, and render the true

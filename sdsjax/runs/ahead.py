@@ -1,6 +1,6 @@
 """What a run calls now and then, and at its end, is compiled while it takes its steps.
 
-On a CPU a step of the default job keeps little more than one core busy; another thread
+On a CPU steps of the default job keep one and a half of two cores busy; another thread
 compiles previews, turntable and scores meanwhile, as the run itself would when it calls
 them: JAX finds the programs then. Nothing that a step reads or writes is touched, and
 what goes wrong here goes wrong again where it is called, and is reported there.

@@ -138,9 +138,8 @@ class Previews:
         ]
 
     def _together(self) -> list[Camera]:
-        # what the prior sees at once: the front, or a group with it
-        azimuths = [360.0 * view / self.group for view in range(self.group)]
-        return self._cameras(azimuths if self.group > 1 else AZIMUTHS[:1])
+        # what the prior sees at once: the front, and a group's others evenly around
+        return self._cameras([360.0 * v / self.group for v in range(self.group)])
 
     def _stacked(self, views):
         # [(rendering, camera)] as xhats takes them
@@ -178,7 +177,8 @@ class Previews:
         )
         # bound to a device where what is drawn is
         given = jax.tree.leaves((params, rep_state))
-        where = next((leaf.sharding for leaf in given if leaf.sharding), None)
+        places = (getattr(leaf, "sharding", None) for leaf in given)
+        where = next(filter(None, places), None)
         rendering = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
             rendering,

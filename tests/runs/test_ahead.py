@@ -134,8 +134,8 @@ def assert_found(config, later, tmp_path, monkeypatch, compiled):
 
 
 def test_a_run_finds_what_was_compiled_ahead(tmp_path, monkeypatch, compiled):
-    """The true pictures are slow, below."""
-    config = tiny_run.gaussians(preview_every=2)
+    """Of a picture; splats, groups of views and true pictures are slow, below."""
+    config = tiny_run.config(steps=4, preview_every=2)
     # drawn for previews and at the exports' size; the mixture decodes to itself
     later = {"draw": 2, "xhats": 1}
     assert_found(config, later, tmp_path, monkeypatch, compiled)
